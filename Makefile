@@ -1,0 +1,31 @@
+# make demo | make test: each installs what it needs into .venv first.
+PYTHON ?= python3
+BIN := .venv/bin
+export HF_HUB_OFFLINE ?= 1
+export TOKENIZERS_PARALLELISM := false
+
+.PHONY: install demo test slow lint bench
+install: .venv/.installed
+
+.venv/.installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet torch -c constraints.txt
+	$(BIN)/pip install --quiet -e '.[dev]' -c constraints.txt
+	touch $@
+
+demo: install
+	$(BIN)/privcode demo --out demo
+
+test: install lint
+	$(BIN)/python -m pytest -m "not slow" -n 2
+
+slow: install
+	$(BIN)/python -m pytest -m slow -n 2
+
+lint: install
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+bench: install
+	$(BIN)/python benchmarks/dp_engine.py

@@ -1,0 +1,126 @@
+"""Small file habits shared by every stage.
+
+Promises: a file appears whole or not at all (`write_*` go to a temporary name in the same
+directory, are flushed to disk, then renamed); JSON Lines errors name the file and row.
+Does not: lock; one process writes a run directory at a time (`run.py` sees to that).
+"""
+
+import hashlib
+import json
+import os
+import secrets
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import IO, Any
+
+from privcode.errors import UserError
+
+Row = dict[str, Any]
+
+
+def write_with(path: Path, write: Callable[[IO[bytes]], object], mode: int = 0o644) -> None:
+    """Call `write` on a temporary file beside `path`, then rename it into place.
+
+    Raises:
+        UserError: the disk is full or the directory cannot be written.
+    """
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with open(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "wb") as file:
+            write(file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except OSError as error:
+        raise UserError(
+            f"{path}: cannot be written ({error.strerror or error}); "
+            "free space or choose another directory"
+        ) from error
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_text(path: Path, text: str, mode: int = 0o644) -> None:
+    """Write UTF-8 text atomically."""
+    write_with(path, lambda file: file.write(text.encode()), mode)
+
+
+def write_json(path: Path, value: object, mode: int = 0o644) -> None:
+    """Write indented JSON atomically; NaN and infinity are refused (they are not JSON)."""
+    write_text(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n", mode)
+
+
+def jsonl_line(row: object) -> str:
+    """One row as one line of JSON Lines, newline included."""
+    return json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def write_jsonl(path: Path, rows: Iterable[object], mode: int = 0o644) -> None:
+    """Write JSON Lines atomically."""
+    write_with(path, lambda file: file.writelines(jsonl_line(r).encode() for r in rows), mode)
+
+
+def read_jsonl(path: Path) -> Iterator[tuple[int, Row]]:
+    """Yield (row number from 1, row); blank lines are skipped but counted.
+
+    Raises:
+        UserError: the file is missing, a line is not UTF-8, or is not a JSON object.
+    """
+    import gzip
+
+    opener = gzip.open if path.suffix == ".gz" else open
+    try:
+        with opener(path, "rb") as file:
+            for number, line in enumerate(file, start=1):
+                if not line.strip():
+                    continue
+                try:
+                    row = json.loads(line.decode("utf-8"))
+                except UnicodeDecodeError:
+                    raise UserError(
+                        f"{path}, row {number}: not valid UTF-8; re-encode the file as UTF-8"
+                    ) from None
+                except json.JSONDecodeError as error:
+                    raise UserError(
+                        f"{path}, row {number}: not valid JSON ({error.msg}); "
+                        "each line must be one JSON object"
+                    ) from None
+                if not isinstance(row, dict):
+                    raise UserError(
+                        f"{path}, row {number}: is a {type(row).__name__}, not a JSON object; "
+                        "each line must be one JSON object"
+                    )
+                yield number, row
+    except (OSError, EOFError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise UserError(f"{path}: cannot be read ({reason})") from error
+
+
+def read_json(path: Path) -> Any:
+    """Read one JSON document.
+
+    Raises:
+        UserError: the file is missing or is not JSON.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror or error})") from error
+    except ValueError as error:
+        raise UserError(f"{path}: is not valid JSON ({error})") from error
+
+
+def sha256_file(path: Path) -> str:
+    """Hex SHA-256 of a file's bytes."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def sha256_tree(root: Path) -> dict[str, str]:
+    """Relative path -> hex SHA-256 for every file below `root`, sorted by path."""
+    return {
+        str(path.relative_to(root)): sha256_file(path)
+        for path in sorted(root.rglob("*"))
+        if path.is_file()
+    }

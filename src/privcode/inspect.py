@@ -1,0 +1,246 @@
+"""The look at a private data set behind `privcode init DATA`.
+
+Promises: counts and column names only, never the text of a record; every figure is exact or says
+that it comes from a sample. The figures are themselves private (they were computed without the
+mechanism): show them on the owner's console and nowhere else. The one made to be declared is the
+number of units rounded to two digits.
+Does not: find every secret or every near duplicate. It looks for cheap, common signs, so that the
+owner knows what to ask before training.
+"""
+
+import hashlib
+import re
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from statistics import median_low
+from typing import Literal
+
+from tree_sitter import Node
+
+from privcode.files import Row
+from privcode.records import BadField, Columns, guess_columns, read_rows, text_field
+from privcode.syntax.spans import LANGUAGES, canonical_language, code_blocks, parse
+
+SAMPLE = 200
+"""Rows parsed to guess the language where no column names it."""
+
+
+@dataclass(frozen=True)
+class Lengths:
+    """Lengths in characters."""
+
+    median: int
+    p90: int
+    max: int
+
+
+@dataclass(frozen=True)
+class UnitColumn:
+    """A column that could name the unit: distinct values and the rows of the most frequent one."""
+
+    name: str
+    distinct: int
+    max_rows: int
+
+    @property
+    def proposed_units(self) -> int:
+        """The number of units to declare if this column is the unit."""
+        return two_digits(self.distinct)
+
+
+@dataclass(frozen=True)
+class Findings:
+    """What `look` saw; every figure is private.
+
+    `unusable` counts rows by "FIELD: REASON". `languages` counts usable rows, all of them where
+    `languages_from` is "column", a sample of at most `SAMPLE` where it is "sample"; "unknown" is
+    what no parser read. Duplicates are usable rows whose code an earlier row has too: exact up to
+    white space, near up to white space, literals and consistently renamed words. `secrets` counts
+    rows with at least one sign of each kind.
+    """
+
+    rows: int
+    columns: tuple[str, ...]
+    guess: Columns
+    unusable: Mapping[str, int]
+    languages: Mapping[str, int]
+    languages_from: Literal["column", "sample"]
+    prompt_chars: Lengths
+    code_chars: Lengths
+    exact_duplicates: int
+    near_duplicates: int
+    secrets: Mapping[str, int]
+    unit_columns: tuple[UnitColumn, ...]
+    proposed_units: int
+
+
+# Bounded repeats and look-behinds keep these linear on long lines without white space.
+_SECRETS = {
+    "e-mail address": re.compile(r"(?<![\w.+-])[\w.+-]{1,64}@[\w-]{1,63}(\.[\w-]{1,63})+"),
+    "IPv4 address": re.compile(
+        r"(?<![\w.])(?!127\.|0\.0\.0\.0)((25[0-5]|2[0-4]\d|1?\d?\d)\.){3}"
+        r"(25[0-5]|2[0-4]\d|1?\d?\d)(?![\w.])"
+    ),
+    "access key": re.compile(
+        r"\b((AKIA|ASIA)[0-9A-Z]{16}|gh[opsur]_\w{36}|AIza[\w-]{35}|sk-[\w-]{20}"
+        r"|xox[abprs]-[\w-]{10})"
+    ),
+    "private key": re.compile(r"-----BEGIN [A-Z ]{0,30}PRIVATE KEY-----"),
+    "secret assigned": re.compile(
+        r"(passw(or)?d|passwd|pwd|secret|token|api_?key)\w{0,20}[\"']?\s{0,5}(:|=|=>)\s{0,5}"
+        r"[\"'][^\"'\s]{6,}[\"']",
+        re.IGNORECASE,
+    ),
+}
+_UNIT_WORDS = re.compile(
+    r"(?<![a-z])(author|user|username|owner|repo|repository|project|e-?mail|committer|developer"
+    r"|contributor|organi[sz]ation|org|team|customer|client|tenant)(?![a-z])"
+)
+_TOKEN = re.compile(r"\"(?:[^\"\\\n]|\\.)*\"|'(?:[^'\\\n]|\\.)*'|[^\W\d]\w*|\d[\w.]*|[^\w\s]")
+
+
+def two_digits(count: int) -> int:
+    """`count` rounded to two significant digits, halves up; never 0 for a count above 0."""
+    step: int = 10 ** max(len(str(count)) - 2, 0)
+    return (count + step // 2) // step * step
+
+
+def _lengths(texts: Sequence[str]) -> Lengths:
+    lengths = sorted(map(len, texts)) or [0]
+    return Lengths(median_low(lengths), lengths[(len(lengths) - 1) * 9 // 10], lengths[-1])
+
+
+def _digest(parts: Sequence[str]) -> bytes:
+    return hashlib.sha256("\0".join(parts).encode()).digest()
+
+
+def _renamed(code: str) -> list[str]:
+    """The tokens of code, each word replaced by the order of its first use, each literal by 0."""
+    order: dict[str, int] = {}
+    return [
+        f"w{order.setdefault(token, len(order))}"
+        if token[0].isalpha() or token[0] == "_"
+        else "0"
+        if token[0] in "\"'" or token[0].isdigit()
+        else token
+        for token in _TOKEN.findall(code)
+    ]
+
+
+def _duplicates(codes: Sequence[str]) -> tuple[int, int]:
+    exact: set[bytes] = set()
+    near: set[bytes] = set()
+    repeats = similar = 0
+    for code in codes:
+        digest, renamed = _digest(code.split()), _digest(_renamed(code))
+        if digest in exact:
+            repeats += 1
+        elif renamed in near:
+            similar += 1
+        exact.add(digest)
+        near.add(renamed)
+    return repeats, similar
+
+
+def _errors(root: Node) -> int:
+    """Characters in what a grammar could not read, and one for each token it had to invent."""
+    count, pending = 0, [root]
+    while pending:
+        node = pending.pop()
+        if node.is_error:
+            count += node.end_byte - node.start_byte
+        elif node.is_missing:
+            count += 1
+        elif node.has_error:
+            pending.extend(node.children)
+    return count
+
+
+def guess_language(completion: str) -> str | None:
+    """The language of a completion: what a fence names, else the grammar that reads most of it.
+
+    Ties go to the earlier of `LANGUAGES`, except that Bash, which reads nearly anything as
+    commands, comes last: a short C# method may be called Java. None if every grammar fails on
+    more than a fifth of the characters.
+    """
+    start, end, named = code_blocks(completion, None)[0]
+    if named:
+        return named
+    code = completion[start:end]
+    order = sorted(LANGUAGES, key=lambda language: language == "bash")
+    errors = {language: _errors(parse(code, language).root_node) for language in order}
+    best = min(order, key=errors.__getitem__)
+    return best if errors[best] * 5 <= len(code.encode("utf-8", "surrogatepass")) else None
+
+
+def _unit_columns(rows: Sequence[Row], names: Sequence[str]) -> tuple[UnitColumn, ...]:
+    candidates = []
+    for name in names:
+        if _UNIT_WORDS.search(name.lower().replace("_", " ")):
+            counts = Counter(str(row[name]) for row in rows if row.get(name) not in (None, ""))
+            if counts:
+                candidates.append(UnitColumn(name, len(counts), max(counts.values())))
+    return tuple(candidates)
+
+
+def look(
+    source: str,
+    columns: Columns | None = None,
+    *,
+    progress: Callable[[int], None] | None = None,
+) -> Findings:
+    """Look at a data set without training on it.
+
+    Args:
+        source: see `records.read_rows`; all rows are held in memory.
+        columns: its columns, if the guess from their names would be wrong.
+        progress: is told of rows as they are examined.
+
+    Raises:
+        UserError: the source cannot be read, or no guess of its columns fits.
+    """
+    rows = [row for _, row in read_rows(source)]
+    names = tuple(dict.fromkeys(str(name) for row in rows for name in row))
+    guess = columns or guess_columns(names)
+    prompts: list[str] = []
+    codes: list[str] = []
+    languages: Counter[str] = Counter()
+    unusable: Counter[str] = Counter()
+    secrets: Counter[str] = Counter()
+    for row in rows:
+        if progress:
+            progress(1)
+        try:
+            prompt, code = text_field(row, guess.prompt), text_field(row, guess.code)
+            named = text_field(row, guess.language) if guess.language else None
+        except BadField as bad:
+            unusable[f"{bad.field}: {bad.reason}"] += 1
+            continue
+        prompts.append(prompt)
+        codes.append(code)
+        if named:
+            languages[canonical_language(named) or named] += 1
+        texts = [value for value in row.values() if isinstance(value, str)]
+        secrets.update(
+            kind for kind, sign in _SECRETS.items() if any(sign.search(text) for text in texts)
+        )
+    if not guess.language:
+        step = max(-(-len(codes) // SAMPLE), 1)
+        languages.update(guess_language(code) or "unknown" for code in codes[::step])
+    repeats, similar = _duplicates(codes)
+    return Findings(
+        rows=len(rows),
+        columns=names,
+        guess=guess,
+        unusable=dict(unusable),
+        languages=dict(languages.most_common()),
+        languages_from="column" if guess.language else "sample",
+        prompt_chars=_lengths(prompts),
+        code_chars=_lengths(codes),
+        exact_duplicates=repeats,
+        near_duplicates=similar,
+        secrets=dict(secrets),
+        unit_columns=_unit_columns(rows, names),
+        proposed_units=two_digits(len(codes)),
+    )

@@ -1,0 +1,161 @@
+"""The one object that decides privacy.
+
+Promises: a frozen `PrivacyPlan` holds the neighbouring relation, the unit, the sampling rate,
+the steps, the clip norm, the noise multiplier and the event; the sampler, the clipper, the
+noise and the accountant are all made from it, so they cannot disagree. Nothing else in
+privcode takes an ε, a noise multiplier or a batch size.
+Does not: look at data. The sampling rate comes from the declared, public number of units.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import nn
+
+from privcode.errors import UserError
+from privcode.privacy.accounting import Cost, Spent, calibrate_noise_multiplier, spend
+from privcode.privacy.clipping import Clipper
+from privcode.privacy.noise import gaussian
+from privcode.privacy.randomness import Randomness
+from privcode.privacy.sampling import poisson_sample
+
+NEIGHBOURING: Literal["add or remove one unit"] = "add or remove one unit"
+
+
+@dataclass(frozen=True)
+class PrivacyPlan:
+    """How one DP-SGD run samples, clips, adds noise and is accounted for.
+
+    Attributes:
+        unit: what one neighbour adds or removes: "record", or the column that names the owner.
+        units: declared (public) number of units.
+        max_records_per_unit: records of one unit that may take part at all.
+        expected_batch: expected units per step; also the divisor of the clipped sum.
+        steps: noised updates.
+        clip_norm: bound on one unit's summed gradient (L2).
+        noise_multiplier: noise's standard deviation over the clipper's sensitivity.
+        delta: δ at which ε is quoted.
+        reproducible_seed: None draws all randomness from the operating system's cryptographic
+            generator; a number makes the run repeatable, and the guarantee conditional on
+            nobody knowing that number.
+    """
+
+    unit: str
+    units: int
+    max_records_per_unit: int
+    expected_batch: int
+    steps: int
+    clip_norm: float
+    noise_multiplier: float
+    delta: float
+    reproducible_seed: int | None = None
+    neighbouring: Literal["add or remove one unit"] = NEIGHBOURING
+
+    def __post_init__(self) -> None:
+        """Refuse numbers that have no meaning as a mechanism."""
+        for name in ("units", "max_records_per_unit", "expected_batch", "steps"):
+            if getattr(self, name) < 1:
+                raise UserError(f"privacy.{name}: is {getattr(self, name)}; must be at least 1")
+        if not (0 < self.clip_norm < math.inf):
+            raise UserError(f"privacy.clip_norm: is {self.clip_norm}; must be a positive number")
+        if not (0 <= self.noise_multiplier < math.inf):
+            raise UserError("privacy.noise_multiplier: must be zero or a positive number")
+        if not 0 < self.delta < 1:
+            raise UserError(f"privacy.delta: is {self.delta}; must be between 0 and 1")
+        if self.delta > 1 / self.units:
+            raise UserError(
+                f"privacy.delta: {self.delta:g} is larger than 1/units = {1 / self.units:g}, which "
+                f"would allow publishing a whole record; use at most {1 / (10 * self.units):.1g}"
+            )
+        if self.expected_batch > self.units:
+            raise UserError(
+                f"privacy.batch: {self.expected_batch} is more than privacy.units, {self.units}; "
+                "lower the batch or correct the units"
+            )
+
+    @property
+    def sampling_rate(self) -> float:
+        """Probability with which each unit takes part in a step."""
+        return self.expected_batch / self.units
+
+    def spent(self, steps: int | None = None) -> Spent:
+        """The accounting event of `steps` steps (default: all)."""
+        taken = self.steps if steps is None else steps
+        return Spent(self.sampling_rate, self.noise_multiplier, taken)
+
+    def cost(self, others: Sequence[Spent] = ()) -> Cost:
+        """ε of the whole run, by PLD and RDP, composed with `others` over the same data."""
+        return spend((self.spent(), *others), self.delta)
+
+    def randomness(self) -> Randomness:
+        """Where the sampler's and the noise's bits come from."""
+        return Randomness(self.reproducible_seed)
+
+    def sample(self, present: int, step: int, randomness: Randomness) -> np.ndarray:
+        """Indices of the units (of the `present` ones) that take part in `step`."""
+        return poisson_sample(present, self.sampling_rate, randomness.stream("sampling", step))
+
+    def clipper(self, model: nn.Module) -> Clipper:
+        """The engine that bounds each unit's gradient by the clip norm."""
+        return Clipper(model, self.clip_norm)
+
+    def noise(self, clipper: Clipper, step: int, randomness: Randomness) -> torch.Tensor:
+        """Gaussian noise for `step`, fp32, one number per trainable parameter."""
+        stdev = self.noise_multiplier * clipper.sensitivity
+        return gaussian(clipper.parameters, stdev, randomness.stream("noise", step))
+
+    def describe(self) -> dict[str, Any]:
+        """All public facts of the plan as JSON values."""
+        facts = asdict(self)
+        seed = facts.pop("reproducible_seed")
+        return facts | {
+            "sampling_rate": self.sampling_rate,
+            "noise": "cryptographic" if seed is None else "reproducible",
+        }
+
+
+def make_plan(
+    *,
+    epsilon: float | None,
+    delta: float,
+    units: int,
+    batch: int,
+    steps: int,
+    clip_norm: float = 1.0,
+    unit: str = "record",
+    max_records_per_unit: int = 1,
+    noise_multiplier: float | None = None,
+    reproducible_seed: int | None = None,
+) -> PrivacyPlan:
+    """A plan for a target `epsilon` (infinite allowed), or for a given noise multiplier.
+
+    Raises:
+        UserError: a number is out of range, or not exactly one of the two is given.
+    """
+    if (epsilon is None) == (noise_multiplier is None):
+        raise UserError("privacy: give exactly one of epsilon and noise_multiplier")
+    if epsilon is not None and not epsilon > 0:
+        raise UserError(f"privacy.epsilon: is {epsilon}; must be positive, or .inf for no privacy")
+
+    def plan(noise: float) -> PrivacyPlan:
+        return PrivacyPlan(
+            unit=unit,
+            units=units,
+            max_records_per_unit=max_records_per_unit,
+            expected_batch=batch,
+            steps=steps,
+            clip_norm=clip_norm,
+            noise_multiplier=noise,
+            delta=delta,
+            reproducible_seed=reproducible_seed,
+        )
+
+    if noise_multiplier is not None:
+        return plan(noise_multiplier)
+    assert epsilon is not None
+    checked = plan(0.0)  # refuses bad numbers before the calibration uses them
+    return plan(calibrate_noise_multiplier(epsilon, delta, checked.sampling_rate, steps))

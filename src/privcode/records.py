@@ -1,0 +1,396 @@
+"""Private data, read into records: one (prompt, completion) pair each, with its unit and language.
+
+Promises: a row that cannot be used is refused with file, row, field and the mend, or, when the
+caller asks for that, left out and counted by reason; a record is a whole row, never cut or joined;
+which of a unit's records are kept by `bound_contributions` depends on that unit alone; files on
+disk are read in place, with no copy in a cache.
+Does not: quote a record in an error, guess the unit (whose privacy it is, is the owner's choice),
+or mend text. Counts in a `ReadReport` are private figures.
+"""
+
+import csv
+import gzip
+import hashlib
+import hmac
+import json
+import re
+import zlib
+from collections import Counter, defaultdict
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from privcode.errors import UserError
+from privcode.files import Row, read_jsonl
+from privcode.syntax.spans import LANGUAGES, canonical_language
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """One whole private pair; `row` is its number in the source, from 1, header not counted."""
+
+    prompt: str
+    completion: str
+    language: str | None
+    unit: str
+    row: int
+
+
+@dataclass(frozen=True)
+class Columns:
+    """The names of a source's columns.
+
+    `input` is an extra prompt column, appended after a blank line where it is not empty. Without
+    `unit` every row is a unit of its own, even among duplicates.
+    """
+
+    prompt: str
+    code: str
+    language: str | None = None
+    unit: str | None = None
+    input: str | None = None
+
+
+@dataclass(frozen=True)
+class ReadReport:
+    """What reading did: rows seen, records kept, rows left out by reason, records by language."""
+
+    rows: int
+    kept: int
+    left_out: Mapping[str, int]
+    languages: Mapping[str, int]
+
+
+COLUMN_GUESSES: tuple[tuple[str, str], ...] = (
+    ("problem", "solution"),
+    ("instruction", "output"),
+    ("instruction", "response"),
+    ("instruction", "code"),
+    ("prompt", "completion"),
+    ("prompt", "code"),
+    ("prompt", "response"),
+    ("prompt", "canonical_solution"),
+    ("question", "answer"),
+    ("query", "answer"),
+    ("query", "response"),
+    ("input", "output"),
+)
+_LANGUAGE_GUESSES = ("language", "lang", "programming_language")
+_HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
+
+
+def guess_columns(names: Sequence[str]) -> Columns:
+    """The first of `COLUMN_GUESSES` present, whatever its case; the unit is never guessed.
+
+    Raises:
+        UserError: no guess fits.
+    """
+    found = {name.lower(): name for name in names}
+    for prompt, code in COLUMN_GUESSES:
+        if prompt in found and code in found:
+            language = next((found[name] for name in _LANGUAGE_GUESSES if name in found), None)
+            extra = found.get("input") if prompt == "instruction" else None
+            return Columns(found[prompt], found[code], language=language, input=extra)
+    raise UserError(
+        f"no known pair of prompt and code among the columns {', '.join(names) or '(none)'}; "
+        "name them in data.columns"
+    )
+
+
+def read_rows(source: str) -> Iterator[tuple[int, Row]]:
+    """Yield (row number from 1, row) from a file, a saved `datasets` folder or a hub name.
+
+    Files: .jsonl and .json (a list of objects), both also .gz, .csv, .parquet. For JSON Lines the
+    number is the line's. `FOLDER:SPLIT` and `OWNER/NAME:SPLIT` choose a split (default train).
+
+    Raises:
+        UserError: missing or unreadable source, bad UTF-8 or JSON, unknown suffix, no row.
+    """
+    number = 0
+    try:
+        for number, row in _open_rows(source):
+            yield number, row
+    except (ValueError, RecursionError, EOFError, OSError, zlib.error) as error:
+        # The kind only: a parser's own message may quote the text it met.
+        raise UserError(
+            f"{source}, after row {number}: cannot be read ({type(error).__name__}); check that "
+            "the file is whole and readable"
+        ) from None
+    if number == 0:
+        raise UserError(f"{source}: holds no row; name a file with at least one")
+
+
+def _open_rows(source: str) -> Iterator[tuple[int, Row]]:
+    path = Path(source)
+    if path.is_file():
+        read = next((_READERS[end] for end in _READERS if path.name.endswith(end)), None)
+        if read is None:
+            raise UserError(
+                f"{source}: unknown kind of file; use .jsonl, .jsonl.gz, .json, .json.gz, .csv "
+                "or .parquet"
+            )
+        return read(path)
+    name, _, split = source.partition(":")
+    if Path(name).is_dir():
+        return _read_folder(name, split or "train")
+    # A mistyped local path must not be sent to the hub as a name.
+    local = name.endswith((*_READERS, ".gz", ".txt")) or Path(name).parent.is_dir()
+    if _HUB_NAME.fullmatch(name) and not local:
+        return _read_hub(name, split or "train")
+    raise UserError(f"{source}: no such file or folder; give a path, or OWNER/NAME on the hub")
+
+
+def _read_json(path: Path) -> Iterator[tuple[int, Row]]:
+    opener: Callable[..., Any] = gzip.open if path.suffix == ".gz" else open
+    with opener(path, "rb") as file:
+        content: bytes = file.read()
+    try:
+        rows = json.loads(content.decode("utf-8-sig"))
+    except UnicodeDecodeError:
+        raise UserError(f"{path}: not valid UTF-8; re-encode the file as UTF-8") from None
+    except json.JSONDecodeError as error:
+        raise UserError(
+            f"{path}, line {error.lineno}: not valid JSON ({error.msg}); the file must be a list "
+            "of objects, or be named .jsonl"
+        ) from None
+    if not isinstance(rows, list):
+        raise UserError(f"{path}: is not a list of objects; wrap the rows in [ ]")
+    for number, row in enumerate(rows, start=1):
+        if not isinstance(row, dict):
+            raise UserError(
+                f"{path}, row {number}: is a {type(row).__name__}; every row must be an object"
+            )
+        yield number, row
+
+
+def _read_csv(path: Path) -> Iterator[tuple[int, Row]]:
+    csv.field_size_limit(2**31 - 1)  # the default refuses a field of 128 KiB
+    number = 0
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            for number, row in enumerate(csv.DictReader(file, strict=True), start=1):
+                if None in row:
+                    raise UserError(
+                        f"{path}, row {number}: has more fields than the header; quote the commas"
+                    )
+                yield number, row
+    except UnicodeDecodeError:
+        raise UserError(
+            f"{path}, after row {number}: not valid UTF-8; re-encode the file as UTF-8"
+        ) from None
+    except csv.Error as error:
+        raise UserError(
+            f'{path}, row {number + 1}: not valid CSV ({error}); quote fields with " and double '
+            "the quotes inside"
+        ) from None
+
+
+def _read_parquet(path: Path) -> Iterator[tuple[int, Row]]:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    number = 0
+    try:
+        for batch in pq.ParquetFile(path).iter_batches(batch_size=1024):
+            for row in batch.to_pylist():
+                number += 1
+                yield number, row
+    except pa.ArrowException:
+        raise UserError(f"{path}: is not a readable Parquet file; write it again") from None
+
+
+def _read_folder(name: str, split: str) -> Iterator[tuple[int, Row]]:
+    import datasets
+
+    try:
+        data = datasets.load_from_disk(name)
+    except FileNotFoundError:
+        raise UserError(
+            f"{name}: is not a folder saved by datasets; name a file in it, or use save_to_disk"
+        ) from None
+    if isinstance(data, datasets.DatasetDict):
+        if split not in data:
+            raise UserError(f"{name}: has no split {split}; choose one of {', '.join(data)}")
+        data = data[split]
+    yield from enumerate(data, start=1)
+
+
+def _read_hub(name: str, split: str) -> Iterator[tuple[int, Row]]:
+    import datasets
+
+    try:
+        data = datasets.load_dataset(name, split=split)
+    except Exception as error:  # the hub client raises more kinds than it documents
+        raise UserError(
+            f"{name}, split {split}: cannot be loaded from the hub ({type(error).__name__}); check "
+            "the name, the split and the network, or give a local file"
+        ) from error
+    yield from enumerate(data, start=1)
+
+
+_READERS: dict[str, Callable[[Path], Iterator[tuple[int, Row]]]] = {
+    ".jsonl": read_jsonl,
+    ".jsonl.gz": read_jsonl,
+    ".json": _read_json,
+    ".json.gz": _read_json,
+    ".csv": _read_csv,
+    ".parquet": _read_parquet,
+}
+
+
+class BadField(Exception):
+    """A value that cannot be used: in which field, why, and the mend."""
+
+    def __init__(self, field: str, reason: str, mend: str) -> None:
+        super().__init__(field, reason, mend)
+        self.field, self.reason, self.mend = field, reason, mend
+
+    def at(self, source: str, row: int) -> UserError:
+        """The line for the person, once source and row are known."""
+        return UserError(f"{source}, row {row}, field {self.field}: {self.reason}; {self.mend}")
+
+
+def text_field(row: Row, field: str) -> str:
+    """The text in a row's field, unchanged.
+
+    Raises:
+        BadField: absent, null, not a string, blank, or not encodable (lone surrogates).
+    """
+    if field not in row:
+        raise BadField(field, "missing", f"the row's columns are {', '.join(map(str, row))}")
+    value = row[field]
+    if value is None:
+        raise BadField(field, "null", "fill it or drop the row")
+    if not isinstance(value, str):
+        raise BadField(field, f"{type(value).__name__}, not a string", "write it as text")
+    if not value.strip():
+        raise BadField(field, "empty", "fill it or drop the row")
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        raise BadField(field, "broken Unicode", "remove the lone surrogates") from None
+    return value
+
+
+def _prompt(row: Row, columns: Columns) -> str:
+    prompt = text_field(row, columns.prompt)
+    if columns.input is None:
+        return prompt
+    try:
+        return f"{prompt}\n\n{text_field(row, columns.input)}"
+    except BadField as bad:
+        if bad.reason in ("null", "empty"):
+            return prompt
+        raise
+
+
+def _unit(row: Row, field: str | None, number: int) -> str:
+    if field is None:
+        return f"row-{number}"
+    value = row.get(field)
+    if isinstance(value, int) and not isinstance(value, bool):
+        return str(value)
+    return text_field(row, field).strip()
+
+
+def _canonical(names: Collection[str]) -> frozenset[str]:
+    canonical = {name: canonical_language(name) for name in names}
+    for name, known in canonical.items():
+        if known is None:
+            raise UserError(f"language {name}: not known; use one of {', '.join(LANGUAGES)}")
+    return frozenset(known for known in canonical.values() if known)
+
+
+def read_records(
+    source: str,
+    columns: Columns,
+    *,
+    language: str | None = None,
+    languages: Collection[str] | None = None,
+    contains: str | None = None,
+    on_bad_row: Literal["refuse", "skip"] = "refuse",
+) -> tuple[list[Record], ReadReport]:
+    """Read private records and say what was left out.
+
+    Args:
+        source: see `read_rows`.
+        columns: the source's columns; without `unit` each row is a unit ("row-N").
+        language: the language of all rows, where no column gives it.
+        languages: keep only rows in these; others count as "other language", unknown names too.
+        contains: keep only rows whose prompt or code contains this text, whatever its case;
+            others count as "not selected".
+        on_bad_row: "skip" leaves bad rows out, counted as "FIELD: REASON". A source that cannot
+            be parsed is always refused.
+
+    Raises:
+        UserError: what `read_rows` raises; a bad row (unless skipped): missing column, null, not a
+            string, empty, broken Unicode, unknown language, no unit; no row left.
+    """
+    given = next(iter(_canonical([language])), None) if language else None
+    wanted = None if languages is None else _canonical(languages)
+    records: list[Record] = []
+    left_out: Counter[str] = Counter()
+    rows = 0
+    for number, row in read_rows(source):
+        rows += 1
+        try:
+            name = text_field(row, columns.language) if columns.language else None
+            spoken = canonical_language(name) if name else given
+            if wanted is not None and spoken not in wanted:
+                left_out["other language"] += 1
+                continue
+            if columns.language and spoken is None:
+                raise BadField(
+                    columns.language,
+                    "unknown language",
+                    f"use {', '.join(LANGUAGES)}, or keep only some with data.languages",
+                )
+            record = Record(
+                prompt=_prompt(row, columns),
+                completion=text_field(row, columns.code),
+                language=spoken,
+                unit=_unit(row, columns.unit, number),
+                row=number,
+            )
+        except BadField as bad:
+            if on_bad_row == "refuse":
+                raise bad.at(source, number) from None
+            left_out[f"{bad.field}: {bad.reason}"] += 1
+            continue
+        if (
+            contains
+            and contains.casefold() not in f"{record.prompt}\0{record.completion}".casefold()
+        ):
+            left_out["not selected"] += 1
+            continue
+        records.append(record)
+    if not records:
+        reasons = ", ".join(left_out)
+        raise UserError(f"{source}: no row is left ({reasons}); widen the choice or mend the data")
+    kept = Counter(record.language or "unknown" for record in records)
+    return records, ReadReport(rows, len(records), dict(left_out), dict(kept))
+
+
+def bound_contributions(
+    records: Sequence[Record], max_per_unit: int, seed: int
+) -> tuple[list[Record], int]:
+    """Keep at most `max_per_unit` records of each unit, in their order; also the number dropped.
+
+    A unit's records are ranked by a hash of the seed, the unit and the record's own content, not
+    by row numbers or a running generator: adding or removing another unit changes nothing here,
+    which unit-level neighbours need. Among exact duplicates the earlier row is kept.
+
+    Raises:
+        UserError: `max_per_unit` is below 1.
+    """
+    if max_per_unit < 1:
+        raise UserError("the bound on records per unit must be at least 1")
+    key = str(seed).encode()
+    ranked: defaultdict[str, list[tuple[bytes, int]]] = defaultdict(list)
+    for index, record in enumerate(records):
+        content = json.dumps([record.unit, record.prompt, record.completion, record.language])
+        rank = hmac.digest(key, content.encode(), hashlib.sha256)
+        ranked[record.unit].append((rank, index))
+    kept = sorted(index for unit in ranked.values() for _, index in sorted(unit)[:max_per_unit])
+    return [records[index] for index in kept], len(records) - len(kept)

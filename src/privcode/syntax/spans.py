@@ -1,0 +1,234 @@
+"""Where the structure of code lies: character spans that the PrivSA term acts on (paper, stage 1).
+
+Promises: spans are sorted, disjoint, non-empty character offsets, taken from tree-sitter's byte
+offsets; broken code gives the spans that were found, never an exception; names, literals, strings
+and comments are never covered. One rule serves eleven languages:
+
+- A node is structural if one of its own tokens is a keyword of definition or control flow
+  (`_KEYWORDS`), or if it is a definition or branch that a grammar writes without one
+  (`_KEYWORDLESS`: Java's methods, Rust's match arms).
+- A frame is what a structural node opens around its parts: block, body, parameter list,
+  modifiers, the parentheses of a condition (`_FRAME`); a frame directly inside a frame is one too.
+- The structural tokens are the anonymous tokens (keywords, brackets, separators, arrows) that
+  stand directly in a structural node or frame. In what does not parse, the keywords alone.
+
+Why not names and literals: they are the private content, which the term must leave free to be
+learned; keywords and delimiters are what the pretrained teacher already knows.
+
+Does not: judge whether code is valid, or look inside strings (code in a docstring is text).
+"""
+
+import re
+from bisect import bisect_right
+from collections.abc import Sequence
+from functools import cache
+from importlib import import_module
+
+from tree_sitter import Language, Node, Parser, Tree
+
+Span = tuple[int, int]
+
+LANGUAGES: tuple[str, ...] = (
+    "python",
+    "java",
+    "javascript",
+    "typescript",
+    "cpp",
+    "csharp",
+    "rust",
+    "php",
+    "go",
+    "bash",
+    "swift",
+)
+
+_ALIASES = {
+    **{"py": "python", "python3": "python", "js": "javascript", "jsx": "javascript"},
+    **{"node": "javascript", "ts": "typescript", "tsx": "typescript", "c++": "cpp", "cc": "cpp"},
+    **{"cxx": "cpp", "hpp": "cpp", "c#": "csharp", "cs": "csharp", "c_sharp": "csharp"},
+    **{"rs": "rust", "golang": "go", "sh": "bash", "shell": "bash", "zsh": "bash"},
+}
+
+_DEFINITION_WORDS = """
+    def lambda function func fn class interface enum struct union record trait impl protocol type
+    typealias extension namespace module mod package import export using use #include template
+    delegate init deinit subscript extends implements throws where
+"""
+_CONTROL_WORDS = """
+    if elif elseif else endif then fi for foreach endfor endforeach while until endwhile do done
+    loop repeat switch endswitch match case esac when select range guard try catch except finally
+    with return break continue pass raise throw yield goto go defer fallthrough co_return co_yield
+"""
+_KEYWORDS = frozenset((_DEFINITION_WORDS + _CONTROL_WORDS).split())
+_KEYWORDLESS = re.compile(
+    r"(^|_)(function|method|constructor|destructor|lambda|closure|arrow"
+    r"|switch|match|case|catch|for)(_|$)|^default_(statement|keyword)$"
+)
+# Kinds that use the words above for something else: calls, types, names, patterns.
+_CONTENT = re.compile(
+    r"call|invocation|reference|pattern|identifier|name$|(?<!struct_)(?<!interface_)type$|suffix"
+    r"|generic|^(template_function|template_method|class_literal|constructor_expression)$"
+)
+# Keywords that Swift's grammar gives a name to.
+_NAMED_KEYWORD = re.compile(r"^else$|_keyword$")
+_FRAME = re.compile(
+    r"(block|body|parameters|parenthesized_expression|compound_statement|do_group|modifiers?"
+    r"|storage_class_specifier|condition_clause|test_command|resource_specification|imports"
+    r"|(import|export)_clause|(parameter|argument|declaration|variant|enumerator|base|use|import_spec)_list)$"
+)
+_FENCE = re.compile(r"[ \t]*(?P<mark>`{3,}|~{3,})[ \t]*(?P<info>[^`\r\n]*)[\r\n]*")
+_INFO_WORD = re.compile(r"[\w+#-]+")
+
+
+def canonical_language(name: str) -> str | None:
+    """The canonical name (one of `LANGUAGES`) for a language's name or alias; None if unknown."""
+    name = name.strip().lower()
+    name = _ALIASES.get(name, name)
+    return name if name in LANGUAGES else None
+
+
+@cache
+def _parser(grammar: str) -> Parser:
+    """A parser by grammar: a canonical name, or `tsx` or `php_only`."""
+    package, function = {
+        "typescript": ("typescript", "language_typescript"),
+        "tsx": ("typescript", "language_tsx"),
+        "php": ("php", "language_php"),
+        "php_only": ("php", "language_php_only"),
+        "csharp": ("c_sharp", "language"),
+    }.get(grammar, (grammar, "language"))
+    return Parser(Language(getattr(import_module(f"tree_sitter_{package}"), function)()))
+
+
+def parse(code: str, language: str) -> Tree:
+    """The syntax tree of `code`, over its UTF-8 bytes; `language` is canonical or an alias.
+
+    PHP without an opening tag is read as code, and TypeScript that does not parse as TSX.
+
+    Raises:
+        ValueError: the language is unknown.
+    """
+    canonical = canonical_language(language)
+    if canonical is None:
+        raise ValueError(f"unknown language {language!r}")
+    source = code.encode("utf-8", "surrogatepass")
+    if canonical == "php" and "<?" not in code:
+        canonical = "php_only"
+    tree = _parser(canonical).parse(source)
+    if canonical == "typescript" and tree.root_node.has_error:
+        tsx = _parser("tsx").parse(source)
+        return tree if tsx.root_node.has_error else tsx
+    return tree
+
+
+@cache
+def _matches(pattern: re.Pattern[str], kind: str) -> bool:
+    return bool(pattern.search(kind))
+
+
+def _is_keyword(token: Node) -> bool:
+    return token.type in _KEYWORDS or _matches(_NAMED_KEYWORD, token.type)
+
+
+def _structural_tokens(root: Node) -> list[Span]:
+    """Byte spans of the structural tokens below `root`, sorted, touching ones joined."""
+    tokens: list[Span] = []
+    pending = [(root, False)]
+    while pending:
+        node, inside = pending.pop()
+        children = node.children
+        if not children:
+            continue
+        kind = node.type
+        own = [
+            child
+            for child in children
+            if (not child.is_named or _matches(_NAMED_KEYWORD, child.type))
+            and child.end_byte > child.start_byte
+        ]
+        if kind == "ERROR":
+            inside, own = False, [token for token in own if _is_keyword(token)]
+        else:
+            structural = not _matches(_CONTENT, kind) and (
+                _matches(_KEYWORDLESS, kind) or any(map(_is_keyword, own))
+            )
+            inside = structural or (inside and _matches(_FRAME, kind))
+        if inside or kind == "ERROR":
+            tokens.extend((token.start_byte, token.end_byte) for token in own)
+        pending.extend((child, inside) for child in children if child.is_named)
+    joined: list[Span] = []
+    for start, end in sorted(tokens):
+        if joined and start <= joined[-1][1]:
+            joined[-1] = (joined[-1][0], max(end, joined[-1][1]))
+        else:
+            joined.append((start, end))
+    return joined
+
+
+def structural_spans(code: str, language: str) -> list[Span]:
+    """Sorted, disjoint character offsets [start, end) of the structural tokens of `code`.
+
+    Raises:
+        ValueError: the language is unknown. Nothing else: broken code gives what was found.
+    """
+    spans = _structural_tokens(parse(code, language).root_node)
+    if code.isascii():
+        return spans
+    character_at: list[int] = []
+    for index, character in enumerate(code):
+        character_at.extend([index] * len(character.encode("utf-8", "surrogatepass")))
+    character_at.append(len(code))
+    return [(character_at[start], character_at[end]) for start, end in spans]
+
+
+def code_blocks(completion: str, language: str | None) -> list[tuple[int, int, str | None]]:
+    """Where code lies in a completion: (start, end, language) in characters.
+
+    The insides of ``` and ~~~ fences, whatever their indentation, an unclosed one to the end; the
+    whole text when there is no fence. A block's language is the one its fence names (None if that
+    is not one of `LANGUAGES`), else `language`. In code without a fence, a fence line in a string
+    (Markdown in a docstring) is taken for one.
+    """
+    blocks: list[tuple[int, int, str | None]] = []
+    opened: tuple[str, int, str | None] | None = None
+    position = 0
+    for line in completion.splitlines(keepends=True):
+        fence = _FENCE.fullmatch(line)
+        if opened is None and fence:
+            word = _INFO_WORD.search(fence["info"])
+            named = canonical_language(word[0]) if word else language
+            opened = (fence["mark"], position + len(line), named)
+        elif opened and fence and not fence["info"] and fence["mark"].startswith(opened[0]):
+            blocks.append((opened[1], position, opened[2]))
+            opened = None
+        position += len(line)
+    if opened:
+        blocks.append((opened[1], position, opened[2]))
+    return blocks or [(0, len(completion), language)]
+
+
+def completion_spans(completion: str, language: str | None) -> list[Span]:
+    """Structural spans of all code blocks of a completion, in the completion's offsets.
+
+    Blocks whose language is unknown have none.
+    """
+    return [
+        (block + start, block + end)
+        for block, block_end, named in code_blocks(completion, language)
+        if named is not None and canonical_language(named)
+        for start, end in structural_spans(completion[block:block_end], named)
+    ]
+
+
+def token_mask(offsets: Sequence[Span], spans: Sequence[Span]) -> list[bool]:
+    """For each token's character offsets, whether it overlaps a span.
+
+    `spans` are sorted and disjoint; `offsets` may come in any order. Zero-width tokens (special
+    tokens, padding) are False.
+    """
+    ends = [end for _, end in spans]
+    mask = []
+    for start, end in offsets:
+        nearest = bisect_right(ends, start)
+        mask.append(start < end and nearest < len(spans) and spans[nearest][0] < end)
+    return mask

@@ -1,0 +1,361 @@
+import csv
+import gzip
+import json
+import os
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from privcode.errors import UserError
+from privcode.records import (
+    Columns,
+    Record,
+    bound_contributions,
+    guess_columns,
+    read_records,
+    read_rows,
+)
+
+DATA = Path(__file__).resolve().parents[1] / "../shared/data"
+ROWS = [
+    {"prompt": "Add\ntwo, é", "code": 'def f(a, b):\n    return "a" + b\n', "lang": "py"},
+    {"prompt": "Stop 𝔘", "code": "return;", "lang": "Java"},
+    {"prompt": "Stop 𝔘", "code": "return;", "lang": "Java"},
+]
+COLUMNS = Columns("prompt", "code", "lang")
+
+
+def write_json(path: Path) -> None:
+    path.write_text(json.dumps(ROWS))
+
+
+def write_jsonl(path: Path) -> None:
+    path.write_text("".join(json.dumps(row) + "\n" for row in ROWS))
+
+
+def write_gzip(path: Path) -> None:
+    plain = path.with_suffix("")
+    FORMATS[plain.name](plain)
+    path.write_bytes(gzip.compress(plain.read_bytes()))
+
+
+def write_csv(path: Path) -> None:
+    with path.open("w", newline="", encoding="utf-8-sig") as file:
+        writer = csv.DictWriter(file, list(ROWS[0]))
+        writer.writeheader()
+        writer.writerows(ROWS)
+
+
+def write_parquet(path: Path) -> None:
+    pq.write_table(pa.Table.from_pylist(ROWS), path)
+
+
+def write_folder(path: Path) -> None:
+    import datasets
+
+    datasets.Dataset.from_list(ROWS).save_to_disk(str(path))
+
+
+def write_splits(path: Path) -> None:
+    import datasets
+
+    datasets.DatasetDict(train=datasets.Dataset.from_list(ROWS)).save_to_disk(str(path))
+
+
+FORMATS: dict[str, Callable[[Path], None]] = {
+    "a.json": write_json,
+    "a.jsonl": write_jsonl,
+    "a.json.gz": write_gzip,
+    "a.jsonl.gz": write_gzip,
+    "a.b.csv": write_csv,
+    "a.parquet": write_parquet,
+    "saved": write_folder,
+    "splits": write_splits,
+}
+
+
+def jsonl(path: Path, *rows: object) -> str:
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return str(path)
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_every_format_gives_the_same_rows_in_order(name: str, tmp_path: Path) -> None:
+    path = tmp_path / name
+    FORMATS[name](path)
+    assert list(read_rows(str(path))) == list(enumerate(ROWS, start=1))
+    records, report = read_records(str(path), COLUMNS)
+    assert [(r.prompt, r.completion, r.row) for r in records] == [
+        (row["prompt"], row["code"], number) for number, row in enumerate(ROWS, start=1)
+    ]
+    assert (report.rows, report.kept, report.left_out) == (3, 3, {})
+    assert report.languages == {"python": 1, "java": 2}
+
+
+def test_a_split_of_a_saved_folder_is_chosen_by_name(tmp_path: Path) -> None:
+    write_splits(tmp_path / "splits")
+    assert len(list(read_rows(f"{tmp_path}/splits:train"))) == 3
+    with pytest.raises(UserError, match="no split test; choose one of train"):
+        list(read_rows(f"{tmp_path}/splits:test"))
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("a.jsonl", b'{"a": 1}\n{"a": \n', r"a\.jsonl, row 2: not valid JSON"),
+        ("a.jsonl", b'{"a": 1}\n\n[1]\n', r"a\.jsonl, row 3: is a list"),
+        ("a.jsonl", b'{"a": "\xff"}\n', r"a\.jsonl, row 1: not valid UTF-8"),
+        ("a.jsonl", b"", r"a\.jsonl: holds no row"),
+        ("a.jsonl", b'{"a": ' + b"9" * 5000 + b"}", r"a\.jsonl, after row 0: cannot be read"),
+        ("a.jsonl.gz", b"not gzip", r"a\.jsonl\.gz: cannot be read"),
+        ("a.json.gz", gzip.compress(b"[{}]" * 9)[:-9], r"a\.json\.gz, after row 0: cannot be read"),
+        ("a.json", b"[" * 100_000, r"a\.json, after row 0: cannot be read"),
+        ("a.json", b'[{"a": 1},\n]', r"a\.json, line [12]: not valid JSON"),
+        ("a.json", b'{"a": 1}', r"a\.json: is not a list of objects"),
+        ("a.json", b'[{"a": 1}, 2]', r"a\.json, row 2: is a int"),
+        ("a.json", b'["\xff"]', r"a\.json: not valid UTF-8"),
+        ("a.json", b"[]", r"a\.json: holds no row"),
+        ("a.csv", b"a,b\n1,2\n1,2,3\n", r"a\.csv, row 2: has more fields"),
+        ("a.csv", b'a,b\n1,"2', r"a\.csv, row 1: not valid CSV"),
+        ("a.csv", b"a,b\n1,\xff\n", r"a\.csv, after row 0: not valid UTF-8"),
+        ("a.csv", b"a,b\n", r"a\.csv: holds no row"),
+        ("a.parquet", b"PAR1 but not really", r"a\.parquet: is not a readable Parquet file"),
+        ("a.xlsx", b"", r"a\.xlsx: unknown kind of file; use \.jsonl"),
+    ],
+)
+def test_a_broken_file_is_refused_in_one_line_that_says_where(
+    name: str, content: bytes, message: str, tmp_path: Path
+) -> None:
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(UserError, match=message) as caught:
+        list(read_rows(str(tmp_path / name)))
+    assert "\n" not in str(caught.value)
+
+
+def test_a_missing_file_or_a_folder_of_something_else_is_refused(tmp_path: Path) -> None:
+    for name in ("none.jsonl", "none", "sub/none.parquet", "saved:train"):
+        with pytest.raises(UserError, match="no such file"):
+            list(read_rows(str(tmp_path / name)))
+    with pytest.raises(UserError, match="not a folder saved by datasets"):
+        list(read_rows(str(tmp_path)))
+
+
+def test_a_mistyped_local_path_is_not_sent_to_the_hub(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "private").mkdir()
+    for name in ("private/dta", "private/dta:train", "absent/data.jsonl", "absent/data.csv"):
+        with pytest.raises(UserError, match="no such file"):
+            list(read_rows(name))
+
+
+def test_a_hub_that_cannot_be_reached_is_one_clear_line() -> None:
+    program = (
+        "from privcode.errors import UserError\nfrom privcode.records import read_rows\n"
+        "try: list(read_rows('no-such-owner/no-such-data:test'))\n"
+        "except UserError as error: print(error)"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", program],
+        env={**os.environ, "HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1"},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert result.stdout.startswith(
+        "no-such-owner/no-such-data, split test: cannot be loaded from the hub ("
+    )
+    assert result.stdout.count("\n") == 1
+
+
+GOOD = {"prompt": "p", "code": "c", "lang": "py", "who": "ann", "extra": "e"}
+SECRET = "SECRET-CONTENT"
+
+
+@pytest.mark.parametrize(
+    ("change", "field", "reason"),
+    [
+        ({"prompt": None}, "prompt", "null"),
+        ({"prompt": " \n\t"}, "prompt", "empty"),
+        ({"prompt": [SECRET]}, "prompt", "list, not a string"),
+        ({"code": None}, "code", "null"),
+        ({"code": ""}, "code", "empty"),
+        ({"code": 3}, "code", "int, not a string"),
+        ({"code": SECRET + "\ud800"}, "code", "broken Unicode"),
+        ({"prompt": SECRET + "\udfff"}, "prompt", "broken Unicode"),
+        ({"lang": SECRET}, "lang", "unknown language"),
+        ({"lang": None}, "lang", "null"),
+        ({"who": None}, "who", "null"),
+        ({"who": " "}, "who", "empty"),
+        ({"who": True}, "who", "bool, not a string"),
+        ({"extra": 7}, "extra", "int, not a string"),
+    ],
+)
+def test_a_bad_row_names_file_row_and_field_and_never_its_content(
+    change: dict[str, object], field: str, reason: str, tmp_path: Path
+) -> None:
+    source = jsonl(tmp_path / "data.jsonl", GOOD, {**GOOD, **change})
+    columns = Columns("prompt", "code", "lang", "who", "extra")
+    with pytest.raises(UserError) as caught:
+        read_records(source, columns)
+    message = str(caught.value)
+    assert message.startswith(f"{source}, row 2, field {field}: {reason}; ")
+    assert SECRET not in message
+    records, report = read_records(source, columns, on_bad_row="skip")
+    assert [record.row for record in records] == [1]
+    assert report.left_out == {f"{field}: {reason}": 1}
+
+
+@pytest.mark.parametrize("field", ["prompt", "code", "lang", "who", "extra"])
+def test_a_missing_column_lists_those_there_are(field: str, tmp_path: Path) -> None:
+    row = {name: value for name, value in GOOD.items() if name != field}
+    source = jsonl(tmp_path / "data.jsonl", row)
+    columns = Columns("prompt", "code", "lang", "who", "extra")
+    with pytest.raises(UserError, match=f"row 1, field {field}: missing; .*{', '.join(row)}"):
+        read_records(source, columns)
+
+
+def test_a_file_of_bad_rows_only_is_refused_even_when_they_are_skipped(tmp_path: Path) -> None:
+    source = jsonl(tmp_path / "data.jsonl", {"prompt": "", "code": "c"})
+    with pytest.raises(UserError, match=r"no row is left \(prompt: empty\)"):
+        read_records(source, Columns("prompt", "code"), on_bad_row="skip")
+
+
+def test_text_is_kept_as_it_is(tmp_path: Path) -> None:
+    source = jsonl(tmp_path / "data.jsonl", {"prompt": " p\r\n", "code": "\tc \n"})
+    (record,), _ = read_records(source, Columns("prompt", "code"))
+    assert record == Record(" p\r\n", "\tc \n", None, "row-1", 1)
+
+
+def test_the_input_column_is_appended_after_a_blank_line_when_not_empty(tmp_path: Path) -> None:
+    inputs = ["i", "", None, "  "]
+    rows = [{"prompt": "p", "code": "c", "input": value} for value in inputs]
+    records, _ = read_records(
+        jsonl(tmp_path / "data.jsonl", *rows), Columns("prompt", "code", input="input")
+    )
+    assert [record.prompt for record in records] == ["p\n\ni", "p", "p", "p"]
+
+
+def test_without_a_unit_column_every_row_is_its_own_unit(tmp_path: Path) -> None:
+    records, _ = read_records(jsonl(tmp_path / "a.jsonl", GOOD, GOOD), Columns("prompt", "code"))
+    assert [record.unit for record in records] == ["row-1", "row-2"]
+
+
+def test_a_unit_is_a_name_or_a_number(tmp_path: Path) -> None:
+    rows = [{**GOOD, "who": who} for who in ("ann", " ann ", 7, "7")]
+    columns = Columns("prompt", "code", unit="who")
+    records, _ = read_records(jsonl(tmp_path / "a.jsonl", *rows), columns)
+    assert [record.unit for record in records] == ["ann", "ann", "7", "7"]
+
+
+def test_one_language_may_be_given_for_all(tmp_path: Path) -> None:
+    source = jsonl(tmp_path / "a.jsonl", GOOD)
+    (record,), report = read_records(source, Columns("prompt", "code"), language="C++")
+    assert record.language == "cpp"
+    assert report.languages == {"cpp": 1}
+    with pytest.raises(UserError, match="language cobol: not known"):
+        read_records(source, Columns("prompt", "code"), language="cobol")
+
+
+def test_rows_in_other_languages_are_left_out_and_counted(tmp_path: Path) -> None:
+    rows = [{**GOOD, "lang": name} for name in ("py", "julia", "C#", "python")]
+    source = jsonl(tmp_path / "a.jsonl", *rows, {**GOOD, "lang": "julia", "code": None})
+    records, report = read_records(source, COLUMNS, languages=["Python"])
+    assert [record.row for record in records] == [1, 4]
+    assert (report.rows, report.kept, report.left_out) == (5, 2, {"other language": 3})
+    with pytest.raises(UserError, match="language julia: not known"):
+        read_records(source, COLUMNS, languages=["julia"])
+
+
+def test_rows_are_selected_by_a_text_in_prompt_or_code_whatever_its_case(tmp_path: Path) -> None:
+    rows = [
+        {**GOOD, "prompt": "a Python task"},
+        {**GOOD, "code": "#!/usr/bin/env PYTHON"},
+        {**GOOD, "prompt": "py", "code": "thon"},
+    ]
+    records, report = read_records(
+        jsonl(tmp_path / "a.jsonl", *rows), Columns("prompt", "code"), contains="pYTHON"
+    )
+    assert [record.row for record in records] == [1, 2]
+    assert report.left_out == {"not selected": 1}
+
+
+@pytest.mark.parametrize(
+    ("names", "columns"),
+    [
+        (["lang", "problem", "solution"], Columns("problem", "solution", "lang")),
+        (["Instruction", "input", "OUTPUT"], Columns("Instruction", "OUTPUT", input="input")),
+        (["instruction", "input", "response"], Columns("instruction", "response", input="input")),
+        (["task_id", "prompt", "code", "author"], Columns("prompt", "code")),
+        (["question", "answer", "language"], Columns("question", "answer", "language")),
+        (["input", "output"], Columns("input", "output")),
+        (["prompt", "canonical_solution", "input"], Columns("prompt", "canonical_solution")),
+    ],
+)
+def test_columns_are_guessed_from_their_names_but_never_the_unit(
+    names: list[str], columns: Columns
+) -> None:
+    assert guess_columns(names) == columns
+
+
+def test_columns_that_fit_no_guess_are_listed() -> None:
+    with pytest.raises(UserError, match=r"columns text, id; name them in data\.columns"):
+        guess_columns(["text", "id"])
+
+
+def records_of(units: list[int]) -> list[Record]:
+    return [Record("p", f"c{i % 5}", None, f"u{u}", i) for i, u in enumerate(units, start=1)]
+
+
+@settings(deadline=None)
+@given(st.lists(st.integers(0, 4), max_size=25), st.integers(1, 4), st.integers(0, 3))
+def test_contributions_are_bounded_in_order_and_one_unit_does_not_move_another(
+    units: list[int], bound: int, seed: int
+) -> None:
+    records = records_of(units)
+    kept, dropped = bound_contributions(records, bound, seed)
+    assert len(kept) + dropped == len(records)
+    assert [r.row for r in kept] == sorted(r.row for r in kept)
+    sizes = Counter(r.unit for r in records)
+    assert Counter(r.unit for r in kept) == {u: min(n, bound) for u, n in sizes.items()}
+    # Without unit 0 the file is shorter, so the rows of the others have other numbers.
+    fewer = [r for r in records if r.unit != "u0"]
+    renumbered = [replace(r, row=number) for number, r in enumerate(fewer, start=1)]
+    assert [r.completion for r in bound_contributions(renumbered, bound, seed)[0]] == [
+        r.completion for r in kept if r.unit != "u0"
+    ]
+
+
+def test_the_choice_of_records_follows_the_seed_and_is_not_by_position() -> None:
+    records = [Record("p", f"c{i}", None, "u", i) for i in range(50)]
+    chosen = [tuple(r.row for r in bound_contributions(records, 10, seed)[0]) for seed in range(20)]
+    assert chosen[0] == tuple(r.row for r in bound_contributions(records, 10, 0)[0])
+    assert len(set(chosen)) == 20
+    middle = sum(map(sum, chosen)) / 200
+    assert 19 < middle < 30
+
+
+def test_a_bound_below_one_is_refused() -> None:
+    with pytest.raises(UserError, match="at least 1"):
+        bound_contributions([], 0, 1)
+
+
+@pytest.mark.skipif(not DATA.is_dir(), reason="needs the shared data folder")
+def test_gpteacher_is_read_and_its_python_rows_selected() -> None:
+    source = str(DATA / "gpteacher-code-instruct.json.gz")
+    _, first = next(read_rows(source))
+    columns = guess_columns(list(first))
+    records, report = read_records(source, columns, contains="python", language="python")
+    assert report.rows == 4535
+    assert len(records) == report.kept == report.rows - report.left_out["not selected"]
+    assert 1241 <= report.kept < 1500

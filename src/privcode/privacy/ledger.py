@@ -1,0 +1,117 @@
+"""The record of what was spent, on disk before it is used.
+
+Promises: append-only and hash-chained; a line is flushed to the disk before the step it names
+uses its result, so that a crash can only over-count; a line changed, removed or inserted
+anywhere but at the end is found when the ledger is opened. A last line that a crash cut off
+half-way is dropped: its step had not begun.
+Does not: stop an owner from deleting the whole file; it is evidence, not a lock. It holds
+private facts (a fingerprint of the data) and stays in `private/`.
+"""
+
+import hashlib
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from privcode.errors import UserError
+from privcode.files import Row
+from privcode.privacy.accounting import Spent
+from privcode.privacy.plan import PrivacyPlan
+
+_GENESIS = "0" * 64
+
+
+def _digest(entry: Row) -> str:
+    body = {k: v for k, v in entry.items() if k != "hash"}
+    return hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()
+
+
+def read_ledger(path: Path) -> list[Row]:
+    """All whole entries.
+
+    Raises:
+        UserError: an entry was altered, or is not where it was written.
+    """
+    entries: list[Row] = []
+    data = path.read_bytes() if path.exists() else b""
+    lines = data.split(b"\n")
+    previous = _GENESIS
+    for number, line in enumerate(lines[:-1], start=1):
+        try:
+            entry = json.loads(line)
+            whole = entry["previous"] == previous and entry["hash"] == _digest(entry)
+        except (ValueError, KeyError, TypeError):
+            whole = False
+        if not whole:
+            raise UserError(
+                f"{path}, row {number}: was altered or does not follow the row before; "
+                "restore the file from a backup: the budget spent cannot be established"
+            )
+        previous = entry["hash"]
+        entries.append(entry)
+    return entries
+
+
+class Ledger:
+    """One run's ledger, open for appending."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.entries = read_ledger(path)
+        if path.exists() and not (data := path.read_bytes()).endswith(b"\n"):
+            with path.open("r+b") as file:
+                file.truncate(data.rfind(b"\n") + 1)
+
+    def _append(self, **facts: Any) -> None:
+        previous = self.entries[-1]["hash"] if self.entries else _GENESIS
+        entry: Row = {**facts, "previous": previous}
+        entry["hash"] = _digest(entry)
+        try:
+            descriptor = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+            with open(descriptor, "wb") as file:
+                file.write(json.dumps(entry, sort_keys=True).encode() + b"\n")
+                file.flush()
+                os.fsync(file.fileno())
+        except OSError as error:
+            raise UserError(f"{self.path}: cannot be written ({error.strerror})") from error
+        self.entries.append(entry)
+
+    def begin(self, plan: PrivacyPlan, data: str) -> None:
+        """State the plan once; on a later call, insist that plan and data are the same.
+
+        Args:
+            plan: what the run will do.
+            data: fingerprint of the private data.
+
+        Raises:
+            UserError: the ledger was begun with another plan or other data.
+        """
+        facts: Row = {"kind": "begin", "plan": plan.describe(), "data": data}
+        if plan.reproducible_seed is not None:
+            facts["seed"] = plan.reproducible_seed
+        if not self.entries:
+            self._append(**facts)
+        elif any(self.entries[0].get(k) != v for k, v in facts.items()):
+            raise UserError(
+                f"{self.path}: was begun with another plan or other private data; "
+                "use a new run directory"
+            )
+
+    def step(self, step: int) -> None:
+        """Note that `step` is about to be taken. Taking a seeded step again adds nothing."""
+        if "seed" in self.entries[0] and step < self.steps:
+            return  # the same bits give the same result: nothing new is released
+        self._append(kind="step", step=step)
+
+    @property
+    def steps(self) -> int:
+        """Steps spent."""
+        return sum(e["kind"] == "step" for e in self.entries)
+
+
+def spent_in(entries: list[Row]) -> Spent:
+    """What a ledger's entries add up to."""
+    plan = entries[0]["plan"]
+    steps = sum(e["kind"] == "step" for e in entries)
+    return Spent(plan["sampling_rate"], plan["noise_multiplier"], steps)

@@ -1,0 +1,180 @@
+"""Stage 1, privacy-sanitizing: DP-SGD LoRA on the junior (paper, section on stage 1).
+
+Promises: everything computed from private records reaches the adapter only through the clipped,
+noised sum made by the plan; every step is in the ledger before it is taken; a run killed
+anywhere goes on from its last checkpoint, and never takes more noised steps than the plan
+pays for. With seeded randomness the result is bit for bit that of an uninterrupted run; with
+cryptographic randomness, steps whose result a crash lost stay spent and are not taken again.
+Does not: print or return anything computed from the records except the adapter; the training
+curve is handed back for `private/` alone.
+"""
+
+import io
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+
+from privcode.files import write_with
+from privcode.privacy.ledger import Ledger
+from privcode.privacy.plan import PrivacyPlan
+from privcode.records import Record
+from privcode.syntax.loss import Example, collate, per_example_losses, syntax_weight
+from privcode.syntax.spans import completion_spans, token_mask
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What sanitize needs beside the plan: nothing here bears on the guarantee."""
+
+    learning_rate: float = 5e-6
+    schedule: Literal["cosine", "constant"] = "cosine"
+    warmup_steps: int = 5
+    weight_decay: float = 0.05
+    micro_batch: int = 8
+    checkpoint_every: int = 10
+    syntax: Literal["decay", "constant", "off"] = "decay"
+    lambda_max: float = 1000.0
+    lambda_min: float = 0.1
+    lambda_decay: float = 0.01
+    seed: int = 0
+
+
+def encode(
+    record: Record, prompt: str, tokenizer: Any, max_tokens: int, syntax: bool = True
+) -> tuple[Example, bool]:
+    """One record as one example, and whether it had to be truncated to `max_tokens`.
+
+    Args:
+        record: the record; its completion is the target, followed by the end token.
+        prompt: the record's prompt, rendered by the run's template.
+        tokenizer: a fast tokenizer (character offsets are needed).
+        max_tokens: the context; the end of a longer record is cut off.
+        syntax: False leaves out the search for structure.
+    """
+    context = tokenizer(prompt)["input_ids"]
+    target = tokenizer(record.completion, add_special_tokens=False, return_offsets_mapping=True)
+    spans = completion_spans(record.completion, record.language) if syntax else []
+    structure = token_mask([(a, b) for a, b in target["offset_mapping"]], spans)
+    ids = [*context, *target["input_ids"], tokenizer.eos_token_id]
+    marks = [*[False] * len(context), *structure, False]
+    cut = len(ids) > max_tokens
+    return Example(tuple(ids[:max_tokens]), len(context), tuple(marks[:max_tokens])), cut
+
+
+def by_unit(records: Sequence[Record]) -> list[list[int]]:
+    """Indices of each unit's records, units in order of first appearance."""
+    units: dict[str, list[int]] = {}
+    for index, record in enumerate(records):
+        units.setdefault(record.unit, []).append(index)
+    return list(units.values())
+
+
+def micro_batches(
+    units: Sequence[Sequence[int]], sizes: Sequence[int], most: int
+) -> Iterator[list[int]]:
+    """Groups of unit numbers, whole units, about `most` records each, of like length."""
+    order = sorted(range(len(units)), key=lambda u: max(sizes[i] for i in units[u]))
+    group: list[int] = []
+    filled = 0
+    for unit in order:
+        if group and filled + len(units[unit]) > most:
+            yield group
+            group, filled = [], 0
+        group.append(unit)
+        filled += len(units[unit])
+    if group:
+        yield group
+
+
+def _rate(step: int, steps: int, settings: Settings) -> float:
+    warm = min(1.0, (step + 1) / max(1, settings.warmup_steps))
+    cosine = 0.5 * (1 + math.cos(math.pi * step / steps)) if settings.schedule == "cosine" else 1.0
+    return settings.learning_rate * warm * cosine
+
+
+def sanitize(
+    model: Any,
+    pad: int,
+    examples: Sequence[Example],
+    units: Sequence[Sequence[int]],
+    plan: PrivacyPlan,
+    settings: Settings,
+    ledger: Ledger,
+    checkpoint: Path,
+    progress: Callable[[int], object] = lambda steps: None,
+) -> list[dict[str, float]]:
+    """Train the adapter of `model` in place; returns the (private) training curve.
+
+    Args:
+        model: a peft model whose adapter alone is trainable.
+        pad: padding token.
+        examples: all records, encoded.
+        units: for each unit present, the indices of its (bounded) examples.
+        plan: decides sampling, clipping, noise and divisor.
+        settings: optimisation.
+        ledger: begun with this plan.
+        checkpoint: file (in `private/`) to go on from and to write.
+        progress: called with the number of steps done.
+    """
+    trained = [p for p in model.parameters() if p.requires_grad]
+    device = trained[0].device
+    clipper = plan.clipper(model)
+    optimizer = torch.optim.AdamW(
+        trained, lr=settings.learning_rate, weight_decay=settings.weight_decay, foreach=False
+    )
+    randomness = plan.randomness()
+    curve: list[dict[str, float]] = []
+    done = 0
+    if checkpoint.exists():
+        state = torch.load(checkpoint, weights_only=True, map_location=device)
+        with torch.no_grad():
+            for parameter, saved in zip(trained, state["adapter"], strict=True):
+                parameter.copy_(saved)
+        optimizer.load_state_dict(state["optimizer"])
+        done, curve = state["step"], state["curve"]
+
+    def save(step: int) -> None:
+        buffer = io.BytesIO()
+        adapter = [p.detach() for p in trained]
+        state = {"step": step, "adapter": adapter, "optimizer": optimizer.state_dict()}
+        torch.save(state | {"curve": curve}, buffer)
+        write_with(checkpoint, lambda file: file.write(buffer.getvalue()), mode=0o600)
+
+    # Steps that a crash lost were paid for: fresh randomness would be a second payment.
+    start = done if plan.reproducible_seed is not None else max(done, ledger.steps)
+    progress(start)
+    lengths = [len(e.ids) for e in examples]
+    model.train()
+    for step in range(start, plan.steps):
+        ledger.step(step)
+        drawn = [units[u] for u in plan.sample(len(units), step, randomness)]
+        weight = syntax_weight(
+            step, settings.syntax, settings.lambda_max, settings.lambda_min, settings.lambda_decay
+        )
+        total = 0.0
+        torch.manual_seed(int(np.uint32(settings.seed * 1_000_003 + step)))  # dropout only
+        for group in micro_batches(drawn, lengths, settings.micro_batch):
+            rows = [(unit, index) for unit in group for index in drawn[unit]]
+            batch = collate([examples[index] for _, index in rows], pad, device)
+            with clipper.recording(len(rows)):
+                losses = per_example_losses(model, batch, weight)
+                losses.sum().backward()  # type: ignore[no-untyped-call]
+            clipper.accumulate(torch.tensor([unit for unit, _ in rows]))
+            total += float(losses.detach().sum())
+        noise = plan.noise(clipper, step, randomness).to(device)
+        clipper.set_gradients((clipper.take_sum() + noise) / plan.expected_batch)
+        for group_settings in optimizer.param_groups:
+            group_settings["lr"] = _rate(step, plan.steps, settings)
+        optimizer.step()
+        records = sum(map(len, drawn))
+        curve.append({"step": step, "records": records, "loss": total / max(1, records)})
+        if (step + 1) % settings.checkpoint_every == 0 or step + 1 == plan.steps:
+            save(step + 1)
+        progress(1)
+    model.eval()
+    return curve

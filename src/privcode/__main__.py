@@ -1,0 +1,5 @@
+"""`python -m privcode`, and so `torchrun -m privcode`."""
+
+from privcode.cli import main
+
+main()

@@ -1,0 +1,332 @@
+"""The configuration of a run: YAML in, checked values out.
+
+Promises: unknown keys and wrong values are refused in one line that names the field; every
+field is documented where it is defined, and `privcode init` prints these words.
+Does not: read data or models. Everything that bears on the guarantee is in `privacy`.
+"""
+
+import math
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from privcode.errors import UserError
+from privcode.privacy.plan import PrivacyPlan, make_plan
+
+Positive = Annotated[int, Field(ge=1)]
+Fraction = Annotated[float, Field(ge=0, le=1)]
+Dtype = Literal["float32", "bfloat16", "float16"]
+
+
+class Section(BaseModel):
+    """Base of all sections: immutable, and unknown keys are errors."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class ColumnNames(Section):
+    """Which column of the private data holds what. Left out: guessed from usual names."""
+
+    prompt: str = Field(description="the problem, in words")
+    code: str = Field(description="the solution: bare code, or text with fenced code")
+    language: str | None = Field(None, description="language of each row")
+    unit: str | None = Field(None, description="owner of each row, when the unit is not the record")
+    input: str | None = Field(None, description="extra prompt text, appended when not empty")
+
+
+class Data(Section):
+    """The private records."""
+
+    source: str = Field(description="JSONL, JSON, CSV or Parquet file, datasets folder or hub name")
+    columns: ColumnNames | None = Field(None, description="column names; guessed when left out")
+    language: str | None = Field(None, description="language of all rows, if no column says")
+    languages: list[str] | None = Field(None, description="keep only rows in these languages")
+    contains: str | None = Field(None, description="keep only rows whose text contains this")
+    on_bad_row: Literal["refuse", "skip"] = Field("refuse", description="stop, or skip and count")
+
+
+class Privacy(Section):
+    """Everything that decides the guarantee."""
+
+    epsilon: float | None = Field(4.0, description="target ε; .inf trains without privacy")
+    noise_multiplier: float | None = Field(None, description="instead of epsilon: the noise itself")
+    delta: float = Field(description="δ; 1/(10·units) is usual, more than 1/units is refused")
+    units: Positive = Field(description="declared, public number of units: not the true count")
+    unit: Literal["record", "column"] = Field(
+        "record", description="what is protected: one record, or all records of one owner (column)"
+    )
+    max_records_per_unit: Positive = Field(1, description="records of one unit that may take part")
+    batch: Positive = Field(256, description="expected units per step")
+    steps: Positive = Field(100, description="noised updates")
+    clip_norm: float = Field(1.0, description="bound on one unit's gradient")
+    noise: Literal["cryptographic", "reproducible"] = Field(
+        "cryptographic", description="reproducible noise makes runs repeatable, not releasable"
+    )
+    seed: int = Field(0, description="of reproducible noise; unused otherwise")
+
+    @model_validator(mode="after")
+    def _one_target(self) -> "Privacy":
+        if self.noise_multiplier is not None and self.epsilon is not None:
+            raise ValueError("give epsilon: null with noise_multiplier")
+        return self
+
+
+class Prompts(Section):
+    """The problems that synthesis solves. They must be public: they are published with it."""
+
+    source: Literal["public"] = Field(description="your decision: these prompts are public")
+    file: str = Field(description="file of prompts, one per row or line")
+    column: str | None = Field(None, description="column that holds the prompt")
+    limit: Positive | None = Field(None, description="take only the first ones")
+
+
+class Lora(Section):
+    """A low-rank adapter."""
+
+    r: Positive = Field(16, description="rank")
+    alpha: Positive = Field(32, description="scale: the update is multiplied by alpha / r")
+    dropout: Fraction = Field(0.0, description="dropout on the adapter's input")
+    targets: list[str] | None = Field(None, description="layers; default: attention and MLP")
+
+
+class Model(Section):
+    """A Hugging Face causal language model."""
+
+    model: str = Field(description="hub id, local path, or bundled:junior / bundled:premium")
+    dtype: Dtype = Field("float32", description="of the base model's weights")
+    lora: Lora = Field(default_factory=lambda: Lora())
+    max_tokens: Positive = Field(1024, description="context; longer records are truncated")
+    template: str = Field("Question: {prompt}\n\nAnswer:\n", description="how a prompt is put")
+    gradient_checkpointing: bool = Field(False, description="less memory, more time")
+
+
+class Syntax(Section):
+    """PrivSA, the syntax-aware term: λ(t) × KL to the untuned junior on structural tokens."""
+
+    schedule: Literal["decay", "constant", "off"] = Field("decay", description="of λ")
+    lambda_max: float = Field(1000.0, ge=0, description="at the start")
+    lambda_min: float = Field(0.1, ge=0, description="in the end")
+    decay: float = Field(0.01, ge=0, description="α: λ falls as exp(-α·step)")
+
+
+class Sanitize(Section):
+    """DP-SGD on the junior: optimisation only, nothing here bears on the guarantee."""
+
+    learning_rate: float = Field(1e-4, gt=0)
+    schedule: Literal["cosine", "constant"] = "cosine"
+    warmup_steps: int = Field(5, ge=0)
+    weight_decay: float = Field(0.05, ge=0)
+    micro_batch: Positive = Field(8, description="records at a time; memory only, same result")
+    checkpoint_every: Positive = Field(10, description="steps between checkpoints")
+    syntax: Syntax = Field(default_factory=lambda: Syntax())
+    seed: int = 0
+
+
+class Synthesize(Section):
+    """Sampling from the DP junior."""
+
+    samples_per_prompt: Positive = 1
+    temperature: float = Field(1.0, ge=0)
+    top_p: float = Field(1.0, gt=0, le=1)
+    max_new_tokens: Positive = 512
+    batch_size: Positive = 64
+    seed: int = 0
+
+
+class Execution(Section):
+    """Keep samples whose code runs with exit code 0, in the sandbox."""
+
+    enabled: bool = True
+    sandbox: str = Field("auto", description="auto, or the name of one that doctor lists")
+    prelude: str | None = Field(None, description="file of code put before each sample")
+    cpu_seconds: float = Field(5.0, gt=0)
+    memory_mb: Positive = 1024
+
+
+class RoundTrip(Section):
+    """Keep samples whose code, put back into words, resembles the prompt."""
+
+    method: Literal["bertscore", "embeddings", "likelihood", "off"] = "likelihood"
+    describer: str | None = Field(None, description="model that describes; default: the premium")
+    template: str = Field("Answer:\n{code}\n\nQuestion:\n", description="asks for the problem")
+    similarity_model: str | None = Field(None, description="for bertscore and embeddings")
+    similarity_layers: Positive | None = Field(None, description="bertscore: layer to read")
+    samples: Positive = 20
+    temperature: float = Field(0.8, ge=0)
+    max_new_tokens: Positive = 200
+    threshold: float = Field(0.0, description="τ; likelihood: nats per token gained")
+
+
+class Validate(Section):
+    """Both filters."""
+
+    execution: Execution = Field(default_factory=lambda: Execution())
+    round_trip: RoundTrip = Field(default_factory=lambda: RoundTrip())
+
+
+class Boost(Section):
+    """Plain fine-tuning of the premium model on the accepted pairs."""
+
+    method: Literal["lora", "full"] = "lora"
+    epochs: Positive = 2
+    learning_rate: float = Field(1e-4, gt=0)
+    batch_size: Positive = 32
+    micro_batch: Positive = 8
+    warmup_ratio: Fraction = 0.05
+    weight_decay: float = Field(0.0, ge=0)
+    seed: int = 0
+
+
+class TaskFile(Section):
+    """One benchmark in HumanEval's file format."""
+
+    name: str
+    file: str
+    mode: Literal["complete", "instruct"] = "instruct"
+    prelude: str | None = Field(None, description="file of code put before each program")
+
+
+class Evaluate(Section):
+    """pass@k of base and tuned models."""
+
+    tasks: list[TaskFile] = Field(default_factory=list)
+    samples: Positive = 1
+    k: list[Positive] = Field(default_factory=lambda: [1])
+    temperature: float = Field(0.0, ge=0)
+    max_new_tokens: Positive = 512
+    batch_size: Positive = 64
+    cpu_seconds: float = Field(5.0, gt=0)
+
+
+class Audit(Section):
+    """Planted canaries. Empty repetitions: none are planted."""
+
+    repetitions: list[Positive] = Field(default_factory=list, description="e.g. [1, 10, 100]")
+    samples: Positive = Field(20, description="samples for each canary's own prompt")
+    seed: int = 0
+
+
+class Config(Section):
+    """One run."""
+
+    data: Data
+    privacy: Privacy
+    prompts: Prompts
+    junior: Model
+    sanitize: Sanitize = Field(default_factory=Sanitize)
+    synthesize: Synthesize = Field(default_factory=Synthesize)
+    validate_: Validate = Field(default_factory=Validate, alias="validate")
+    premium: Model
+    boost: Boost = Field(default_factory=Boost)
+    evaluate: Evaluate = Field(default_factory=Evaluate)
+    audit: Audit = Field(default_factory=Audit)
+
+    @model_validator(mode="after")
+    def _unit_has_a_column(self) -> "Config":
+        columns = self.data.columns
+        if self.privacy.unit == "column" and not (columns and columns.unit):
+            raise ValueError("privacy.unit is column: name it in data.columns.unit")
+        if self.privacy.unit == "record" and self.privacy.max_records_per_unit != 1:
+            raise ValueError("privacy.max_records_per_unit: must be 1 when the unit is the record")
+        return self
+
+
+def plan_of(config: Config) -> PrivacyPlan:
+    """The privacy plan that `config` asks for.
+
+    Raises:
+        UserError: a number is out of range, by field.
+    """
+    p = config.privacy
+    columns = config.data.columns
+    return make_plan(
+        epsilon=p.epsilon,
+        noise_multiplier=p.noise_multiplier,
+        delta=p.delta,
+        units=p.units,
+        batch=p.batch,
+        steps=p.steps,
+        clip_norm=p.clip_norm,
+        unit="record" if p.unit == "record" or columns is None else str(columns.unit),
+        max_records_per_unit=p.max_records_per_unit,
+        reproducible_seed=p.seed if p.noise == "reproducible" else None,
+    )
+
+
+def parse_config(values: Any, name: str = "config") -> Config:
+    """Check plain values.
+
+    Raises:
+        UserError: one line that names the first wrong field and what it should be.
+    """
+    try:
+        return Config.model_validate(values)
+    except ValidationError as error:
+        first = error.errors()[0]
+        field = ".".join(str(part) for part in first["loc"]) or "the whole"
+        more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
+        reason = {
+            "extra_forbidden": "is not a setting; check the spelling against privcode init",
+            "missing": "is missing; add it",
+        }.get(first["type"], first["msg"])
+        raise UserError(f"{name}, field {field}: {reason}{more}") from None
+
+
+def load_config(path: Path | str) -> Config:
+    """Read a YAML file. Relative file names in it are taken from its own directory.
+
+    Raises:
+        UserError: the file is missing, is not YAML, or a field is wrong.
+    """
+    path = Path(path)
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror})") from error
+    except UnicodeDecodeError:
+        raise UserError(f"{path}: not valid UTF-8; re-encode the file as UTF-8") from None
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f", line {mark.line + 1}" if mark else ""
+        raise UserError(f"{path}{where}: not valid YAML; check indentation and quotes") from None
+    config = parse_config(values, str(path))
+    return config.model_copy(update=_rooted(config, path.parent.resolve()))
+
+
+def _rooted(config: Config, root: Path) -> dict[str, Any]:
+    """The sections whose file names were relative and exist beside the config file."""
+
+    def at(name: str | None) -> str | None:
+        return str(root / name) if name and (root / name).exists() else name
+
+    execution = config.validate_.execution
+    return {
+        "data": config.data.model_copy(update={"source": at(config.data.source)}),
+        "prompts": config.prompts.model_copy(update={"file": at(config.prompts.file)}),
+        "junior": config.junior.model_copy(update={"model": at(config.junior.model)}),
+        "premium": config.premium.model_copy(update={"model": at(config.premium.model)}),
+        "validate_": config.validate_.model_copy(
+            update={"execution": execution.model_copy(update={"prelude": at(execution.prelude)})}
+        ),
+        "evaluate": config.evaluate.model_copy(
+            update={
+                "tasks": [
+                    t.model_copy(update={"file": at(t.file), "prelude": at(t.prelude)})
+                    for t in config.evaluate.tasks
+                ]
+            }
+        ),
+    }
+
+
+def dump_config(config: Config) -> str:
+    """The resolved configuration as YAML; `load_config` reads it back to the same values."""
+    values = config.model_dump(mode="python", by_alias=True)
+    return yaml.safe_dump(values, sort_keys=False, allow_unicode=True)
+
+
+def json_number(value: float) -> float | str:
+    """JSON has no infinity: "inf" stands for it."""
+    return value if math.isfinite(value) else str(value)

@@ -1,0 +1,132 @@
+"""The command line: figures as JSON, and one clear line with exit code 2 for bad input."""
+
+import io
+import json
+import subprocess
+import sys
+from contextlib import redirect_stderr, redirect_stdout
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from privcode.cli import main
+
+CONFIG = """\
+data: {source: private.jsonl}
+privacy: {epsilon: 4, delta: 1.0e-6, units: 16000, batch: 256, steps: 60}
+prompts: {source: public, file: prompts.jsonl}
+junior: {model: "bundled:junior"}
+premium: {model: "bundled:premium"}
+"""
+
+
+@dataclass
+class Done:
+    returncode: int
+    stdout: str
+    stderr: str
+
+
+def privcode(*arguments: str | Path) -> Done:
+    """Run the command in this process: importing torch anew takes seconds."""
+    out, err = io.StringIO(), io.StringIO()
+    before, sys.argv = sys.argv, ["privcode", *map(str, arguments)]
+    try:
+        with redirect_stdout(out), redirect_stderr(err):
+            main()
+        code = 0
+    except SystemExit as end:
+        code = int(end.code or 0)
+    finally:
+        sys.argv = before
+    return Done(code, out.getvalue(), err.getvalue())
+
+
+def refused(done: Done, *words: str) -> None:
+    assert done.returncode == 2
+    assert done.stdout == ""
+    assert "Traceback" not in done.stderr
+    for word in words:
+        assert word in done.stderr
+
+
+def account(*more: str) -> Done:
+    return privcode("account", "--records", "19500", "--batch", "256", "--steps", "100", *more)
+
+
+def test_account_prints_one_json_document() -> None:
+    done = account("--epsilon", "4", "--delta", "1e-5", "--json")
+    assert done.returncode == 0, done.stderr
+    facts = json.loads(done.stdout)
+    assert facts["noise_multiplier"] == pytest.approx(0.623, rel=0.01)
+    assert facts["epsilon"] <= 4 < facts["epsilon_rdp"]
+    assert facts["sampling_rate"] == pytest.approx(256 / 19_500)
+    assert (facts["steps"], facts["delta"]) == (100, 1e-5)
+
+
+def test_account_gives_epsilon_for_a_noise_multiplier() -> None:
+    done = account("--noise", "0.98", "--delta", "1e-5", "--json")
+    assert json.loads(done.stdout)["epsilon"] == pytest.approx(1, rel=0.01)
+
+
+def test_account_without_privacy_is_still_json() -> None:
+    done = account("--epsilon", "inf", "--delta", "1e-5", "--json")
+    assert json.loads(done.stdout)["epsilon"] == "inf"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "word"),
+    [
+        (("--epsilon", "-1", "--delta", "1e-5"), "epsilon"),
+        (("--epsilon", "nan", "--delta", "1e-5"), "epsilon"),
+        (("--epsilon", "4", "--delta", "0.5"), "delta"),
+        (("--epsilon", "4", "--delta", "0"), "delta"),
+        (("--epsilon", "4", "--noise", "1", "--delta", "1e-5"), "exactly one"),
+        (("--delta", "1e-5"), "exactly one"),
+    ],
+)
+def test_account_refuses_nonsense_in_one_line(arguments: tuple[str, ...], word: str) -> None:
+    done = account(*arguments)
+    refused(done, word)
+    assert len(done.stderr.strip().splitlines()) == 1
+
+
+def test_plan_reads_no_data_and_states_the_guarantee(tmp_path: Path) -> None:
+    (tmp_path / "privcode.yaml").write_text(CONFIG)
+    facts = json.loads(privcode("plan", tmp_path / "privcode.yaml", "--json").stdout)
+    assert facts["epsilon"] <= 4
+    assert facts["neighbouring"] == "add or remove one unit"
+    assert facts["noise"] == "cryptographic"
+    assert "reproducible_seed" not in facts
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "word"),
+    [
+        ("steps: 60", "step: 60", "privacy.step:"),
+        ("delta: 1.0e-6, ", "", "privacy.delta"),
+        ("delta: 1.0e-6", "delta: 0.1", "privacy.delta"),
+        ("batch: 256", "batch: 0", "privacy.batch"),
+        ("units: 16000", "units: many", "privacy.units"),
+        ("units: 16000", "units: 16000, unit: column", "data.columns.unit"),
+        ("units: 16000", "units: 16000, max_records_per_unit: 2", "max_records_per_unit"),
+        ("source: public", "source: private", "prompts.source"),
+        ("data: {", "data: {{", "not valid YAML"),
+    ],
+)
+def test_a_wrong_config_names_file_and_field(tmp_path: Path, old: str, new: str, word: str) -> None:
+    assert old in CONFIG
+    (tmp_path / "privcode.yaml").write_text(CONFIG.replace(old, new, 1))
+    refused(privcode("plan", tmp_path / "privcode.yaml"), word)
+
+
+def test_a_missing_config_is_one_line(tmp_path: Path) -> None:
+    refused(privcode("plan", tmp_path / "none.yaml"), "none.yaml", "cannot be read")
+
+
+def test_the_command_itself_exits_with_two_and_no_traceback() -> None:
+    command = [sys.executable, "-m", "privcode", "plan", "none.yaml"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert done.stderr == "privcode: none.yaml: cannot be read (No such file or directory)\n"

@@ -1,0 +1,41 @@
+"""Sampling text from a model: one small interface, chosen by config.
+
+Promises: what a generator is asked (`Sampling`) and what it gives back (`Generator`), in terms
+that a local model, vLLM and an OpenAI-compatible endpoint can all meet.
+Does not: import any of them.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How to sample: `n` texts a prompt, each of at most `max_new_tokens` tokens.
+
+    A temperature of 0 is greedy decoding. `seed` is the whole run's; see `Generator.generate`.
+    """
+
+    temperature: float = 1.0
+    top_p: float = 1.0
+    max_new_tokens: int = 256
+    n: int = 1
+    seed: int = 0
+
+
+class Generator(Protocol):
+    """Whatever turns prompts into texts."""
+
+    def generate(
+        self, prompts: Sequence[str], sampling: Sampling, chunk: int = 0
+    ) -> list[list[str]]:
+        """`sampling.n` continuations of each prompt, in the prompts' order.
+
+        `chunk` numbers the call within a run: chunks draw from different seeds, and any chunk can
+        be drawn again by itself. The prompt is not part of a text, nor is a special token.
+
+        Raises:
+            UserError: a prompt is empty or leaves no room in the model's context.
+        """
+        ...

@@ -1,0 +1,119 @@
+"""Sampling with transformers in this process.
+
+Promises: the same prompts, sampling, chunk and batch size give the same texts on the same machine,
+whatever was drawn before; the global random state is left as it was found; texts are drawn from the
+model's distribution as `Sampling` says, its own preferences (top-k, min-p, repetition penalty) not
+applied.
+Does not: recover from a full GPU, or spread a chunk over devices.
+"""
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from peft import PeftModel
+from torch.nn.utils.rnn import pad_sequence
+from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
+
+from privcode.errors import UserError
+from privcode.generation import Sampling
+
+
+@dataclass(frozen=True)
+class LocalGenerator:
+    """A `Generator` over a loaded model; `batch_size` counts sequences, not prompts."""
+
+    model: PreTrainedModel | PeftModel
+    tokenizer: PreTrainedTokenizerBase
+    batch_size: int = 64
+
+    def generate(
+        self, prompts: Sequence[str], sampling: Sampling, chunk: int = 0
+    ) -> list[list[str]]:
+        """See `Generator.generate`.
+
+        A batch whose longest prompt leaves less room in the context than `max_new_tokens` stops
+        where the context ends.
+        """
+        encoded = [self.tokenizer(prompt)["input_ids"] for prompt in prompts]
+        self._check_lengths(encoded)
+        copies = sampling.n if sampling.temperature > 0 else 1
+        # Longest first: a batch that does not fit in memory fails at once, not after an hour.
+        rows = sorted(
+            (index for index in range(len(prompts)) for _ in range(copies)),
+            key=lambda index: -len(encoded[index]),
+        )
+        texts: list[list[str]] = [[] for _ in prompts]
+        training = self.model.training
+        self.model.eval()
+        try:
+            with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
+                for start in range(0, len(rows), self.batch_size):
+                    batch = rows[start : start + self.batch_size]
+                    torch.manual_seed(_seed(sampling.seed, chunk, start // self.batch_size))
+                    answers = self._continue([encoded[index] for index in batch], sampling)
+                    for index, answer in zip(batch, answers, strict=True):
+                        texts[index].append(answer)
+        finally:
+            self.model.train(training)
+        return [answers * (sampling.n // copies) for answers in texts]
+
+    def _continue(self, batch: list[list[int]], sampling: Sampling) -> list[str]:
+        """One continuation of each row of token ids; draws from the global generator."""
+        device = self.model.device
+        ids = [torch.tensor(row, device=device) for row in batch]
+        longest = max(len(row) for row in batch)
+        output = self.model.generate(
+            input_ids=pad_sequence(ids, True, self.tokenizer.pad_token_id, "left"),
+            attention_mask=pad_sequence([torch.ones_like(row) for row in ids], True, 0, "left"),
+            generation_config=self._config(sampling, self._context() - longest),
+        )
+        texts: list[str] = self.tokenizer.batch_decode(
+            output[:, longest:], skip_special_tokens=True, clean_up_tokenization_spaces=False
+        )
+        return texts
+
+    def _config(self, sampling: Sampling, room: int) -> Any:
+        # transformers fills what is left unset from the model's own generation_config, so what
+        # would bend the distribution is set here to its neutral value.
+        own = self.model.generation_config.eos_token_id
+        drawn: dict[str, float] = {}
+        if sampling.temperature > 0:
+            drawn = {
+                "temperature": sampling.temperature,
+                "top_p": sampling.top_p,
+                "top_k": 0,
+                "min_p": 0.0,
+                "typical_p": 1.0,
+            }
+        return GenerationConfig(
+            do_sample=sampling.temperature > 0,
+            num_beams=1,
+            repetition_penalty=1.0,
+            no_repeat_ngram_size=0,
+            max_new_tokens=min(sampling.max_new_tokens, room),
+            eos_token_id=self.tokenizer.eos_token_id if own is None else own,
+            pad_token_id=self.tokenizer.pad_token_id,
+            **drawn,
+        )
+
+    def _context(self) -> int:
+        return int(self.model.config.get_text_config().max_position_embeddings)
+
+    def _check_lengths(self, encoded: list[list[int]]) -> None:
+        context = self._context()
+        for number, ids in enumerate(encoded, start=1):
+            if not ids:
+                raise UserError(f"prompt {number} of the chunk is empty; give it some text")
+            if len(ids) >= context:
+                raise UserError(
+                    f"prompt {number} of the chunk has {len(ids)} tokens and the model's context "
+                    f"is {context}; shorten it or choose a model with a longer context"
+                )
+
+
+def _seed(seed: int, chunk: int, batch: int) -> int:
+    digest = hashlib.sha256(f"{seed} {chunk} {batch}".encode()).digest()
+    return int.from_bytes(digest[:8], "big") >> 1

@@ -1,0 +1,160 @@
+"""Models, tokenizers and adapters, loaded by name; prompts filled from templates.
+
+Promises: a name that cannot be loaded is one line for the person, never a traceback; remote code
+is never run; a template's braces are the only ones read, so code may hold any.
+Does not: train, quantise, or spread one model over several devices.
+"""
+
+import re
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from peft import LoraConfig, PeftModel, get_peft_model
+from safetensors import SafetensorError
+from transformers import (
+    AutoModel,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+
+from privcode.errors import UserError
+
+Dtype = Literal["float32", "bfloat16", "float16"]
+
+LORA_TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+
+_BUNDLED = "bundled:"
+_ASSETS = Path(__file__).parent / "assets"
+_FIELDS = ("prompt", "code", "language")
+_PLACEHOLDER = re.compile(r"\{(" + "|".join(_FIELDS) + r")\}")
+# What the libraries raise for a missing, half-written or unsupported model.
+_LOAD_ERRORS = (OSError, ValueError, KeyError, ImportError, RuntimeError, SafetensorError)
+
+
+def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
+    """The fast tokenizer of model `name` (a directory, a hub name or "bundled:junior").
+
+    A tokenizer without a pad token pads with its end-of-sequence token.
+
+    Raises:
+        UserError: it cannot be loaded, reports no offsets, or has neither token.
+    """
+    tokenizer = _load(AutoTokenizer, "tokenizer", name)
+    if not tokenizer.is_fast:
+        raise UserError(
+            f"tokenizer {name}: reports no offsets; choose a model with a tokenizer.json"
+        )
+    if tokenizer.pad_token_id is None:
+        if tokenizer.eos_token_id is None:
+            raise UserError(
+                f"tokenizer {name}: has neither a pad nor an end-of-sequence token; "
+                "set one in its tokenizer_config.json"
+            )
+        tokenizer.pad_token = tokenizer.eos_token
+    return tokenizer
+
+
+def load_model(name: str, dtype: Dtype = "float32") -> PreTrainedModel:
+    """The causal language model `name` in `dtype`, in eval mode, on the GPU where there is one.
+
+    Raises:
+        UserError: it cannot be loaded.
+    """
+    return _load(AutoModelForCausalLM, "model", name, dtype=getattr(torch, dtype)).to(_device())
+
+
+def load_encoder(name: str) -> PreTrainedModel:
+    """The model `name` without its head, fp32, in eval mode: texts to hidden states.
+
+    Raises:
+        UserError: it cannot be loaded.
+    """
+    return _load(AutoModel, "model", name, dtype=torch.float32).to(_device())
+
+
+def attach_lora(
+    model: PreTrainedModel,
+    r: int,
+    alpha: float,
+    dropout: float,
+    targets: list[str] | None = None,
+) -> PeftModel:
+    """`model` frozen under trainable fp32 LoRA adapters (paper, released settings).
+
+    Args:
+        model: changed in place; its weights are frozen.
+        r: the adapters' rank.
+        alpha: the update is scaled by alpha / r.
+        dropout: on the adapters' input.
+        targets: names of linear layers; without it those of `LORA_TARGETS` that the model has.
+
+    Raises:
+        UserError: a named target is not in the model, or it has none of the default ones.
+    """
+    present = {name.rpartition(".")[2] for name, _ in model.named_modules()}
+    chosen = [name for name in LORA_TARGETS if name in present] if targets is None else targets
+    unknown = [name for name in chosen if name not in present]
+    if unknown or not chosen:
+        missing = ", ".join(unknown) or "none of " + ", ".join(LORA_TARGETS)
+        raise UserError(
+            f"junior.lora.targets: the model has no such layer ({missing}); "
+            "name linear layers of this model"
+        )
+    config = LoraConfig(
+        task_type="CAUSAL_LM", r=r, lora_alpha=alpha, lora_dropout=dropout, target_modules=chosen
+    )
+    return get_peft_model(model, config, autocast_adapter_dtype=True)
+
+
+def load_adapter(model: PreTrainedModel, path: Path) -> PeftModel:
+    """`model` with the adapter saved at `path`, for inference.
+
+    Raises:
+        UserError: there is no adapter at `path`, or it is not one of this model.
+    """
+    if not (path / "adapter_config.json").is_file():
+        raise UserError(f"{path}: holds no adapter_config.json; give an adapter's directory")
+    try:
+        return PeftModel.from_pretrained(model, str(path), is_trainable=False).eval()
+    except _LOAD_ERRORS as error:
+        raise UserError(f"{path}: the adapter cannot be loaded ({_reason(error)})") from error
+
+
+def render(template: str, **fields: str) -> str:
+    """`template` with {prompt}, {code} and {language} replaced once by `fields`.
+
+    Other braces, and braces inside a field, stay as they are. A placeholder without a field stays
+    too; a field the template does not use is ignored.
+
+    Raises:
+        TypeError: a field is none of the three.
+    """
+    if unknown := set(fields) - set(_FIELDS):
+        raise TypeError(f"render() has no field {', '.join(sorted(unknown))}")
+    return _PLACEHOLDER.sub(lambda match: fields.get(match[1], match[0]), template)
+
+
+def _load(kind: Any, noun: str, name: str, **options: Any) -> Any:
+    source = name
+    if name.startswith(_BUNDLED):
+        source = str(_ASSETS / name.removeprefix(_BUNDLED))
+    try:
+        loaded = kind.from_pretrained(source, trust_remote_code=False, **options)
+    except _LOAD_ERRORS as error:
+        raise UserError(
+            f"{noun} {name}: cannot be loaded ({_reason(error)}); give a model directory, "
+            "a hub name, bundled:junior or bundled:premium"
+        ) from error
+    return loaded
+
+
+def _reason(error: Exception) -> str:
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    return lines[0].rstrip(".:")
+
+
+def _device() -> str:
+    return "cuda" if torch.cuda.is_available() else "cpu"

@@ -1,0 +1,197 @@
+"""Boost (paper section 4.3): supervised fine-tuning of the premium model on the synthetic pairs.
+
+Promises: the loss is on the completion and its end token only; prompt and completion are tokenised
+apart, as generation will see them; a run that was killed and is called again with the same
+arguments continues from its last whole checkpoint and, on one CPU with the same threads, writes
+the bytes the uninterrupted run writes; `output` appears whole or not at all.
+Does not: touch private data, pack or cut pairs, evaluate, or see that the model given again is
+the same.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from datasets import Dataset
+from transformers import PrinterCallback, TrainerCallback, set_seed
+from trl import SFTConfig, SFTTrainer
+
+from privcode.errors import UserError
+from privcode.files import read_json, write_json
+from privcode.models import attach_lora
+
+_COMPLETE = "complete.json"
+
+
+def encode(
+    tokenizer: Any, pairs: Sequence[tuple[str, str]], max_tokens: int
+) -> list[dict[str, list[int]]]:
+    """`input_ids` and `labels` (-100 on the prompt) of every pair of at most `max_tokens` tokens.
+
+    The prompt is rendered already, so it gets no template; a completion gets no special token but
+    the end token.
+    """
+    rows = []
+    for prompt, completion in pairs:
+        head = tokenizer(prompt, add_special_tokens=False)["input_ids"]
+        body = tokenizer(completion, add_special_tokens=False)["input_ids"]
+        body = [*body, tokenizer.eos_token_id]
+        if len(head) + len(body) <= max_tokens:
+            rows.append({"input_ids": head + body, "labels": [-100] * len(head) + body})
+    return rows
+
+
+class _Watch(TrainerCallback):  # type: ignore[misc]
+    """Marks a checkpoint once all of it is on disk, and reports steps."""
+
+    def __init__(self, key: str, progress: Callable[[int], None] | None) -> None:
+        self.key, self.progress = key, progress
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        if self.progress and state.global_step:
+            self.progress(state.global_step)
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        if self.progress:
+            self.progress(1)
+
+    def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        os.sync()
+        folder = Path(args.output_dir, f"checkpoint-{state.global_step}")
+        write_json(folder / _COMPLETE, {"key": self.key})
+
+
+def _last_complete(checkpoints: Path, key: str) -> Path | None:
+    """The newest whole checkpoint of this very training; all others are removed."""
+    whole: dict[int, Path] = {}
+    for folder in checkpoints.glob("checkpoint-*"):
+        mark = folder / _COMPLETE
+        if mark.exists() and read_json(mark) == {"key": key}:
+            whole[int(folder.name.removeprefix("checkpoint-"))] = folder
+        else:
+            shutil.rmtree(folder)
+    return whole[max(whole)] if whole else None
+
+
+def _publish(model: Any, tokenizer: Any | None, output: Path) -> None:
+    """Write the adapter, or the whole model with its tokenizer, under another name and rename."""
+    temporary = output.with_name(f".{output.name}.tmp")
+    shutil.rmtree(temporary, ignore_errors=True)
+    model.save_pretrained(temporary)
+    if tokenizer is not None:
+        tokenizer.save_pretrained(temporary)
+    adapter = temporary / "adapter_config.json"
+    if adapter.exists():  # peft writes sets of names in the order of the process's hash seed
+        config = read_json(adapter)
+        for name in ("target_modules", "exclude_modules", "modules_to_save"):
+            if isinstance(config.get(name), list):
+                config[name].sort()
+        write_json(adapter, config)
+    os.sync()
+    if output.exists():
+        shutil.rmtree(output)
+    os.replace(temporary, output)
+
+
+def boost(
+    model: Any,
+    tokenizer: Any,
+    pairs: Sequence[tuple[str, str]],
+    *,
+    method: Literal["lora", "full"],
+    rank: int,
+    alpha: int,
+    dropout: float,
+    targets: list[str] | None,
+    epochs: float,
+    learning_rate: float,
+    batch_size: int,
+    micro_batch: int,
+    max_tokens: int,
+    warmup_ratio: float,
+    scheduler: str,
+    weight_decay: float,
+    seed: int,
+    checkpoints: Path,
+    output: Path,
+    save_every: int = 100,
+    progress: Callable[[int], None] | None = None,
+) -> int:
+    """Tune `model` on (rendered prompt, completion) pairs and write the result to `output`.
+
+    The model is changed in place and trains where it lies (fp32 on CPU, bf16 autocast on a GPU
+    that has it). `rank`, `alpha`, `dropout`, `targets` matter to "lora" only, which writes
+    a plain PEFT adapter; "full" writes the model and its tokenizer. `progress` counts optimizer
+    steps, those before a resume included. The checkpoints are removed when `output` is there.
+
+    Returns:
+        How many pairs were left out because they are longer than `max_tokens`: a cut completion
+        would teach code that stops half-way.
+
+    Raises:
+        UserError: `batch_size` is not a multiple of `micro_batch`; no pair is short enough; the
+            tokenizer has no end token.
+    """
+    if micro_batch < 1 or batch_size < 1 or batch_size % micro_batch:
+        raise UserError(
+            f"boost.batch_size: {batch_size} is not a multiple of boost.micro_batch {micro_batch}; "
+            "change one of them"
+        )
+    if tokenizer.eos_token_id is None:
+        raise UserError("premium.model: the tokenizer has no end token; choose another model")
+    rows = encode(tokenizer, pairs, max_tokens)
+    if not rows:
+        raise UserError(
+            f"boost.max_tokens: none of {len(pairs)} pairs has at most {max_tokens} tokens; "
+            "raise it"
+        )
+    on_cpu = model.device.type == "cpu"
+    settings: dict[str, Any] = {
+        "num_train_epochs": epochs,
+        "learning_rate": learning_rate,
+        "per_device_train_batch_size": micro_batch,
+        "gradient_accumulation_steps": batch_size // micro_batch,
+        "warmup_steps": warmup_ratio,  # below 1 it is a ratio
+        "lr_scheduler_type": scheduler,
+        "weight_decay": weight_decay,
+        "seed": seed,
+        "save_steps": save_every,
+    }
+    adapter = {"rank": rank, "alpha": alpha, "dropout": dropout, "targets": targets}
+    trained = [settings, method, adapter if method == "lora" else None, rows]
+    key = hashlib.sha256(json.dumps(trained).encode()).hexdigest()
+    resume = _last_complete(checkpoints, key)
+    if method == "lora":
+        set_seed(seed)  # the adapter starts from random numbers
+        model = attach_lora(model, rank, alpha, dropout, targets)
+    trainer = SFTTrainer(
+        model=model,
+        args=SFTConfig(
+            output_dir=str(checkpoints),
+            use_cpu=on_cpu,
+            bf16=not on_cpu and bool(torch.cuda.is_bf16_supported()),
+            gradient_checkpointing=not on_cpu,
+            max_length=None,  # `encode` has left out what is too long
+            dataset_kwargs={"skip_prepare_dataset": True},
+            save_strategy="steps",
+            # Two, so that the last whole one outlives the writing of the next.
+            save_total_limit=2,
+            logging_strategy="no",
+            report_to=[],
+            disable_tqdm=True,
+            **settings,
+        ),
+        train_dataset=Dataset.from_list(rows),
+        processing_class=tokenizer,
+        callbacks=[_Watch(key, progress)],
+    )
+    trainer.remove_callback(PrinterCallback)  # it would print to stdout
+    trainer.train(resume_from_checkpoint=str(resume) if resume else None)
+    _publish(trainer.model, tokenizer if method == "full" else None, output)
+    shutil.rmtree(checkpoints, ignore_errors=True)
+    return len(pairs) - len(rows)

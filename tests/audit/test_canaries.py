@@ -1,0 +1,84 @@
+"""Canaries are what they claim to be, and a leak is counted where it happened."""
+
+import ast
+import json
+from ipaddress import ip_address
+
+import pytest
+
+from privcode.audit.canaries import KINDS, Canary, leaks, plant, records
+from privcode.errors import UserError
+
+COUNTS = (1, 5, 10, 100)
+
+
+def test_each_repetition_count_gets_one_canary_of_each_kind() -> None:
+    planted = [(c.repetitions, c.kind) for c in plant(COUNTS, 3)]
+    assert planted == [(n, kind) for n in COUNTS for kind in KINDS]
+
+
+def test_the_same_seed_plants_the_same_canaries_and_another_seed_shares_no_secret() -> None:
+    assert plant(COUNTS, 3) == plant(COUNTS, 3)
+    assert not {c.secret for c in plant(COUNTS, 3)} & {c.secret for c in plant(COUNTS, 4)}
+
+
+def test_secrets_and_prompts_are_unique_over_many_seeds() -> None:
+    many = [c for seed in range(300) for c in plant(COUNTS, seed)]
+    assert len({c.secret for c in many}) == len(many) == 300 * 20
+    assert len({c.prompt for c in plant(COUNTS, 0)}) == 20
+
+
+def test_the_secret_is_verbatim_in_a_completion_that_is_python_and_not_in_the_prompt() -> None:
+    for canary in plant(COUNTS, 3):
+        ast.parse(canary.completion)
+        assert canary.completion.count(canary.secret) == 1
+        assert canary.secret not in canary.prompt
+
+
+def test_addresses_cannot_belong_to_anybody() -> None:
+    for canary in plant(COUNTS, 3):
+        if canary.kind == "ip":
+            assert not ip_address(canary.secret).is_global
+            assert str(ip_address(canary.secret)) == canary.secret
+        if canary.kind == "email":
+            assert canary.secret.endswith(".example")
+
+
+def test_each_repetition_is_a_record_and_a_unit_of_its_own() -> None:
+    planted = records(plant(COUNTS, 3))
+    assert len(planted) == 5 * sum(COUNTS)
+    assert len({r.unit for r in planted}) == len(planted)
+    assert all(r.unit.startswith("canary-") for r in planted)
+    assert {(r.language, r.row) for r in planted} == {("python", 0)}
+
+
+@pytest.mark.parametrize("counts", [(0,), (1, 1), (5, -2)])
+def test_a_count_below_one_or_given_twice_is_refused(counts: tuple[int, ...]) -> None:
+    with pytest.raises(UserError, match="at least 1"):
+        plant(counts, 0)
+
+
+def test_leaks_are_counted_by_repetitions_and_by_kind() -> None:
+    canaries = plant((1, 10), 3)
+    texts = iter([f"x = '{canaries[5].secret}'", canaries[5].secret + canaries[7].secret, "pass"])
+    result = leaks(canaries, texts)
+    assert (result["planted"], result["leaked"]) == (10, 2)
+    assert result["by_repetitions"] == {
+        "1": {"planted": 5, "leaked": 0},
+        "10": {"planted": 5, "leaked": 2},
+    }
+    leaked = {kind: counts["leaked"] for kind, counts in result["by_kind"].items()}
+    assert leaked == {"email": 1, "name": 0, "ip": 1, "password": 0, "username": 0}
+
+
+def test_only_a_verbatim_secret_counts() -> None:
+    canary = Canary("name", "p", "Mira Tolvane", "Mira Tolvane", 1)
+    assert leaks([canary], ["mira tolvane", "Mira", "Tolvane", "Mira  Tolvane"])["leaked"] == 0
+    assert leaks([canary], ["say Mira Tolvane!"])["leaked"] == 1
+
+
+def test_the_result_is_json_and_holds_no_secret() -> None:
+    canaries = plant(COUNTS, 3)
+    text = json.dumps(leaks(canaries, [c.completion for c in canaries]))
+    assert json.loads(text)["leaked"] == 20
+    assert not any(c.secret in text for c in canaries)

@@ -1,0 +1,192 @@
+"""Boost: what is learned from, what is written, and that a kill costs nothing but time."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from peft import PeftModel
+from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM
+
+import privcode
+from privcode.errors import UserError
+from privcode.files import sha256_tree
+from privcode.stages.boost import boost, encode
+
+ASSET = Path(privcode.__file__).parent / "assets" / "junior"
+PAIRS = [(f"Return {n}.\n", f"def f():\n    return {n}\n") for n in range(24)]
+
+
+def tiny() -> tuple[Any, Any]:
+    tokenizer = AutoTokenizer.from_pretrained(ASSET)
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=32,
+        intermediate_size=48,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        eos_token_id=tokenizer.eos_token_id,
+    )
+    return LlamaForCausalLM(config), tokenizer
+
+
+def run(tmp: Path, method: Any = "lora", **changes: Any) -> int:
+    model, tokenizer = tiny()
+    torch.seed()  # what was drawn before must not matter
+    arguments: dict[str, Any] = {
+        "method": method,
+        "rank": 4,
+        "alpha": 8,
+        "dropout": 0.1,
+        "targets": None,
+        "epochs": 3,
+        "learning_rate": 1e-2,
+        "batch_size": 4,
+        "micro_batch": 2,
+        "max_tokens": 128,
+        "warmup_ratio": 0.1,
+        "scheduler": "cosine",
+        "weight_decay": 0.01,
+        "seed": 5,
+        "checkpoints": tmp / "checkpoints",
+        "output": tmp / "out",
+        "save_every": 4,
+    }
+    return boost(model, tokenizer, changes.pop("pairs", PAIRS), **(arguments | changes))
+
+
+def test_the_loss_is_on_the_completion_and_its_end_token_only() -> None:
+    tokenizer = AutoTokenizer.from_pretrained(ASSET)
+    (row,) = encode(tokenizer, PAIRS[:1], 128)
+    head = tokenizer(PAIRS[0][0], add_special_tokens=False)["input_ids"]
+    learned = [token for token in row["labels"] if token != -100]
+    assert row["labels"][: len(head)] == [-100] * len(head)
+    assert row["input_ids"] == head + learned
+    assert tokenizer.decode(learned[:-1]) == PAIRS[0][1]
+    assert learned[-1] == tokenizer.eos_token_id
+
+
+def test_a_pair_that_is_too_long_is_left_out_whole_and_counted(tmp_path: Path) -> None:
+    long = ("Return it.\n", "x = 1\n" * 200)
+    assert run(tmp_path, pairs=[*PAIRS[:4], long], epochs=1) == 1
+
+
+def test_no_pair_short_enough_is_refused_by_setting(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"boost\.max_tokens"):
+        run(tmp_path, max_tokens=2)
+
+
+def test_a_batch_that_micro_batches_do_not_fill_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"boost\.batch_size"):
+        run(tmp_path, batch_size=5)
+
+
+def test_lora_writes_a_plain_adapter_that_lowers_the_loss(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    steps: list[int] = []
+    assert run(tmp_path, progress=steps.append) == 0
+    assert capsys.readouterr().out == ""
+    assert sum(steps) == 3 * 24 // 4
+    assert [p.name for p in tmp_path.iterdir()] == ["out"]
+    assert not (tmp_path / "out" / "model.safetensors").exists()
+    model, tokenizer = tiny()
+    rows = encode(tokenizer, PAIRS, 128)
+
+    def loss(model: Any) -> float:
+        with torch.no_grad():
+            return sum(
+                model(**{k: torch.tensor([v]) for k, v in row.items()}).loss.item() for row in rows
+            )
+
+    before = loss(model.eval())
+    assert loss(PeftModel.from_pretrained(model, tmp_path / "out").eval()) < before
+
+
+def test_full_writes_a_model_and_tokenizer_that_load_and_the_prompt_is_not_learned(
+    tmp_path: Path,
+) -> None:
+    run(tmp_path, "full", learning_rate=1e-3)
+    before, tokenizer = tiny()
+    after = AutoModelForCausalLM.from_pretrained(tmp_path / "out")
+    assert len(AutoTokenizer.from_pretrained(tmp_path / "out")) == len(tokenizer)
+    # Output rows move by gradient for every token through the softmax, so look at the loss.
+    head = torch.tensor([tokenizer(PAIRS[0][0], add_special_tokens=False)["input_ids"]])
+    body = torch.tensor([encode(tokenizer, PAIRS[:1], 128)[0]["input_ids"]])
+    labels = torch.tensor([encode(tokenizer, PAIRS[:1], 128)[0]["labels"]])
+    with torch.no_grad():
+        gain = [
+            (before(x, labels=y).loss - after(x, labels=y).loss).item()
+            for x, y in ((head, head), (body, labels))
+        ]
+    assert gain[1] > 2 * abs(gain[0])
+
+
+def test_a_second_call_continues_from_the_last_whole_checkpoint(tmp_path: Path) -> None:
+    run(tmp_path / "whole")
+    left = iter(range(10))
+
+    def stop(_: int) -> None:
+        if next(left) == 9:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path / "cut", progress=stop)
+    broken = tmp_path / "cut" / "checkpoints" / "checkpoint-12"  # a kill in the middle of a save
+    broken.mkdir()
+    (broken / "trainer_state.json").write_text("{")
+    steps: list[int] = []
+    run(tmp_path / "cut", progress=steps.append)
+    assert steps == [8] + [1] * 10
+    assert sha256_tree(tmp_path / "cut" / "out") == sha256_tree(tmp_path / "whole" / "out")
+
+
+def start(tmp: Path, method: str) -> subprocess.Popen[bytes]:
+    code = f"import test_boost, pathlib; test_boost.run(pathlib.Path({str(tmp)!r}), {method!r})"
+    path = os.pathsep.join([str(Path(__file__).parent), str(Path(privcode.__file__).parents[1])])
+    env = {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
+    return subprocess.Popen(
+        [sys.executable, "-c", code], env=env, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
+    )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", ["lora", "full"])
+def test_a_killed_run_called_again_writes_the_bytes_of_an_uninterrupted_one(
+    tmp_path: Path, method: str
+) -> None:
+    whole, cut = tmp_path / "whole", tmp_path / "cut"
+    process = start(whole, method)
+    assert process.wait(timeout=120) == 0, process.stderr and process.stderr.read()
+
+    process = start(cut, method)
+    deadline = time.monotonic() + 120
+    while not list(cut.glob("checkpoints/checkpoint-*/complete.json")):
+        assert process.poll() is None, "it ended before it could be killed"
+        assert time.monotonic() < deadline
+        time.sleep(0.002)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert not (cut / "out").exists()
+    # What a kill in the middle of the next save leaves: a newer checkpoint without its mark.
+    broken = cut / "checkpoints" / "checkpoint-17"
+    broken.mkdir()
+    (broken / "trainer_state.json").write_text(json.dumps({"global_step": 17})[:9])
+
+    process = start(cut, method)
+    assert process.wait(timeout=120) == 0, process.stderr and process.stderr.read()
+    assert sha256_tree(cut / "out") == sha256_tree(whole / "out")
+
+
+def test_checkpoints_of_other_settings_are_not_continued(tmp_path: Path) -> None:
+    stale = tmp_path / "checkpoints" / "checkpoint-4"
+    stale.mkdir(parents=True)
+    (stale / "complete.json").write_text('{"key": "of another run"}')
+    assert run(tmp_path, epochs=1) == 0

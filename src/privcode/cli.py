@@ -99,6 +99,37 @@ not covered       a secret that stands in the records of several units is protec
     answer(facts, as_json, text)
 
 
+RunFolder = Annotated[Path, typer.Argument(help="A run's directory.")]
+
+
+@app.command()
+def sanitize(
+    config: Annotated[Path, typer.Argument(help="The run's YAML file, or its directory.")],
+    out: Annotated[Path | None, typer.Option(help="Run directory; default runs/NAME.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Stage 1: tune the junior on the private records with DP-SGD."""
+    from privcode.config import load_config
+    from privcode.run import Run
+
+    if config.is_dir():
+        run = Run.open(config)
+    else:
+        run = Run(load_config(config), out or Path("runs") / config.stem)
+    run.sanitize()
+    answer({"run": str(run.out), "adapter": str(run.junior)}, as_json, f"run {run.out}")
+
+
+@app.command()
+def synthesize(run: RunFolder, as_json: Json = False) -> None:
+    """Stage 2a: sample solutions of the public prompts from the DP junior."""
+    from privcode.run import Run
+
+    opened = Run.open(run)
+    opened.synthesize()
+    answer({"run": str(run), "samples": str(opened.raw)}, as_json, f"samples {opened.raw}")
+
+
 def main() -> None:
     """Entry point: turns `UserError` into one line and exit code 2."""
     try:

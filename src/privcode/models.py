@@ -5,7 +5,9 @@ is never run; a template's braces are the only ones read, so code may hold any.
 Does not: train, quantise, or spread one model over several devices.
 """
 
+import os
 import re
+import shutil
 from pathlib import Path
 from typing import Any, Literal
 
@@ -21,6 +23,7 @@ from transformers import (
 )
 
 from privcode.errors import UserError
+from privcode.files import read_json, write_json
 
 Dtype = Literal["float32", "bfloat16", "float16"]
 
@@ -121,6 +124,34 @@ def load_adapter(model: PreTrainedModel, path: Path) -> PeftModel:
         return PeftModel.from_pretrained(model, str(path), is_trainable=False).eval()
     except _LOAD_ERRORS as error:
         raise UserError(f"{path}: the adapter cannot be loaded ({_reason(error)})") from error
+
+
+def save_model(model: Any, output: Path, tokenizer: Any | None = None) -> None:
+    """Write an adapter, or a whole model, to a temporary folder and rename it to `output`.
+
+    Raises:
+        UserError: the disk is full or the folder cannot be written.
+    """
+    temporary = output.with_name(f".{output.name}.tmp")
+    shutil.rmtree(temporary, ignore_errors=True)
+    try:
+        model.save_pretrained(temporary)
+        if tokenizer is not None:
+            tokenizer.save_pretrained(temporary)
+        (temporary / "README.md").unlink(missing_ok=True)  # peft's model card, a blank form
+        adapter = temporary / "adapter_config.json"
+        if adapter.exists():  # peft writes sets of names in the order of the process's hash seed
+            config = read_json(adapter)
+            for name in ("target_modules", "exclude_modules", "modules_to_save"):
+                if isinstance(config.get(name), list):
+                    config[name].sort()
+            write_json(adapter, config)
+        os.sync()
+        shutil.rmtree(output, ignore_errors=True)
+        os.replace(temporary, output)
+    except (OSError, SafetensorError) as error:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise UserError(f"{output}: cannot be written ({_reason(error)}); free space") from error
 
 
 def render(template: str, **fields: str) -> str:

@@ -11,9 +11,8 @@ import fcntl
 import hashlib
 import os
 import platform
-import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from importlib.metadata import version
@@ -129,7 +128,7 @@ class Run:
 
     def sanitize(self) -> None:
         """Stage 1: tune the junior on the private records under the plan."""
-        from privcode.models import load_tokenizer
+        from privcode.models import load_tokenizer, save_model
         from privcode.privacy.ledger import Ledger
         from privcode.stages.sanitize import Settings, by_unit, encode, sanitize
 
@@ -182,8 +181,48 @@ class Run:
                     progress,
                 )
             write_jsonl(self.private / "curve.jsonl", curve, mode=0o600)
-            publish(self.junior, lambda folder: model.save_pretrained(folder))
+            save_model(model, self.junior)
+            (self.private / "checkpoint.pt").unlink()
             say(f"sanitize: adapter in {self.junior}; next: privcode synthesize {self.out}")
+
+    def synthesize(self) -> None:
+        """Stage 2a: sample solutions of the public prompts from the DP junior."""
+        from privcode.generation import Sampling
+        from privcode.generation.local import LocalGenerator
+        from privcode.models import load_adapter, load_model, load_tokenizer
+        from privcode.prompts import read_prompts
+        from privcode.stages.synthesize import synthesize
+
+        self._after("sanitize")
+        with self._stage("synthesize", [self.junior], [self.raw]) as needed:
+            if not needed:
+                return
+            config, section = self.config.synthesize, self.config.junior
+            chosen = self.config.prompts
+            prompts = read_prompts(chosen.file, chosen.column, chosen.limit)
+            model = load_adapter(load_model(section.model, section.dtype), self.junior)
+            generator = LocalGenerator(model, load_tokenizer(section.model), config.batch_size)
+            sampling = Sampling(
+                temperature=config.temperature,
+                top_p=config.top_p,
+                max_new_tokens=config.max_new_tokens,
+                n=config.samples_per_prompt,
+                seed=config.seed,
+            )
+            with progress_bar("synthesize", len(prompts)) as progress:
+                synthesize(
+                    generator,
+                    prompts,
+                    [rendered(section, p) for p in prompts],
+                    sampling,
+                    self.raw,
+                    progress=progress,
+                )
+            say(f"synthesize: samples in {self.raw}; next: privcode validate {self.out}")
+
+    def _after(self, earlier: str) -> None:
+        if earlier not in self._stages():
+            raise UserError(f"{self.out}: {earlier} is not done; privcode {earlier} {self.out}")
 
     def _trainable(self, section: Model, seed: int) -> Any:
         import torch
@@ -243,22 +282,3 @@ def private_records(config: Config) -> tuple[list[Record], dict[str, Any], str]:
     planted = canaries.records(canaries.plant(config.audit.repetitions, config.audit.seed))
     counts = {**asdict(report), "over_the_bound": dropped, "canaries": len(planted)}
     return [*kept, *planted], counts, fingerprint
-
-
-def publish(folder: Path, save: Callable[[Path], object]) -> None:
-    """Let `save` fill a temporary folder, then rename it to `folder`.
-
-    Raises:
-        UserError: the disk is full.
-    """
-    temporary = folder.with_name(f".{folder.name}.tmp")
-    shutil.rmtree(temporary, ignore_errors=True)
-    try:
-        temporary.mkdir(parents=True)
-        save(temporary)
-        (temporary / "README.md").unlink(missing_ok=True)  # peft's model card template
-        shutil.rmtree(folder, ignore_errors=True)
-        temporary.rename(folder)
-    except OSError as error:
-        shutil.rmtree(temporary, ignore_errors=True)
-        raise UserError(f"{folder}: cannot be written ({error}); free space") from error

@@ -68,7 +68,7 @@ def test_greedy_gives_n_equal_texts(generator: Generator) -> None:
 
 
 def test_each_prompt_gets_n_texts_that_differ(generator: Generator) -> None:
-    sampling = Sampling(temperature=1.5, max_new_tokens=24, n=3)
+    sampling = Sampling(temperature=3.0, max_new_tokens=24, n=3)
     texts = generator.generate(PROMPTS, sampling)
     assert [len(answers) for answers in texts] == [3] * len(PROMPTS)
     assert len({text for answers in texts for text in answers}) > 2 * len(PROMPTS)
@@ -101,8 +101,9 @@ def test_training_mode_is_off_while_sampling_and_restored(tokenizer: Any) -> Non
     tuned = attach_lora(load_model("bundled:junior"), r=4, alpha=8, dropout=0.9)
     for name, weight in tuned.named_parameters():
         if "lora_B" in name:
-            torch.nn.init.normal_(weight, std=0.05)
+            torch.nn.init.normal_(weight, std=0.5)
     generator = LocalGenerator(tuned, tokenizer)
+    tuned.eval()
     quiet = generator.generate(PROMPTS[:2], GREEDY)
     tuned.train()
     assert generator.generate(PROMPTS[:2], GREEDY) == quiet

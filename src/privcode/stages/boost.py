@@ -23,7 +23,7 @@ from trl import SFTConfig, SFTTrainer
 
 from privcode.errors import UserError
 from privcode.files import read_json, write_json
-from privcode.models import attach_lora
+from privcode.models import attach_lora, save_model
 
 _COMPLETE = "complete.json"
 
@@ -76,26 +76,6 @@ def _last_complete(checkpoints: Path, key: str) -> Path | None:
         else:
             shutil.rmtree(folder)
     return whole[max(whole)] if whole else None
-
-
-def _publish(model: Any, tokenizer: Any | None, output: Path) -> None:
-    """Write the adapter, or the whole model with its tokenizer, under another name and rename."""
-    temporary = output.with_name(f".{output.name}.tmp")
-    shutil.rmtree(temporary, ignore_errors=True)
-    model.save_pretrained(temporary)
-    if tokenizer is not None:
-        tokenizer.save_pretrained(temporary)
-    adapter = temporary / "adapter_config.json"
-    if adapter.exists():  # peft writes sets of names in the order of the process's hash seed
-        config = read_json(adapter)
-        for name in ("target_modules", "exclude_modules", "modules_to_save"):
-            if isinstance(config.get(name), list):
-                config[name].sort()
-        write_json(adapter, config)
-    os.sync()
-    if output.exists():
-        shutil.rmtree(output)
-    os.replace(temporary, output)
 
 
 def boost(
@@ -192,6 +172,6 @@ def boost(
     )
     trainer.remove_callback(PrinterCallback)  # it would print to stdout
     trainer.train(resume_from_checkpoint=str(resume) if resume else None)
-    _publish(trainer.model, tokenizer if method == "full" else None, output)
+    save_model(trainer.model, output, tokenizer if method == "full" else None)
     shutil.rmtree(checkpoints, ignore_errors=True)
     return len(pairs) - len(rows)

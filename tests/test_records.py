@@ -117,7 +117,11 @@ def test_a_split_of_a_saved_folder_is_chosen_by_name(tmp_path: Path) -> None:
         ("a.jsonl", b"", r"a\.jsonl: holds no row"),
         ("a.jsonl", b'{"a": ' + b"9" * 5000 + b"}", r"a\.jsonl, after row 0: cannot be read"),
         ("a.jsonl.gz", b"not gzip", r"a\.jsonl\.gz: cannot be read"),
-        ("a.json.gz", gzip.compress(b"[{}]" * 9)[:-9], r"a\.json\.gz, after row 0: cannot be read"),
+        (
+            "a.json.gz",
+            gzip.compress(b"[{}]" * 9, mtime=0)[:-9],
+            r"a\.json\.gz, after row 0: cannot be read",
+        ),
         ("a.json", b"[" * 100_000, r"a\.json, after row 0: cannot be read"),
         ("a.json", b'[{"a": 1},\n]', r"a\.json, line [12]: not valid JSON"),
         ("a.json", b'{"a": 1}', r"a\.json: is not a list of objects"),

@@ -1,0 +1,18 @@
+"""Model-written programs, run inside a sandbox or not at all (promise 8 of the design)."""
+
+from privcode.execution._file import execute_file
+from privcode.execution._run import Limits, Outcome, Program, Status, execute
+from privcode.execution._sandboxes import Availability, Sandbox, choose_sandbox, sandboxes
+
+__all__ = [
+    "Availability",
+    "Limits",
+    "Outcome",
+    "Program",
+    "Sandbox",
+    "Status",
+    "choose_sandbox",
+    "execute",
+    "execute_file",
+    "sandboxes",
+]

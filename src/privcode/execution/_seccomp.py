@@ -1,0 +1,166 @@
+"""The system-call filter both sandboxes load: a classic BPF program for x86-64 and aarch64.
+
+Promises: no new socket (socket pairs stay, asyncio needs them), no ptrace or other process's
+memory, no new namespace or mount, no escape from the process group, no kernel keyring, bpf,
+io_uring or shared memory that outlives the program. A refused call fails with EPERM, so the
+program sees PermissionError.
+Does not: restrict which files are opened; Landlock or bubblewrap does that.
+"""
+
+import errno
+import platform
+import struct
+
+# name: (x86-64, aarch64); None where the architecture has no such call
+_DENIED: dict[str, tuple[int | None, int | None]] = {
+    "socket": (41, 198),
+    "ptrace": (101, 117),
+    "process_vm_readv": (310, 270),
+    "process_vm_writev": (311, 271),
+    "process_madvise": (440, 440),
+    "kcmp": (312, 272),
+    "pidfd_open": (434, 434),
+    "pidfd_send_signal": (424, 424),
+    "pidfd_getfd": (438, 438),
+    "setsid": (112, 157),
+    "setpgid": (109, 154),
+    "unshare": (272, 97),
+    "setns": (308, 268),
+    "mount": (165, 40),
+    "umount2": (166, 39),
+    "pivot_root": (155, 41),
+    "chroot": (161, 51),
+    "open_tree": (428, 428),
+    "move_mount": (429, 429),
+    "fsopen": (430, 430),
+    "fsconfig": (431, 431),
+    "fsmount": (432, 432),
+    "fspick": (433, 433),
+    "mount_setattr": (442, 442),
+    "open_by_handle_at": (304, 265),
+    "fanotify_init": (300, 262),
+    "quotactl": (179, 60),
+    "swapon": (167, 224),
+    "swapoff": (168, 225),
+    "acct": (163, 89),
+    "bpf": (321, 280),
+    "perf_event_open": (298, 241),
+    "userfaultfd": (323, 282),
+    "io_uring_setup": (425, 425),
+    "io_uring_enter": (426, 426),
+    "io_uring_register": (427, 427),
+    "keyctl": (250, 219),
+    "add_key": (248, 217),
+    "request_key": (249, 218),
+    "memfd_create": (319, 279),
+    "memfd_secret": (447, 447),
+    "shmget": (29, 194),
+    "shmat": (30, 196),
+    "semget": (64, 190),
+    "msgget": (68, 186),
+    "mq_open": (240, 180),
+    "kexec_load": (246, 104),
+    "kexec_file_load": (320, 294),
+    "init_module": (175, 105),
+    "finit_module": (313, 273),
+    "delete_module": (176, 106),
+    "reboot": (169, 142),
+    "syslog": (103, 116),
+    "settimeofday": (164, 170),
+    "clock_settime": (227, 112),
+    "adjtimex": (159, 171),
+    "clock_adjtime": (305, 266),
+    "personality": (135, 92),
+    "setpriority": (141, 140),
+    "ioprio_set": (251, 30),
+    "sched_setparam": (142, 118),
+    "sched_setscheduler": (144, 119),
+    "sched_setaffinity": (203, 122),
+    "sched_setattr": (314, 274),
+    "migrate_pages": (256, 238),
+    "move_pages": (279, 239),
+}
+# Landlock leaves a file's metadata alone: denied where the program owns files outside its scratch.
+_METADATA: dict[str, tuple[int | None, int | None]] = {
+    "truncate": (76, 45),
+    "chmod": (90, None),
+    "fchmod": (91, 52),
+    "fchmodat": (268, 53),
+    "fchmodat2": (452, 452),
+    "chown": (92, None),
+    "fchown": (93, 55),
+    "lchown": (94, None),
+    "fchownat": (260, 54),
+    "utime": (132, None),
+    "utimes": (235, None),
+    "futimesat": (261, None),
+    "utimensat": (280, 88),
+    "setxattr": (188, 5),
+    "lsetxattr": (189, 6),
+    "fsetxattr": (190, 7),
+    "removexattr": (197, 14),
+    "lremovexattr": (198, 15),
+    "fremovexattr": (199, 16),
+}
+# Signals outside the own group, where neither a namespace, nor a user id, nor Landlock stops them.
+_SIGNALS: dict[str, tuple[int | None, int | None]] = {
+    "tkill": (200, 130),
+    "tgkill": (234, 131),
+    "rt_sigqueueinfo": (129, 138),
+    "rt_tgsigqueueinfo": (297, 240),
+}
+_CLONE, _CLONE3, _PRLIMIT, _KILL = (56, 220), (435, 435), (302, 261), (62, 129)
+
+# CLONE_NEW{NS,CGROUP,UTS,IPC,USER,PID,NET}, and CLONE_PARENT, which would leave the family.
+_CLONE_FLAGS = 0x7E020000 | 0x8000
+_AUDIT_ARCH = (0xC000003E, 0xC00000B7)
+_ALLOW, _KILL_PROCESS, _ERRNO = 0x7FFF0000, 0x80000000, 0x00050000
+_LOAD, _EQUAL, _AT_LEAST, _ANY_BIT, _RETURN = 0x20, 0x15, 0x35, 0x45, 0x06
+_NR, _ARCH, _ARG0 = 0, 4, 16
+
+
+def _op(code: int, k: int, yes: int = 0, no: int = 0) -> bytes:
+    return struct.pack("=HBBI", code, yes, no, k)
+
+
+def _refuse(error: int = errno.EPERM) -> bytes:
+    return _op(_RETURN, _ERRNO | error)
+
+
+def supported() -> bool:
+    """Whether this machine's architecture has a filter."""
+    return platform.machine() in ("x86_64", "aarch64")
+
+
+def bpf(*, metadata: bool, signals: bool) -> bytes:
+    """The filter as an array of `struct sock_filter`, 8 bytes each.
+
+    Args:
+        metadata: leave changes of mode, owner, times and extended attributes alone.
+        signals: leave signals to other processes alone.
+    """
+    here = ("x86_64", "aarch64").index(platform.machine())
+    denied = _DENIED | ({} if metadata else _METADATA) | ({} if signals else _SIGNALS)
+    program = [
+        _op(_LOAD, _ARCH),
+        _op(_EQUAL, _AUDIT_ARCH[here], 1, 0),
+        _op(_RETURN, _KILL_PROCESS),
+        _op(_LOAD, _NR),
+    ]
+    if here == 0:  # the x32 calls have numbers of their own
+        program += [_op(_AT_LEAST, 0x40000000, 0, 1), _refuse()]
+    for numbers in denied.values():
+        number = numbers[here]
+        if number is not None:
+            program += [_op(_EQUAL, number, 0, 1), _refuse()]
+    # clone3 hides its flags behind a pointer; ENOSYS makes libc fall back to clone.
+    program += [_op(_EQUAL, _CLONE3[here], 0, 1), _refuse(errno.ENOSYS)]
+    program += [_op(_EQUAL, _CLONE[here], 0, 4), _op(_LOAD, _ARG0)]
+    program += [_op(_ANY_BIT, _CLONE_FLAGS, 0, 1), _refuse(), _op(_RETURN, _ALLOW)]
+    for number in [_PRLIMIT[here]] + ([] if signals else [_KILL[here]]):
+        program += [
+            _op(_EQUAL, number, 0, 4),
+            _op(_LOAD, _ARG0),
+        ]  # argument 0: own process or group
+        program += [_op(_EQUAL, 0, 1, 0), _refuse(), _op(_RETURN, _ALLOW)]
+    return b"".join([*program, _op(_RETURN, _ALLOW)])

@@ -1,0 +1,102 @@
+"""Stage 2b, validation: keep samples that run, and whose code says what the prompt asked.
+
+Promises: every sample gets a verdict with a reason; code runs only in the sandbox; verdicts are
+on disk chunk by chunk, so that a killed run goes on where it was.
+Does not: read private records, or change a sample.
+"""
+
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from privcode.execution import Outcome, Program
+from privcode.files import Row, jsonl_line, read_jsonl
+from privcode.syntax.spans import code_blocks
+
+Execute = Callable[[list[Program]], list[Outcome]]
+Score = Callable[[list[tuple[str, str]]], list[float]]
+
+
+def code_of(completion: str, language: str = "python") -> tuple[str, str]:
+    """The first block of code in a completion and its language; all of it where none is fenced."""
+    for start, end, named in code_blocks(completion, language):
+        if completion[start:end].strip():
+            return completion[start:end], named or language
+    return "", language
+
+
+def judge(
+    samples: Sequence[Row],
+    *,
+    language: str,
+    prelude: str,
+    execute: Execute | None,
+    score: Score | None,
+    threshold: float,
+) -> list[Row]:
+    """One verdict {id, accepted, reason, round_trip} per sample.
+
+    Args:
+        samples: rows with id, prompt, completion.
+        language: of code that names none.
+        prelude: code put before each program.
+        execute: runs programs in the sandbox; None leaves out the execution filter.
+        score: round-trip score of (prompt, code) pairs; None leaves out that filter.
+        threshold: τ, the smallest score to keep.
+    """
+    codes = [code_of(s["completion"], language) for s in samples]
+    reasons = ["" if code else "no code" for code, _ in codes]
+    if execute:
+        running = [i for i, reason in enumerate(reasons) if not reason]
+        programs = [
+            Program(str(samples[i]["id"]), f"{prelude}\n{codes[i][0]}", codes[i][1])
+            for i in running
+        ]
+        for i, outcome in zip(running, execute(programs), strict=True):
+            if outcome.status != "ok":
+                reasons[i] = f"execution: {outcome.error or outcome.status}"
+    scores: dict[int, float] = {}
+    if score:
+        left = [i for i, reason in enumerate(reasons) if not reason]
+        found = score([(samples[i]["prompt"], codes[i][0]) for i in left]) if left else []
+        scores = dict(zip(left, found, strict=True))
+        for i, value in scores.items():
+            if not value >= threshold:  # NaN is rejected too
+                reasons[i] = "round trip: below the threshold"
+    return [
+        {
+            "id": sample["id"],
+            "accepted": not reason,
+            "reason": reason,
+            "round_trip": round(scores[i], 4) if i in scores else None,
+        }
+        for i, (sample, reason) in enumerate(zip(samples, reasons, strict=True))
+    ]
+
+
+def validate(
+    samples: Sequence[Row],
+    judgement: Callable[[Sequence[Row]], list[Row]],
+    partial: Path,
+    chunk_size: int = 256,
+    progress: Callable[[int], object] = lambda samples: None,
+) -> list[Row]:
+    """Judge all samples, chunk by chunk; `partial` keeps the verdicts of whole chunks."""
+    verdicts: list[Row] = []
+    if partial.exists():
+        lines = [x for x in partial.read_bytes().splitlines(keepends=True) if x.endswith(b"\n")]
+        # Whole chunks only: a chunk is what is judged together.
+        whole = len(lines) if len(lines) == len(samples) else len(lines) // chunk_size * chunk_size
+        with partial.open("r+b") as file:
+            file.truncate(sum(map(len, lines[:whole])))
+        verdicts = [row for _, row in read_jsonl(partial)]
+    progress(len(verdicts))
+    with partial.open("ab") as file:
+        for start in range(len(verdicts), len(samples), chunk_size):
+            new = judgement(samples[start : start + chunk_size])
+            file.write("".join(map(jsonl_line, new)).encode())
+            file.flush()
+            os.fsync(file.fileno())
+            verdicts += new
+            progress(len(new))
+    return verdicts

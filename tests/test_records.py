@@ -115,7 +115,7 @@ def test_a_split_of_a_saved_folder_is_chosen_by_name(tmp_path: Path) -> None:
         ("a.jsonl", b'{"a": 1}\n\n[1]\n', r"a\.jsonl, row 3: is a list"),
         ("a.jsonl", b'{"a": "\xff"}\n', r"a\.jsonl, row 1: not valid UTF-8"),
         ("a.jsonl", b"", r"a\.jsonl: holds no row"),
-        ("a.jsonl", b'{"a": ' + b"9" * 5000 + b"}", r"a\.jsonl, after row 0: cannot be read"),
+        ("a.jsonl", b'{"a": ' + b"9" * 5000 + b"}", r"a\.jsonl, row 1: not valid JSON"),
         ("a.jsonl.gz", b"not gzip", r"a\.jsonl\.gz: cannot be read"),
         (
             "a.json.gz",

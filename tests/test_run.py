@@ -2,6 +2,9 @@
 
 import json
 import os
+import re
+import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -10,8 +13,12 @@ from pathlib import Path
 
 import pytest
 
-from privcode.exercises.corpus import private_records, public_prompts
+from privcode import results
+from privcode.errors import UserError
+from privcode.exercises.corpus import prelude, private_records, public_prompts, tasks
 from privcode.files import write_jsonl
+from privcode.run import STAGES, Run
+from privcode.stages.release import verify_bundle
 
 CONFIG = """\
 data: {source: private.jsonl, language: python}
@@ -20,17 +27,32 @@ privacy: {epsilon: null, noise_multiplier: 1.0, delta: 1.0e-4, units: 200, batch
 prompts: {source: public, file: prompts.jsonl}
 junior: {model: "bundled:junior", lora: {r: 2, alpha: 4}}
 sanitize: {checkpoint_every: 2, learning_rate: 0.01, syntax: {lambda_max: 1.0}}
-synthesize: {max_new_tokens: 24}
+synthesize: {max_new_tokens: 40}
+validate:
+  execution: {enabled: false}
+  round_trip: {threshold: -9}
 premium: {model: "bundled:premium"}
-audit: {repetitions: [2]}
+boost: {epochs: 1, micro_batch: 4, batch_size: 4}
+evaluate:
+  tasks:
+    - {name: one, file: tasks.jsonl, prelude: house.py, instruction: "{problem}"}
+    - {name: two, file: tasks.jsonl, prelude: house.py, mode: complete}
+  max_new_tokens: 40
+audit: {repetitions: [2], samples: 2, max_new_tokens: 40}
 """
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
 
 
 @pytest.fixture
 def config(tmp_path: Path) -> Path:
+    return configure(tmp_path)
+
+
+def configure(tmp_path: Path) -> Path:
     write_jsonl(tmp_path / "private.jsonl", private_records(200, seed=1))
     write_jsonl(tmp_path / "prompts.jsonl", public_prompts(600, seed=1))
+    write_jsonl(tmp_path / "tasks.jsonl", tasks(6, seed=1))
+    (tmp_path / "house.py").write_text(prelude())
     (tmp_path / "privcode.yaml").write_text(CONFIG)
     return tmp_path / "privcode.yaml"
 
@@ -58,45 +80,126 @@ def files(run: Path) -> dict[str, bytes]:
     return {
         str(p.relative_to(run)): p.read_bytes()
         for p in sorted(run.rglob("*"))
-        if p.is_file() and p.name != "manifest.json"
+        if p.is_file() and p != run / "manifest.json"  # it holds seconds
     }
+
+
+def stages(run: Path) -> list[str]:
+    path = run / "manifest.json"
+    return list(json.loads(path.read_text())["stages"]) if path.exists() else []
 
 
 def lines(path: Path) -> int:
     return path.read_bytes().count(b"\n") if path.exists() else 0
 
 
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of every stage that nothing interrupted."""
+    path = configure(tmp_path_factory.mktemp("finished"))
+    done = privcode("run", path, "--out", path.parent / "whole", "--json")
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["stages"] == list(STAGES["privcode"])
+    return path
+
+
 @pytest.mark.slow
-def test_killed_in_every_stage_and_run_again_gives_the_same_bytes(config: Path) -> None:
-    whole, cut = config.parent / "whole", config.parent / "cut"
-    for arguments in (("sanitize", config, "--out", whole), ("synthesize", whole)):
-        done = privcode(*arguments)
-        assert done.returncode == 0, done.stderr
-    ledger = cut / "private" / "ledger.jsonl"
-    kill_when(start("sanitize", config, "--out", cut), lambda: lines(ledger) >= 5)
-    assert not (cut / "models").exists()
-    assert privcode("sanitize", config, "--out", cut).returncode == 0
-    partial = cut / "synthetic" / ".raw.jsonl.partial"
-    kill_when(start("synthesize", cut), lambda: lines(partial) >= 256)
-    assert not (cut / "synthetic" / "raw.jsonl").exists()
-    assert privcode("synthesize", cut).returncode == 0
+def test_killed_in_every_stage_and_run_again_gives_the_same_bytes(finished: Path) -> None:
+    whole, cut = finished.parent / "whole", finished.parent / "cut" / "whole"
+    private = cut / "private"
+    arguments = ("run", finished, "--out", cut)
+    moments = {  # stage -> a sign that it is half-way
+        "sanitize": lambda: lines(private / "ledger.jsonl") >= 5,
+        "synthesize": lambda: lines(cut / "synthetic" / ".raw.jsonl.partial") >= 256,
+        "validate": lambda: lines(private / ".verdicts.jsonl.partial") >= 256,
+        "boost": lambda: any(private.glob("premium-checkpoints/*/complete.json")),
+        "evaluate": lambda: (cut / "evaluation" / "one.base.json").exists(),
+        "audit": lambda: "evaluate" in stages(cut),
+    }
+    assert tuple(moments) == STAGES["privcode"]
+    for stage, half_way in moments.items():
+        kill_when(start(*arguments), half_way)
+        assert stage not in stages(cut)
+    assert privcode(*arguments).returncode == 0
     assert files(cut) == files(whole)
-    assert lines(ledger) == 1 + 6  # the plan and every step
-    prompts = {row["prompt"] for row in public_prompts(600, seed=1)}
-    assert lines(cut / "synthetic" / "raw.jsonl") == len(prompts)
+    assert lines(private / "ledger.jsonl") == 1 + 6  # the plan and every step
+    assert "done already" in privcode("sanitize", cut).stderr
 
-    again = privcode("sanitize", config, "--out", cut)
-    assert "done already" in again.stderr
 
-    # Nothing about the private records is outside private/, in the manifest or on the console.
-    assert oct((cut / "private").stat().st_mode)[-3:] == "700"
-    stages = json.loads((cut / "manifest.json").read_text())["stages"]
-    assert not any("private" in f for s in stages.values() for f in (*s["inputs"], *s["outputs"]))
+@pytest.mark.slow
+def test_nothing_about_the_records_is_outside_private(finished: Path) -> None:
+    run = finished.parent / "whole"
+    assert oct((run / "private").stat().st_mode)[-3:] == "700"
+    assert all(
+        oct(p.stat().st_mode)[-3:] == "600" for p in (run / "private").rglob("*") if p.is_file()
+    )
+    outside = [p for p in run.rglob("*") if p.is_file() and "private" not in p.parts]
+    written = "".join(p.read_text(errors="replace") for p in outside)
+    ledger = (run / "private" / "ledger.jsonl").read_text()
+    assert json.loads(ledger.splitlines()[0])["data"] not in written  # the fingerprint
+    for row in private_records(200, seed=1):
+        assert row["prompt"] not in written.replace(public_text(), "")
+    done = privcode("run", finished, "--out", finished.parent / "loud")
+    assert "2" in done.stderr
+    assert not re.search(r"\b2(00|10)\b", done.stdout + done.stderr)  # records, with canaries
 
-    config.write_text(CONFIG.replace("steps: 6", "steps: 7"))
-    other = privcode("sanitize", config, "--out", cut)
-    assert other.returncode == 2
-    assert "other settings" in other.stderr
+
+def public_text() -> str:
+    return "".join(row["prompt"] for row in public_prompts(600, seed=1))
+
+
+@pytest.mark.slow
+def test_a_run_is_released_and_every_byte_of_it_verified(finished: Path) -> None:
+    run = finished.parent / "whole"
+    refused = privcode("release", run)
+    assert refused.returncode == 2
+    assert "--allow-reproducible-noise" in refused.stderr
+    assert not (run / "release").exists()
+    done = privcode("release", run, "--allow-reproducible-noise", "--json")
+    assert done.returncode == 0, done.stderr
+    epsilon = json.loads(done.stdout)["epsilon"]
+    for folder in (run, run / "release"):
+        verified = json.loads(privcode("verify", folder, "--json").stdout)
+        assert verified["epsilon"] == epsilon
+    for path in sorted(p for p in run.rglob("*") if p.is_file() and not p.name.startswith(".")):
+        kept = path.read_bytes()
+        path.write_bytes(kept[:-1] + bytes([kept[-1] ^ 1]))
+        folder = run / "release" if "release" in path.parts else run
+        with pytest.raises(UserError):
+            verify_folder(folder)
+        path.write_bytes(kept)
+    verify_folder(run)
+
+
+def verify_folder(folder: Path) -> None:
+    if folder.name == "release":
+        verify_bundle(folder)
+        return
+    run = Run.open(folder)
+    try:
+        results.verify(run)
+    finally:
+        run.close()
+
+
+@pytest.mark.slow
+def test_two_runs_over_the_same_data_compose(finished: Path) -> None:
+    run = finished.parent / "whole"
+    alone = json.loads(privcode("verify", run, "--json").stdout)["epsilon"]
+    beside = privcode("sanitize", finished, "--out", finished.parent / "again")
+    assert "1 other run(s)" in beside.stderr
+    together = json.loads(privcode("verify", run, "--json").stdout)["epsilon"]
+    assert together > 1.2 * alone
+    shutil.rmtree(finished.parent / "again")
+
+
+@pytest.mark.slow
+def test_a_changed_config_is_refused(finished: Path) -> None:
+    other = finished.parent / "other.yaml"
+    other.write_text(finished.read_text().replace("steps: 6", "steps: 7"))
+    done = privcode("sanitize", other, "--out", finished.parent / "whole")
+    assert done.returncode == 2
+    assert "other settings" in done.stderr
 
 
 @pytest.mark.parametrize(
@@ -115,3 +218,61 @@ def test_a_wrong_data_or_model_name_is_one_line(
     assert word in done.stderr
     assert "Traceback" not in done.stderr
     assert not (config.parent / "run" / "models").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kilobytes", [1, 20, 150, 600])
+def test_a_full_disk_is_one_line_and_the_run_goes_on_when_there_is_room(
+    finished: Path, tmp_path: Path, kilobytes: int
+) -> None:
+    # No file may grow beyond the limit: the system refuses the write as it does on a full disk.
+    command = [sys.executable, "-m", "privcode", "run", str(finished), "--out", "whole"]
+    limited = f"ulimit -f {kilobytes}; exec {shlex.join(command)}"
+    done = subprocess.run(
+        ["bash", "-c", limited],
+        capture_output=True,
+        text=True,
+        check=False,
+        env=ENVIRONMENT,
+        cwd=tmp_path,
+    )
+    assert done.returncode == 2, done.stderr
+    assert "Traceback" not in done.stderr
+    assert "free space" in done.stderr.splitlines()[-1]
+    subprocess.run(command, check=True, env=ENVIRONMENT, cwd=tmp_path, capture_output=True)
+    assert files(tmp_path / "whole") == files(finished.parent / "whole")
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "words"),
+    [
+        ("private.jsonl", "", ("private.jsonl", "no row")),
+        ("private.jsonl", '{"prompt": "a", "code": ""}\n', ("row 1", "code")),
+        ("private.jsonl", b'{"prompt": "a\xff", "code": "x"}\n', ("row 1", "UTF-8")),
+        ("private.jsonl", '{"prompt": "\\ud800", "code": "x"}\n', ("row 1", "prompt")),
+        ("private.jsonl", '{"prompt": "a", "code": "x"}\n', ("row 1", "author")),
+        ("prompts.jsonl", '{"other": "a"}\n', ("prompts.jsonl", "column")),
+        ("prompts.jsonl", None, ("prompts.jsonl",)),
+        ("tasks.jsonl", '{"task_id": "a"}\n', ("tasks.jsonl", "row 1", "prompt")),
+    ],
+)
+def test_wrong_input_is_refused_before_anything_is_trained(
+    config: Path, name: str, content: str | bytes | None, words: tuple[str, ...]
+) -> None:
+    path = config.parent / name
+    path.unlink()
+    if content is not None:
+        path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    if "author" in words:
+        config.write_text(
+            CONFIG.replace(
+                "language: python}",
+                "language: python, columns: {prompt: prompt, code: code, unit: author}}",
+            ).replace("units: 200", "units: 200, unit: column")
+        )
+    done = privcode("run", config, "--out", config.parent / "run")
+    assert done.returncode == 2
+    assert "Traceback" not in done.stderr
+    for word in words:
+        assert word in done.stderr.splitlines()[-1]
+    assert not (config.parent / "run" / "private" / "ledger.jsonl").exists()

@@ -6,15 +6,20 @@ everything else on stderr.
 Does not: decide anything; each command calls one function.
 """
 
+import logging
 import os
 import sys
+import warnings
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from privcode.console import answer, say
+from privcode.console import answer, progress_bar, say
 from privcode.errors import UserError
+
+if TYPE_CHECKING:
+    from privcode.run import Run
 
 app = typer.Typer(
     help="Private code in, a synthetic data set and a tuned model out, under (ε, δ)-DP.",
@@ -27,10 +32,17 @@ Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on s
 
 @app.callback()
 def _options(
-    debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks.")] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks and warnings.")] = False,
 ) -> None:
     if debug:
         os.environ["PRIVCODE_DEBUG"] = "1"
+        return
+    # Libraries talk about their own affairs, some of it in the middle of a progress bar.
+    warnings.simplefilter("ignore")
+    for name in ("absl", "transformers", "peft", "trl", "torch"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
 
 
 @app.command()
@@ -99,35 +111,293 @@ not covered       a secret that stands in the records of several units is protec
     answer(facts, as_json, text)
 
 
-RunFolder = Annotated[Path, typer.Argument(help="A run's directory.")]
+@app.command()
+def init(
+    data: Annotated[str, typer.Argument(help="File, datasets folder or hub name.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="The config to write.")] = Path(
+        "privcode.yaml"
+    ),
+    prompts: Annotated[
+        Path | None, typer.Option(help="Prompts; by naming the file you state that it is public.")
+    ] = None,
+    tasks: Annotated[
+        list[Path] | None, typer.Option(help="Task file in HumanEval's format; may be repeated.")
+    ] = None,
+    unit: Annotated[
+        str | None, typer.Option(help="Column that names a record's owner; default: each record.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Look at private data and write a commented config. What is seen is shown to you only."""
+    from privcode.files import write_text
+    from privcode.init import draft, summary
+    from privcode.inspect import look
+
+    if out.exists():
+        raise UserError(f"{out}: exists already; choose another -o")
+    found = look(data)
+    write_text(out, draft(found, data, out, prompts=prompts, tasks=tasks or (), unit=unit))
+    say(summary(found))
+    answer({"config": str(out)}, as_json, f"config {out}; next: privcode plan {out}")
 
 
 @app.command()
-def sanitize(
-    config: Annotated[Path, typer.Argument(help="The run's YAML file, or its directory.")],
-    out: Annotated[Path | None, typer.Option(help="Run directory; default runs/NAME.")] = None,
+def doctor(as_json: Json = False) -> None:
+    """Self-test of this machine: engine, noise, accountants, sandboxes, models, backends."""
+    from privcode.doctor import checks, line, report
+
+    done = []
+    for check in checks():
+        done.append(check)
+        say(line(check))
+    facts = report(done)
+    answer(facts, as_json, "ready" if facts["ok"] else "not ready")
+    raise typer.Exit(0 if facts["ok"] else 1)
+
+
+@app.command()
+def execute(
+    programs: Annotated[Path, typer.Argument(help="Rows {id, language, code, stdin?}.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="The same rows, with what happened.")],
+    sandbox: Annotated[str, typer.Option(help="auto, bubblewrap or landlock.")] = "auto",
+    cpu_seconds: Annotated[float, typer.Option(help="Processor time of each.")] = 5.0,
+    memory_mb: Annotated[int, typer.Option(help="Memory of each process.")] = 1024,
+    workers: Annotated[int | None, typer.Option(help="At a time; default: all cores.")] = None,
     as_json: Json = False,
 ) -> None:
-    """Stage 1: tune the junior on the private records with DP-SGD."""
+    """Run every program of a file in the sandbox."""
+    from privcode.execution import Limits, execute_file
+    from privcode.files import read_jsonl
+
+    limits = Limits(cpu_seconds=cpu_seconds, memory_mb=memory_mb)
+    total = sum(1 for _ in read_jsonl(programs))
+    with progress_bar("execute", total) as progress:
+        facts = execute_file(
+            programs, out, limits=limits, sandbox=sandbox, workers=workers, progress=progress
+        )
+    counts = ", ".join(f"{name} {count}" for name, count in facts["status"].items())
+    answer(facts, as_json, f"{facts['programs']} programs: {counts}\nresults {out}")
+
+
+@app.command()
+def score(
+    tasks: Annotated[Path, typer.Argument(help="Tasks in HumanEval's format.")],
+    samples: Annotated[Path, typer.Argument(help="Rows {task_id, completion or solution}.")],
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", help="Results; default SAMPLES_results.jsonl.")
+    ] = None,
+    k: Annotated[list[int] | None, typer.Option(help="pass@k; may be repeated.")] = None,
+    prelude: Annotated[Path | None, typer.Option(help="Code before each program.")] = None,
+    sandbox: Annotated[str, typer.Option(help="auto, bubblewrap or landlock.")] = "auto",
+    cpu_seconds: Annotated[float, typer.Option(help="Processor time of each.")] = 5.0,
+    memory_mb: Annotated[int, typer.Option(help="Memory of each process.")] = 1024,
+    workers: Annotated[int | None, typer.Option(help="At a time; default: all cores.")] = None,
+    as_json: Json = False,
+) -> None:
+    """pass@k by itself."""
+    from privcode.execution import Limits
+    from privcode.files import read_jsonl, read_text
+    from privcode.stages.evaluate import score_files
+
+    with progress_bar("score", sum(1 for _ in read_jsonl(samples))) as progress:
+        facts = score_files(
+            tasks,
+            samples,
+            out,
+            k=k or (1,),
+            prelude=read_text(prelude) if prelude else "",
+            limits=Limits(cpu_seconds=cpu_seconds, memory_mb=memory_mb),
+            sandbox=sandbox,
+            workers=workers,
+            progress=progress,
+        )
+    results = out or Path(f"{samples}_results.jsonl")
+    rates = ", ".join(f"{n} {v:.4f}" for n, v in facts.items() if n.startswith("pass@"))
+    errors = ", ".join(f"{name} {count}" for name, count in facts["errors"].items())
+    text = f"{rates} of {facts['tasks']} tasks, {facts['samples']} samples\n"
+    text += f"errors  {errors or 'none'}\nresults {results}"
+    answer(facts, as_json, text)
+
+
+RunOrConfig = Annotated[Path, typer.Argument(help="The run's YAML file, or its directory.")]
+RunFolder = Annotated[Path, typer.Argument(help="A run's directory.")]
+Out = Annotated[Path | None, typer.Option(help="Run directory; default runs/NAME.")]
+
+
+def _opened(where: Path, out: Path | None) -> "Run":
     from privcode.config import load_config
     from privcode.run import Run
 
-    if config.is_dir():
-        run = Run.open(config)
-    else:
-        run = Run(load_config(config), out or Path("runs") / config.stem)
-    run.sanitize()
-    answer({"run": str(run.out), "adapter": str(run.junior)}, as_json, f"run {run.out}")
+    if where.is_dir():
+        return Run.open(where)
+    return Run(load_config(where), out or Path("runs") / where.stem)
+
+
+def _summary(run: "Run", as_json: bool) -> None:
+    from privcode.results import summary
+
+    facts = summary(run)
+    lines = [f"run        {facts['run']}"]
+    if facts["epsilon"] is not None:
+        lines.append(f"guarantee  ε = {float(facts['epsilon']):.4g}, δ = {facts['delta']:g}")
+    if facts["samples"]:
+        lines.append(
+            f"samples    {facts['samples']['accepted']} of {facts['samples']['samples']} accepted"
+        )
+    lines += [
+        f"{task:<10} {model}: pass@1 {figures['pass@1']:.3f} of {figures['tasks']} tasks"
+        for task, models in facts["evaluation"].items()
+        for model, figures in models.items()
+    ]
+    if facts["leaks"]:
+        found = facts["leaks"]["places"]["anywhere"]
+        lines.append(f"canaries   {found['leaked']} of {found['planted']} came out")
+    answer(facts, as_json, "\n".join(lines))
 
 
 @app.command()
-def synthesize(run: RunFolder, as_json: Json = False) -> None:
-    """Stage 2a: sample solutions of the public prompts from the DP junior."""
+def run(config: RunOrConfig, out: Out = None, as_json: Json = False) -> None:
+    """All stages; called again, it goes on where it was."""
+    opened = _opened(config, out)
+    opened.all()
+    say(f"run: {opened.report()}; next: privcode release {opened.out}")
+    _summary(opened, as_json)
+
+
+def _stage(name: str, help: str) -> None:
+    def command(run: RunOrConfig, out: Out = None, as_json: Json = False) -> None:
+        opened = _opened(run, out)
+        getattr(opened, name)()
+        _summary(opened, as_json)
+
+    app.command(name=name, help=help)(command)
+
+
+_stage("sanitize", "Stage 1: tune the junior on the private records with DP-SGD.")
+_stage("synthesize", "Stage 2a: sample solutions of the public prompts from the DP junior.")
+_stage("validate", "Stage 2b: keep samples that run and that say what the prompt asked.")
+_stage("boost", "Stage 2c: tune the premium model on the accepted samples.")
+_stage("evaluate", "pass@k of the untuned and the tuned model on the config's task files.")
+_stage("audit", "Look for the planted canaries in everything the tuned models say.")
+
+
+@app.command()
+def report(run: RunFolder, as_json: Json = False) -> None:
+    """One page about a run: the guarantee, what survived, what the models reach, what leaked."""
     from privcode.run import Run
 
     opened = Run.open(run)
-    opened.synthesize()
-    answer({"run": str(run), "samples": str(opened.raw)}, as_json, f"samples {opened.raw}")
+    page = opened.report()
+    answer({"report": str(page)}, as_json, f"report {page}")
+
+
+@app.command()
+def release(
+    run: RunFolder,
+    push_to_hub: Annotated[str | None, typer.Option(help="Also upload as this data set.")] = None,
+    allow_reproducible_noise: Annotated[
+        bool, typer.Option(help="Release although the noise can be drawn again from its seed.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Check a run and bundle what may leave the building."""
+    from privcode.run import Run
+
+    opened = Run.open(run)
+    facts = opened.release(allow_reproducible_noise=allow_reproducible_noise)
+    if push_to_hub:
+        from huggingface_hub import HfApi
+
+        api = HfApi()
+        api.create_repo(push_to_hub, repo_type="dataset", private=True, exist_ok=True)
+        api.upload_folder(repo_id=push_to_hub, repo_type="dataset", folder_path=str(opened.bundle))
+    text = f"release {opened.bundle}: ε = {facts['epsilon']:.4g}, δ = {facts['delta']:g}\n"
+    text += f"next: privcode verify {opened.bundle}"
+    answer({"release": str(opened.bundle)} | facts, as_json, text)
+
+
+@app.command()
+def verify(
+    folder: Annotated[Path, typer.Argument(help="A run's directory, or a release bundle.")],
+    as_json: Json = False,
+) -> None:
+    """Recompute ε and every hash of a run or a release bundle; fails on any byte changed."""
+    if (folder / "privacy.json").exists():
+        from privcode.stages.release import verify_bundle
+
+        facts = verify_bundle(folder)
+    else:
+        from privcode import results
+        from privcode.run import Run
+
+        facts = results.verify(Run.open(folder))
+    epsilon = "–" if facts["epsilon"] is None else f"{float(facts['epsilon']):.4g}"
+    text = f"{folder}: unchanged; ε = {epsilon}, δ = {facts['delta']:g}, recomputed"
+    answer(facts, as_json, text)
+
+
+@app.command()
+def compare(
+    config: Annotated[Path, typer.Argument(help="A YAML file; see its section compare.")],
+    out: Out = None,
+    as_json: Json = False,
+) -> None:
+    """The methods side by side: every arm a whole run, then one table."""
+    from privcode.comparison import compare
+    from privcode.config import load_config
+
+    folder = out or Path("runs") / f"{config.stem}-compare"
+    facts = compare(load_config(config), folder)
+    answer(facts, as_json, f"{_table(facts['table'])}\n\nfigures {folder / 'compare.json'}")
+
+
+def _table(rows: list[dict[str, Any]]) -> str:
+    from privcode.console import columns
+
+    tasks = list(rows[0]["pass@1"])
+    counts = list(dict.fromkeys(count for row in rows for count in row["leaks"]))
+    head = ["method", "ε", "seeds", *(f"pass@1 {t}" for t in tasks)]
+    head += [f"leaked ×{count}" for count in counts]
+    body = []
+    for row in rows:
+        scores = [row["pass@1"][task] for task in tasks]
+        leaks = [row["leaks"].get(count) for count in counts]
+        body.append(
+            [
+                row["method"],
+                "–" if row["epsilon"] is None else f"{row['epsilon']:g}",
+                str(row["seeds"]),
+                *(f"{s['mean']:.3f}" + (f" ± {s['sd']:.3f}" if s["sd"] else "") for s in scores),
+                *(f"{found['leaked']}/{found['planted']}" if found else "–" for found in leaks),
+            ]
+        )
+    return columns(head, body)
+
+
+@app.command()
+def demo(
+    out: Annotated[Path, typer.Option(help="Where its files go.")] = Path("demo"),
+    as_json: Json = False,
+) -> None:
+    """The whole method on the bundled models and made-up records: offline, two cores, minutes."""
+    from privcode.comparison import compare
+    from privcode.exercises.demo import prepare
+    from privcode.run import Run
+
+    say("demo: untuned, PrivCode and non-private tuning side by side; about nine minutes")
+    facts = compare(prepare(out), out)
+    opened = Run.open(out / "privcode-eps4")
+    opened.release()
+    page = opened.bundle / "report.html"
+    text = f"""{_table(facts["table"])}
+
+pass@1: share of held-out tasks for a made-up in-house library solved at the first answer.
+leaked ×N: planted secrets, each in N of the records, that came out verbatim.
+report   {page}
+data     {opened.bundle / "data"}
+next     privcode verify {opened.bundle}
+yours    privcode init YOUR_DATA.jsonl --prompts PUBLIC_PROMPTS.jsonl -o privcode.yaml"""
+    answer(facts | {"report": str(page), "release": str(opened.bundle)}, as_json, text)
 
 
 def main() -> None:
@@ -139,6 +409,15 @@ def main() -> None:
             raise
         say(f"privcode: {error}")
         sys.exit(2)
+    except OSError as error:  # full disk, missing rights: whatever was not met where it arose
+        if os.environ.get("PRIVCODE_DEBUG"):
+            raise
+        where = f"{error.filename}: " if error.filename else ""
+        say(f"privcode: {where}{error.strerror or error}; free space or mend the path")
+        sys.exit(2)
+    except KeyboardInterrupt:
+        say("privcode: interrupted; run the same command again to go on")
+        sys.exit(130)
 
 
 if __name__ == "__main__":

@@ -18,6 +18,13 @@ from privcode.privacy.plan import PrivacyPlan, make_plan
 Positive = Annotated[int, Field(ge=1)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Dtype = Literal["float32", "bfloat16", "float16"]
+Method = Literal["privcode", "base", "control", "dpft", "jft", "nondp"]
+Ablation = Literal["no-privsa", "constant-lambda", "no-filters"]
+
+INSTRUCT = (
+    "Please provide a self-contained Python script that solves the following problem in a "
+    "markdown code block:\n{problem}\n"
+)
 
 
 class Section(BaseModel):
@@ -45,6 +52,9 @@ class Data(Section):
     languages: list[str] | None = Field(None, description="keep only rows in these languages")
     contains: str | None = Field(None, description="keep only rows whose text contains this")
     on_bad_row: Literal["refuse", "skip"] = Field("refuse", description="stop, or skip and count")
+    public: bool = Field(
+        False, description="true only for benchmark data: allows methods and controls without DP"
+    )
 
 
 class Privacy(Section):
@@ -150,6 +160,7 @@ class RoundTrip(Section):
 
     method: Literal["bertscore", "embeddings", "likelihood", "off"] = "likelihood"
     describer: str | None = Field(None, description="model that describes; default: the premium")
+    dtype: Dtype = Field("float32", description="of the describer's weights")
     template: str = Field("Answer:\n{code}\n\nQuestion:\n", description="asks for the problem")
     similarity_model: str | None = Field(None, description="for bertscore and embeddings")
     similarity_layers: Positive | None = Field(None, description="bertscore: layer to read")
@@ -157,6 +168,8 @@ class RoundTrip(Section):
     temperature: float = Field(0.8, ge=0)
     max_new_tokens: Positive = 200
     threshold: float = Field(0.0, description="τ; likelihood: nats per token gained")
+    batch_size: Positive = 16
+    seed: int = 0
 
 
 class Validate(Section):
@@ -176,6 +189,7 @@ class Boost(Section):
     micro_batch: Positive = 8
     warmup_ratio: Fraction = 0.05
     weight_decay: float = Field(0.0, ge=0)
+    limit: Positive | None = Field(None, description="nondp, jft: private records to tune on")
     seed: int = 0
 
 
@@ -186,18 +200,25 @@ class TaskFile(Section):
     file: str
     mode: Literal["complete", "instruct"] = "instruct"
     prelude: str | None = Field(None, description="file of code put before each program")
+    instruction: str = Field(INSTRUCT, description="instruct: asks for the solution of {problem}")
 
 
 class Evaluate(Section):
     """pass@k of base and tuned models."""
 
     tasks: list[TaskFile] = Field(default_factory=list)
+    models: list[Literal["base", "junior", "tuned"]] = Field(
+        ["base", "tuned"], description="untuned premium, tuned junior, tuned premium"
+    )
     samples: Positive = 1
     k: list[Positive] = Field(default_factory=lambda: [1])
     temperature: float = Field(0.0, ge=0)
     max_new_tokens: Positive = 512
     batch_size: Positive = 64
+    sandbox: str = Field("auto", description="auto, or the name of one that doctor lists")
     cpu_seconds: float = Field(5.0, gt=0)
+    memory_mb: Positive = 1024
+    seed: int = 0
 
 
 class Audit(Section):
@@ -205,12 +226,35 @@ class Audit(Section):
 
     repetitions: list[Positive] = Field(default_factory=list, description="e.g. [1, 10, 100]")
     samples: Positive = Field(20, description="samples for each canary's own prompt")
+    max_new_tokens: Positive = 128
     seed: int = 0
+
+
+class Compare(Section):
+    """Which arms `privcode compare` runs; every arm is this config with one thing changed."""
+
+    methods: list[Method | Ablation] = Field(
+        ["base", "control", "privcode", "dpft"],
+        min_length=1,
+        description="methods, and privcode without one part: no-privsa, constant-lambda, "
+        "no-filters",
+    )
+    epsilons: list[float] = Field(
+        default_factory=list, description="for methods with a budget; default: privacy.epsilon"
+    )
+    seeds: list[int] = Field([0], min_length=1, description="of everything but the noise")
+    parallel: Positive = Field(1, description="arms at a time, each on its share of the cores")
 
 
 class Config(Section):
     """One run."""
 
+    method: Method = Field(
+        "privcode",
+        description="privcode; or, to compare: base (nothing tuned), control (privcode on the "
+        "untuned junior), dpft (DP-SGD on the premium), jft (plain on masked data, then DP-SGD), "
+        "nondp (plain, on the private data)",
+    )
     data: Data
     privacy: Privacy
     prompts: Prompts
@@ -222,6 +266,7 @@ class Config(Section):
     boost: Boost = Field(default_factory=Boost)
     evaluate: Evaluate = Field(default_factory=Evaluate)
     audit: Audit = Field(default_factory=Audit)
+    compare: Compare = Field(default_factory=lambda: Compare())
 
     @model_validator(mode="after")
     def _unit_has_a_column(self) -> "Config":
@@ -230,6 +275,11 @@ class Config(Section):
             raise ValueError("privacy.unit is column: name it in data.columns.unit")
         if self.privacy.unit == "record" and self.privacy.max_records_per_unit != 1:
             raise ValueError("privacy.max_records_per_unit: must be 1 when the unit is the record")
+        if self.method in ("jft", "nondp") and not self.data.public:
+            raise ValueError(
+                f"method {self.method} trains without privacy, so what it prints would be computed "
+                "from private records; it needs data.public: true"
+            )
         return self
 
 
@@ -301,14 +351,22 @@ def _rooted(config: Config, root: Path) -> dict[str, Any]:
     def at(name: str | None) -> str | None:
         return str(root / name) if name and (root / name).exists() else name
 
-    execution = config.validate_.execution
+    execution, trip = config.validate_.execution, config.validate_.round_trip
     return {
         "data": config.data.model_copy(update={"source": at(config.data.source)}),
         "prompts": config.prompts.model_copy(update={"file": at(config.prompts.file)}),
         "junior": config.junior.model_copy(update={"model": at(config.junior.model)}),
         "premium": config.premium.model_copy(update={"model": at(config.premium.model)}),
         "validate_": config.validate_.model_copy(
-            update={"execution": execution.model_copy(update={"prelude": at(execution.prelude)})}
+            update={
+                "execution": execution.model_copy(update={"prelude": at(execution.prelude)}),
+                "round_trip": trip.model_copy(
+                    update={
+                        "describer": at(trip.describer),
+                        "similarity_model": at(trip.similarity_model),
+                    }
+                ),
+            }
         ),
         "evaluate": config.evaluate.model_copy(
             update={

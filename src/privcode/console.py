@@ -6,12 +6,19 @@ Does not: show anything computed from private records but progress and public fi
 
 import json
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskProgressColumn,
+    TextColumn,
+    TimeRemainingColumn,
+)
 
 stderr = Console(stderr=True, highlight=False)
 
@@ -27,13 +34,30 @@ def answer(facts: dict[str, Any], as_json: bool, text: str) -> None:
     sys.stdout.flush()
 
 
+def columns(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A table in plain text: columns as wide as their widest cell."""
+    lines = [list(head), *map(list, rows)]
+    widths = [max(len(line[i]) for line in lines) for i in range(len(head))]
+    text = [
+        "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True))
+        for line in lines
+    ]
+    text.insert(1, "  ".join("─" * width for width in widths))
+    return "\n".join(line.rstrip() for line in text)
+
+
 @contextmanager
-def progress_bar(title: str, total: int) -> Iterator[Callable[[int], None]]:
-    """A progress bar on stderr; yields a function to call with increments."""
+def progress_bar(
+    title: str, total: int, *, counted: bool = True
+) -> Iterator[Callable[[int], None]]:
+    """A progress bar on stderr; yields a function to call with increments.
+
+    Without `counted` it shows a share only: the number of private records is itself private.
+    """
     columns = (
         TextColumn("{task.description:<12}"),
         BarColumn(),
-        MofNCompleteColumn(),
+        MofNCompleteColumn() if counted else TaskProgressColumn(),
         TimeRemainingColumn(elapsed_when_finished=True),
     )
     with Progress(*columns, console=stderr) as bars:

@@ -9,6 +9,7 @@ import hashlib
 import json
 import os
 import secrets
+import zlib
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import IO, Any
@@ -51,6 +52,32 @@ def write_json(path: Path, value: object, mode: int = 0o644) -> None:
     write_text(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n", mode)
 
 
+def _sealed(value: Row) -> str:
+    body = {key: entry for key, entry in value.items() if key != "digest"}
+    text = json.dumps(body, sort_keys=True, ensure_ascii=False, allow_nan=False)
+    body["digest"] = hashlib.sha256(text.encode()).hexdigest()
+    return json.dumps(body, indent=2, sort_keys=True, ensure_ascii=False) + "\n"
+
+
+def write_sealed(path: Path, value: Row, mode: int = 0o644) -> None:
+    """Write a JSON object with a digest over itself, in the one form `read_sealed` accepts."""
+    write_text(path, _sealed(value), mode)
+
+
+def read_sealed(path: Path) -> Row:
+    """Read what `write_sealed` wrote.
+
+    The digest shows damage, not forgery: whoever can write the file can seal it again.
+
+    Raises:
+        UserError: the file is missing, or any byte of it was changed.
+    """
+    value = read_json(path)
+    if not isinstance(value, dict) or path.read_bytes() != _sealed(value).encode():
+        raise UserError(f"{path}: was changed after it was written; restore it")
+    return value
+
+
 def jsonl_line(row: object) -> str:
     """One row as one line of JSON Lines, newline included."""
     return json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n"
@@ -81,9 +108,10 @@ def read_jsonl(path: Path) -> Iterator[tuple[int, Row]]:
                     raise UserError(
                         f"{path}, row {number}: not valid UTF-8; re-encode the file as UTF-8"
                     ) from None
-                except json.JSONDecodeError as error:
+                except (ValueError, RecursionError) as error:  # also numbers too long to read
+                    reason = getattr(error, "msg", "too long or too deep")
                     raise UserError(
-                        f"{path}, row {number}: not valid JSON ({error.msg}); "
+                        f"{path}, row {number}: not valid JSON ({reason}); "
                         "each line must be one JSON object"
                     ) from None
                 if not isinstance(row, dict):
@@ -92,9 +120,23 @@ def read_jsonl(path: Path) -> Iterator[tuple[int, Row]]:
                         "each line must be one JSON object"
                     )
                 yield number, row
-    except (OSError, EOFError) as error:
+    except (OSError, EOFError, zlib.error) as error:
         reason = getattr(error, "strerror", None) or error
         raise UserError(f"{path}: cannot be read ({reason})") from error
+
+
+def read_text(path: Path) -> str:
+    """Read UTF-8 text.
+
+    Raises:
+        UserError: the file is missing or is not UTF-8.
+    """
+    try:
+        return path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror or error})") from error
+    except UnicodeDecodeError:
+        raise UserError(f"{path}: not valid UTF-8; re-encode the file as UTF-8") from None
 
 
 def read_json(path: Path) -> Any:
@@ -104,10 +146,8 @@ def read_json(path: Path) -> Any:
         UserError: the file is missing or is not JSON.
     """
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror or error})") from error
-    except ValueError as error:
+        return json.loads(read_text(path))
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{path}: is not valid JSON ({error})") from error
 
 

@@ -106,6 +106,13 @@ def two_digits(count: int) -> int:
     return (count + step // 2) // step * step
 
 
+def mask_secrets(text: str) -> str:
+    """`text` with every sign of a secret replaced by the name of its kind."""
+    for kind, sign in _SECRETS.items():
+        text = sign.sub(f"<{kind}>", text)
+    return text
+
+
 def _lengths(texts: Sequence[str]) -> Lengths:
     lengths = sorted(map(len, texts)) or [0]
     return Lengths(median_low(lengths), lengths[(len(lengths) - 1) * 9 // 10], lengths[-1])

@@ -21,6 +21,7 @@ from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
+from transformers.utils.logging import disable_progress_bar
 
 from privcode.errors import UserError
 from privcode.files import read_json, write_json
@@ -168,10 +169,16 @@ def render(template: str, **fields: str) -> str:
     return _PLACEHOLDER.sub(lambda match: fields.get(match[1], match[0]), template)
 
 
+def context_length(model: PreTrainedModel | PeftModel) -> int:
+    """The most tokens, prompt and answer together, that `model` was made for."""
+    return int(model.config.get_text_config().max_position_embeddings)
+
+
 def _load(kind: Any, noun: str, name: str, **options: Any) -> Any:
     source = name
     if name.startswith(_BUNDLED):
         source = str(_ASSETS / name.removeprefix(_BUNDLED))
+    disable_progress_bar()
     try:
         loaded = kind.from_pretrained(source, trust_remote_code=False, **options)
     except _LOAD_ERRORS as error:

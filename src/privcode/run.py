@@ -1,78 +1,68 @@
-"""A run: one directory, one config, stages that can be killed and called again.
+"""A run: the stages of the method, in order, over one directory.
 
-Promises: only this module knows paths; a stage that is done is not done again while its inputs
-and outputs are the same; one process works in a run directory at a time; a changed config is
-refused rather than mixed in. What is computed from private records goes to `private/` (mode
-0700) and nowhere else: the manifest holds no count, loss or hash of them.
+Promises: only this module and `workspace` know paths; what is computed from private records goes
+to `private/` and nowhere else; after `sanitize`, a run of the method itself reads no private
+record. The methods that it is compared with (`config.method`) are the same stages put together
+differently.
 Does not: train or judge; the stages do.
 """
 
-import fcntl
 import hashlib
-import os
-import platform
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import asdict
-from importlib.metadata import version
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from privcode.config import Config, Model, dump_config, load_config, plan_of
+from privcode.config import Config, Model, load_config, plan_of
 from privcode.console import progress_bar, say
 from privcode.errors import UserError
-from privcode.files import (
-    read_json,
-    sha256_file,
-    write_json,
-    write_jsonl,
-    write_text,
-)
+from privcode.files import read_jsonl, read_text, write_json, write_jsonl, write_text
+from privcode.privacy.ledger import Ledger
 from privcode.records import Columns, Record, bound_contributions, guess_columns, read_records
+from privcode.workspace import Workspace
 
-VERSIONED = ("privcode", "torch", "transformers", "peft", "trl", "dp-accounting")
+STAGES = {
+    "privcode": ("sanitize", "synthesize", "validate", "boost", "evaluate", "audit"),
+    "base": ("evaluate",),
+    "control": ("synthesize", "validate", "boost", "evaluate", "audit"),
+    "dpft": ("sanitize", "evaluate", "audit"),
+    "jft": ("pretune", "sanitize", "evaluate", "audit"),
+    "nondp": ("boost", "evaluate", "audit"),
+}
+"""What each method does. The first is the product; the others are its baselines."""
+
+Texts = Callable[[list[str]], list[list[str]]]
 
 
-class Run:
-    """The stages of one run in one directory."""
+def stages_of(config: Config) -> tuple[str, ...]:
+    """The names of a run's stages, in order."""
+    return tuple(
+        name
+        for name in STAGES[config.method]
+        if (name != "audit" or config.audit.repetitions)
+        and (name != "evaluate" or config.evaluate.tasks)
+    )
+
+
+class Run(Workspace):
+    """The stages of one run in one directory. Each can be killed and called again."""
 
     def __init__(self, config: Config, out: Path) -> None:
-        """Open or make the run directory.
-
-        Raises:
-            UserError: the directory holds a run of another config, or another process is in it.
-        """
+        """Open or make the run directory; see `Workspace`."""
+        self.plan = plan_of(config)
+        super().__init__(config, out)
         self.config = config
-        self.out = out
-        self.private = out / "private"
         self.ledger = self.private / "ledger.jsonl"
         self.junior = out / "models" / "junior"
         self.premium = out / "models" / "premium"
+        self.pretuned = self.private / "pretuned"
         self.raw = out / "synthetic" / "raw.jsonl"
         self.accepted = out / "synthetic" / "accepted.jsonl"
-        self.manifest = out / "manifest.json"
-        self.plan = plan_of(config)
-        text = dump_config(config)
-        kept = out / "config.yaml"
-        if kept.exists():
-            if kept.read_text(encoding="utf-8") != text:
-                raise UserError(
-                    f"{kept}: belongs to a run with other settings; choose another --out"
-                )
-        elif out.exists() and any(out.iterdir()):
-            raise UserError(f"{out}: is not empty and not a run; choose another --out")
-        else:
-            write_text(kept, text)
-        self.private.mkdir(exist_ok=True)
-        self.private.chmod(0o700)
-        self._lock = os.open(self.private / ".lock", os.O_WRONLY | os.O_CREAT, 0o600)
-        try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise UserError(
-                f"{out}: another privcode process is working in it; wait for it"
-            ) from None
+        self.verdicts = self.private / "verdicts.jsonl"
+        self.evaluation = out / "evaluation"
+        self.bundle = out / "release"
+        self.stages = stages_of(config)
 
     @classmethod
     def open(cls, out: Path) -> "Run":
@@ -85,69 +75,37 @@ class Run:
             raise UserError(f"{out}: is not a run directory; start one with privcode run CONFIG")
         return cls(load_config(out / "config.yaml"), out)
 
-    def _stages(self) -> dict[str, Any]:
-        if not self.manifest.exists():
-            return {}
-        stages: dict[str, Any] = read_json(self.manifest)["stages"]
-        return stages
-
-    @contextmanager
-    def _stage(self, name: str, inputs: list[Path], outputs: list[Path]) -> Iterator[bool]:
-        """Yields whether the stage has to be done; notes it in the manifest afterwards."""
-        stages = self._stages()
-        given = self._hashes(inputs)
-        if name in stages:
-            done = stages[name]
-            if done["inputs"] == given and done["outputs"] == self._hashes(outputs):
-                say(f"{name}: done already")
-                yield False
-                return
-            raise UserError(
-                f"{self.out}: what {name} read or wrote was changed since; "
-                "restore the files or choose another --out"
-            )
-        started = time.monotonic()
-        yield True
-        stages[name] = {
-            "inputs": given,
-            "outputs": self._hashes(outputs),
-            "seconds": round(time.monotonic() - started, 1),
-        }
-        versions = {package: version(package) for package in VERSIONED}
-        versions["python"] = platform.python_version()
-        write_json(self.manifest, {"stages": stages, "versions": versions})
-
-    def _hashes(self, paths: list[Path]) -> dict[str, str]:
-        files = (
-            file
-            for path in paths
-            for file in (sorted(path.rglob("*")) if path.is_dir() else [path])
-            if file.is_file()
-        )
-        return {str(f.relative_to(self.out)): sha256_file(f) for f in files}
+    def all(self) -> None:
+        """Every stage that is not done yet."""
+        self._check()
+        for name in self.stages:
+            getattr(self, name)()
 
     def sanitize(self) -> None:
-        """Stage 1: tune the junior on the private records under the plan."""
+        """Stage 1: tune the junior on the private records under the plan (dpft: the premium)."""
         from privcode.models import load_tokenizer, save_model
-        from privcode.privacy.ledger import Ledger
+        from privcode.results import spent_beside
         from privcode.stages.sanitize import Settings, by_unit, encode, sanitize
 
-        with self._stage("sanitize", [], [self.junior]) as needed:
+        on_premium = self.config.method in ("dpft", "jft")
+        section = self.config.premium if on_premium else self.config.junior
+        output = self.premium if on_premium else self.junior
+        before = self._before("sanitize")
+        with self.stage("sanitize", before, [output]) as needed:
             if not needed:
                 return
             settings, syntax = self.config.sanitize, self.config.sanitize.syntax
             records, counts, fingerprint = private_records(self.config)
-            tokenizer = load_tokenizer(self.config.junior.model)
-            model = self._trainable(self.config.junior, settings.seed)
+            tokenizer = load_tokenizer(section.model)
+            model = self._trainable(section, settings.seed)
             examples, cut = [], 0
-            with progress_bar("read", len(records)) as progress:
+            with progress_bar("read", len(records), counted=False) as progress:
                 for record in records:
-                    prompt = rendered(self.config.junior, record.prompt)
                     example, truncated = encode(
                         record,
-                        prompt,
+                        rendered(section, record.prompt),
                         tokenizer,
-                        self.config.junior.max_tokens,
+                        section.max_tokens,
                         syntax=syntax.schedule != "off",
                     )
                     examples.append(example)
@@ -156,6 +114,12 @@ class Run:
             write_json(self.private / "data.json", counts | {"truncated": cut}, mode=0o600)
             ledger = Ledger(self.ledger)
             ledger.begin(self.plan, fingerprint)
+            if others := spent_beside(self):
+                say(
+                    f"sanitize: {len(others)} other run(s) in {self.out.parent} spent budget on "
+                    "these data; all of them count: together ε = "
+                    f"{self.plan.cost(others).epsilon:.4g}"
+                )
             with progress_bar("sanitize", self.plan.steps) as progress:
                 curve = sanitize(
                     model,
@@ -181,60 +145,391 @@ class Run:
                     progress,
                 )
             write_jsonl(self.private / "curve.jsonl", curve, mode=0o600)
-            save_model(model, self.junior)
+            save_model(model, output)
             (self.private / "checkpoint.pt").unlink()
-            say(f"sanitize: adapter in {self.junior}; next: privcode synthesize {self.out}")
+        self._next("sanitize", output)
 
     def synthesize(self) -> None:
         """Stage 2a: sample solutions of the public prompts from the DP junior."""
-        from privcode.generation import Sampling
-        from privcode.generation.local import LocalGenerator
-        from privcode.models import load_adapter, load_model, load_tokenizer
         from privcode.prompts import read_prompts
         from privcode.stages.synthesize import synthesize
 
-        self._after("sanitize")
-        with self._stage("synthesize", [self.junior], [self.raw]) as needed:
+        before = self._before("synthesize")
+        with self.stage("synthesize", before, [self.raw]) as needed:
             if not needed:
                 return
             config, section = self.config.synthesize, self.config.junior
             chosen = self.config.prompts
             prompts = read_prompts(chosen.file, chosen.column, chosen.limit)
-            model = load_adapter(load_model(section.model, section.dtype), self.junior)
-            generator = LocalGenerator(model, load_tokenizer(section.model), config.batch_size)
-            sampling = Sampling(
-                temperature=config.temperature,
-                top_p=config.top_p,
-                max_new_tokens=config.max_new_tokens,
-                n=config.samples_per_prompt,
-                seed=config.seed,
-            )
-            with progress_bar("synthesize", len(prompts)) as progress:
+            generator = self._generator("junior", config.batch_size)
+            whole = [p for p in prompts if generator.fits(rendered(section, p))]
+            if len(whole) < len(prompts):
+                say(f"synthesize: {len(prompts) - len(whole)} prompts too long for the junior")
+            if not whole:
+                raise UserError(f"{chosen.file}: every prompt is too long for the junior's context")
+            with progress_bar("synthesize", len(whole)) as progress:
                 synthesize(
                     generator,
-                    prompts,
-                    [rendered(section, p) for p in prompts],
-                    sampling,
+                    whole,
+                    [rendered(section, p) for p in whole],
+                    _sampling(config, config.samples_per_prompt),
                     self.raw,
                     progress=progress,
                 )
-            say(f"synthesize: samples in {self.raw}; next: privcode validate {self.out}")
+        self._next("synthesize", self.raw)
 
-    def _after(self, earlier: str) -> None:
-        if earlier not in self._stages():
-            raise UserError(f"{self.out}: {earlier} is not done; privcode {earlier} {self.out}")
+    def validate(self) -> None:
+        """Stage 2b: keep what runs and what says what the prompt asked."""
+        from privcode.execution import Limits, execute
+        from privcode.models import load_model, load_tokenizer
+        from privcode.stages.roundtrip import scorer
+        from privcode.stages.validate import judge, validate
+
+        with self.stage("validate", self._before("validate"), [self.accepted]) as needed:
+            if not needed:
+                return
+            run, trip = self.config.validate_.execution, self.config.validate_.round_trip
+            section = self.config.premium
+            limits = Limits(cpu_seconds=run.cpu_seconds, memory_mb=run.memory_mb)
+            score = None
+            if trip.method != "off":
+                model = load_model(trip.describer or section.model, trip.dtype)
+                score = scorer(trip, model, load_tokenizer(trip.describer or section.model))
+            samples = [row for _, row in read_jsonl(self.raw)]
+            half_way = self.private / ".verdicts.jsonl.partial"
+            with progress_bar("validate", len(samples)) as progress:
+                verdicts = validate(
+                    samples,
+                    partial(
+                        judge,
+                        language=self.config.data.language or "python",
+                        prelude=_text(run.prelude),
+                        execute=(
+                            lambda programs: list(execute(programs, limits, sandbox=run.sandbox))
+                        )
+                        if run.enabled
+                        else None,
+                        score=score,
+                        threshold=trip.threshold,
+                    ),
+                    half_way,
+                    progress=progress,
+                )
+            write_jsonl(self.verdicts, verdicts, mode=0o600)
+            kept = {row["id"] for row in verdicts if row["accepted"]}
+            write_jsonl(self.accepted, (row for row in samples if row["id"] in kept))
+            half_way.unlink()
+            say(f"validate: {len(kept)} of {len(samples)} samples accepted")
+        self._next("validate", self.accepted)
+
+    def boost(self) -> None:
+        """Stage 2c: tune the premium model on the accepted pairs (nondp: on private records)."""
+        with self.stage("boost", self._before("boost"), [self.premium]) as needed:
+            if not needed:
+                return
+            if self.config.method == "nondp":
+                pairs = self._private_pairs()
+            else:
+                pairs = [(r["prompt"], r["completion"]) for _, r in read_jsonl(self.accepted)]
+                if not pairs:
+                    raise UserError(
+                        f"{self.accepted}: no sample was accepted; the reasons are in "
+                        f"{self.verdicts}"
+                    )
+            self._tune(pairs, self.premium)
+        self._next("boost", self.premium)
+
+    def pretune(self) -> None:
+        """Jft's first step: plain tuning on the private records with what looks secret masked."""
+        from privcode.inspect import mask_secrets
+
+        with self.stage("pretune", [], []) as needed:
+            if needed:
+                pairs = self._private_pairs()
+                masked = [(mask_secrets(prompt), mask_secrets(code)) for prompt, code in pairs]
+                self._tune(masked, self.pretuned)
+        self._next("pretune", self.pretuned)
+
+    def evaluate(self) -> None:
+        """pass@k of the untuned and the tuned models on the task files."""
+        from privcode.execution import Limits
+        from privcode.stages.evaluate import evaluate, load_tasks
+
+        if not self.config.evaluate.tasks:
+            raise UserError(f"{self.out / 'config.yaml'}, field evaluate.tasks: names no task file")
+        before = self._before("evaluate")
+        with self.stage("evaluate", before, [self.evaluation]) as needed:
+            if not needed:
+                return
+            config = self.config.evaluate
+            files = [(file, load_tasks(Path(file.file))) for file in config.tasks]
+            wanted = [m for m in config.models if m == "base" or self.config.method != "base"]
+            if self.config.method != "privcode" and "junior" in wanted:
+                wanted.remove("junior")
+            for label in wanted:
+                section = self.config.junior if label == "junior" else self.config.premium
+                generator = None
+                for file, tasks in files:
+                    result = self.evaluation / f"{file.name}.{label}.json"
+                    if result.exists():
+                        continue
+                    generator = generator or self._generator(label, config.batch_size)
+                    sampling = _sampling(config, config.samples)
+                    template = section.template if file.mode == "instruct" else "{prompt}"
+                    with progress_bar(f"{file.name} {label}", 2 * len(tasks)) as progress:
+                        samples, score = evaluate(
+                            _answers(generator, sampling, template, progress),
+                            tasks,
+                            mode=file.mode,
+                            template=file.instruction,
+                            k=config.k,
+                            prelude=_text(file.prelude),
+                            limits=Limits(
+                                cpu_seconds=config.cpu_seconds, memory_mb=config.memory_mb
+                            ),
+                            sandbox=config.sandbox,
+                            progress=progress,
+                        )
+                    rows = [
+                        sample | {"passed": row["passed"], "error": row["error"]}
+                        for sample, row in zip(samples, score.rows, strict=True)
+                    ]
+                    write_jsonl(result.with_suffix(".samples.jsonl"), rows)
+                    facts = score.summary()
+                    del facts["seconds"]  # in the manifest: the rest is the same on every run
+                    write_json(
+                        result, {"task": file.name, "model": label, "mode": file.mode} | facts
+                    )
+        self._next("evaluate", self.evaluation)
+
+    def audit(self) -> None:
+        """Which of the planted canaries come out, and where."""
+        from privcode.audit import canaries
+
+        if not self.config.audit.repetitions:
+            raise UserError(
+                f"{self.out / 'config.yaml'}, field audit.repetitions: no canary was planted; "
+                "canaries are planted before training"
+            )
+        output = self.out / "evaluation" / "audit.json"
+        with self.stage("audit", self._before("audit"), [output]) as needed:
+            if not needed:
+                return
+            config = self.config.audit
+            planted = canaries.plant(config.repetitions, config.seed)
+            places: dict[str, list[str]] = {}
+            if self.raw.exists():
+                places["synthetic samples"] = [r["completion"] for _, r in read_jsonl(self.raw)]
+            labels = [("junior", "junior")] if self.config.method == "privcode" else []
+            for label, place in [*labels, ("tuned", "tuned model")]:
+                section = self.config.junior if label == "junior" else self.config.premium
+                generator = self._generator(label, self.config.evaluate.batch_size)
+                sampling = _sampling(config, config.samples, temperature=1.0)
+                with progress_bar(f"audit {label}", len(planted)) as progress:
+                    ask = _answers(generator, sampling, section.template, progress)
+                    found = ask([c.prompt for c in planted])
+                places[f"{place}, asked for them"] = [text for texts in found for text in texts]
+            places["anywhere"] = [text for texts in places.values() for text in texts]
+            counts = {place: canaries.leaks(planted, texts) for place, texts in places.items()}
+            write_json(output, {"samples_per_prompt": config.samples, "places": counts})
+        self._next("audit", output)
+
+    def report(self) -> Path:
+        """Write report.html from what the run has so far."""
+        from privcode.report import page
+        from privcode.results import evidence
+
+        path = self.out / "report.html"
+        write_text(path, page(evidence(self)))
+        self.note("report", self.hashes([path]))
+        return path
+
+    def release(self, *, allow_reproducible_noise: bool = False) -> dict[str, Any]:
+        """Bundle what may leave the building in release/; returns its privacy.json.
+
+        Raises:
+            UserError: a stage is not done, what it wrote was changed, or the run has no guarantee.
+        """
+        from privcode.results import evidence, verify
+        from privcode.stages.release import release
+
+        if self.config.method != "privcode":
+            raise UserError(
+                f"{self.out}: its method is {self.config.method}; only a privcode run is released"
+            )
+        self._finished()
+        verify(self)
+        rows = [row for _, row in read_jsonl(self.accepted)]
+        return release(
+            evidence(self),
+            rows,
+            self.premium,
+            self.bundle,
+            allow_reproducible_noise=allow_reproducible_noise,
+        )
+
+    def _before(self, name: str) -> list[Path]:
+        """What stage `name` reads of the run; it is refused before the stages that make it."""
+        outputs = {
+            "sanitize": self.junior if self.config.method == "privcode" else self.premium,
+            "pretune": self.pretuned,
+            "synthesize": self.raw,
+            "validate": self.accepted,
+            "boost": self.premium,
+        }
+        stages = self.stages
+        if name not in stages:
+            raise UserError(
+                f"{self.out}: its method, {self.config.method}, has no stage {name}; "
+                f"it has {', '.join(stages)}"
+            )
+        inputs = []
+        for earlier in stages[: stages.index(name)]:
+            if earlier not in outputs:
+                continue
+            if earlier not in self.done():
+                raise UserError(
+                    f"{self.out}: {earlier} is not done; run privcode {earlier} {self.out}"
+                )
+            inputs.append(outputs[earlier])
+        return [path for path in inputs if not path.is_relative_to(self.private)]
+
+    def _check(self) -> None:
+        """Refuse what a later stage would refuse, before budget is spent on an earlier one."""
+        from privcode.execution import choose_sandbox
+        from privcode.models import load_tokenizer
+        from privcode.prompts import read_prompts
+        from privcode.stages.evaluate import load_tasks
+
+        config, todo = self.config, [name for name in self.stages if name not in self.done()]
+        if "synthesize" in todo:
+            read_prompts(config.prompts.file, config.prompts.column, config.prompts.limit)
+        if "validate" in todo and config.validate_.execution.enabled:
+            choose_sandbox(config.validate_.execution.sandbox)
+            _text(config.validate_.execution.prelude)
+        if "evaluate" in todo:
+            choose_sandbox(config.evaluate.sandbox)
+            for file in config.evaluate.tasks:
+                load_tasks(Path(file.file))
+                _text(file.prelude)
+        for section in (config.junior, config.premium) if todo else ():
+            load_tokenizer(section.model)
+
+    def _finished(self) -> None:
+        for name in self.stages:
+            if name not in self.done():
+                raise UserError(f"{self.out}: {name} is not done; run privcode run {self.out}")
+
+    def _next(self, name: str, output: Path) -> None:
+        after = self.stages[self.stages.index(name) + 1 :]
+        step = f"privcode {after[0]} {self.out}" if after else f"privcode report {self.out}"
+        say(f"{name}: {output}; next: {step}")
+
+    def _private_pairs(self) -> list[tuple[str, str]]:
+        records, _, _ = private_records(self.config, self.config.boost.limit)
+        return [(r.prompt, r.completion) for r in records]
+
+    def _tune(self, pairs: list[tuple[str, str]], output: Path) -> None:
+        from privcode.models import load_model, load_tokenizer
+        from privcode.stages.boost import boost
+
+        config, section = self.config.boost, self.config.premium
+        steps = -(-len(pairs) // config.batch_size) * config.epochs
+        with progress_bar(output.name, steps, counted=self.config.method != "nondp") as progress:
+            left_out = boost(
+                load_model(section.model, section.dtype),
+                load_tokenizer(section.model),
+                [(rendered(section, prompt), completion) for prompt, completion in pairs],
+                method=config.method,
+                rank=section.lora.r,
+                alpha=section.lora.alpha,
+                dropout=section.lora.dropout,
+                targets=section.lora.targets,
+                epochs=config.epochs,
+                learning_rate=config.learning_rate,
+                batch_size=config.batch_size,
+                micro_batch=config.micro_batch,
+                max_tokens=section.max_tokens,
+                warmup_ratio=config.warmup_ratio,
+                scheduler="cosine",
+                weight_decay=config.weight_decay,
+                seed=config.seed,
+                checkpoints=self.private / f"{output.name}-checkpoints",
+                output=output,
+                progress=progress,
+            )
+        if left_out and self.config.method not in ("nondp", "jft"):
+            say(f"boost: {left_out} pairs were longer than premium.max_tokens and left out")
 
     def _trainable(self, section: Model, seed: int) -> Any:
         import torch
 
-        from privcode.models import attach_lora, load_model
+        from privcode.models import attach_lora, load_adapter, load_model
 
         model = load_model(section.model, section.dtype)
+        if self.config.method == "jft":
+            model = load_adapter(model, self.pretuned).merge_and_unload()
         if section.gradient_checkpointing:
             model.gradient_checkpointing_enable({"use_reentrant": False})
         torch.manual_seed(seed)  # the adapter's start
         lora = section.lora
         return attach_lora(model, lora.r, lora.alpha, lora.dropout, lora.targets)
+
+    def _generator(self, label: str, batch_size: int) -> Any:
+        """The model called "base", "junior" or "tuned", ready to sample."""
+        from privcode.generation.local import LocalGenerator
+        from privcode.models import load_adapter, load_model, load_tokenizer
+
+        section = self.config.junior if label == "junior" else self.config.premium
+        tuned = {"junior": self.junior, "tuned": self.premium}.get(label)
+        if label == "junior" and self.config.method == "control":
+            tuned = None
+        if tuned and not (tuned / "adapter_config.json").exists():  # fully tuned
+            model = load_model(str(tuned), section.dtype)
+        else:
+            model = load_model(section.model, section.dtype)
+            if label == "tuned" and self.config.method == "jft":
+                model = load_adapter(model, self.pretuned).merge_and_unload()
+            if tuned:
+                model = load_adapter(model, tuned)
+        return LocalGenerator(model, load_tokenizer(section.model), batch_size)
+
+
+def _answers(
+    generator: Any, sampling: Any, template: str, progress: Callable[[int], None]
+) -> Texts:
+    """Prompts to answers, in small chunks; a prompt too long for the model gets empty answers."""
+    from privcode.models import render
+
+    def answer(prompts: list[str]) -> list[list[str]]:
+        answers = [[""] * sampling.n for _ in prompts]
+        texts = [render(template, prompt=prompt) for prompt in prompts]
+        short = [i for i, text in enumerate(texts) if generator.fits(text)]
+        for chunk, start in enumerate(range(0, len(short), generator.batch_size)):
+            here = short[start : start + generator.batch_size]
+            found = generator.generate([texts[i] for i in here], sampling, chunk)
+            for i, new in zip(here, found, strict=True):
+                answers[i] = new
+            progress(len(here))
+        return answers
+
+    return answer
+
+
+def _sampling(section: Any, n: int, temperature: float | None = None) -> Any:
+    from privcode.generation import Sampling
+
+    return Sampling(
+        temperature=section.temperature if temperature is None else temperature,
+        top_p=getattr(section, "top_p", 1.0),
+        max_new_tokens=section.max_new_tokens,
+        n=n,
+        seed=section.seed,
+    )
+
+
+def _text(name: str | None) -> str:
+    return "" if name is None else read_text(Path(name))
 
 
 def rendered(section: Model, prompt: str) -> str:
@@ -244,10 +539,12 @@ def rendered(section: Model, prompt: str) -> str:
     return render(section.template, prompt=prompt)
 
 
-def private_records(config: Config) -> tuple[list[Record], dict[str, Any], str]:
+def private_records(
+    config: Config, limit: int | None = None
+) -> tuple[list[Record], dict[str, Any], str]:
     """The bounded private records with their canaries, counts of what was read, a fingerprint.
 
-    All three are private.
+    All three are private. `limit` takes only the first so many records, and all canaries.
 
     Raises:
         UserError: the data cannot be read, or no record is left.
@@ -273,12 +570,10 @@ def private_records(config: Config) -> tuple[list[Record], dict[str, Any], str]:
         contains=data.contains,
         on_bad_row=data.on_bad_row,
     )
-    if not records:
-        raise UserError(f"{data.source}: no record is left after selection; check data.contains")
     fingerprint = hashlib.sha256(
         "\x00".join(f"{r.unit}\x01{r.prompt}\x01{r.completion}" for r in records).encode()
     ).hexdigest()
     kept, dropped = bound_contributions(records, privacy.max_records_per_unit, seed=privacy.seed)
     planted = canaries.records(canaries.plant(config.audit.repetitions, config.audit.seed))
     counts = {**asdict(report), "over_the_bound": dropped, "canaries": len(planted)}
-    return [*kept, *planted], counts, fingerprint
+    return [*kept[:limit], *planted], counts, fingerprint

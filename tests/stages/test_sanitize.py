@@ -253,3 +253,8 @@ def test_a_ledger_line_torn_by_a_crash_is_dropped(tmp_path: Path) -> None:
     ledger.path.write_bytes(whole + b'{"kind": "st')
     assert Ledger(ledger.path).steps == 5
     assert ledger.path.read_bytes() == whole
+
+
+@pytest.mark.parametrize("seed", [-1, 5_000, 2**40])
+def test_any_whole_number_seeds_the_dropout(tmp_path: Path, seed: int) -> None:
+    train(tmp_path, plan_for(steps=1), dropout=0.1, seed=seed)

@@ -19,6 +19,7 @@ from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerB
 
 from privcode.errors import UserError
 from privcode.generation import Sampling
+from privcode.models import context_length
 
 
 @dataclass(frozen=True)
@@ -68,7 +69,7 @@ class LocalGenerator:
         output = self.model.generate(
             input_ids=pad_sequence(ids, True, self.tokenizer.pad_token_id, "left"),
             attention_mask=pad_sequence([torch.ones_like(row) for row in ids], True, 0, "left"),
-            generation_config=self._config(sampling, self._context() - longest),
+            generation_config=self._config(sampling, context_length(self.model) - longest),
         )
         texts: list[str] = self.tokenizer.batch_decode(
             output[:, longest:], skip_special_tokens=True, clean_up_tokenization_spaces=False
@@ -99,11 +100,12 @@ class LocalGenerator:
             **drawn,
         )
 
-    def _context(self) -> int:
-        return int(self.model.config.get_text_config().max_position_embeddings)
+    def fits(self, prompt: str) -> bool:
+        """Whether `prompt` leaves room for an answer in the model's context."""
+        return len(self.tokenizer(prompt)["input_ids"]) < context_length(self.model)
 
     def _check_lengths(self, encoded: list[list[int]]) -> None:
-        context = self._context()
+        context = context_length(self.model)
         for number, ids in enumerate(encoded, start=1):
             if not ids:
                 raise UserError(f"prompt {number} of the chunk is empty; give it some text")

@@ -82,8 +82,8 @@ class Clipper:
         self._sum = torch.zeros(
             offset, dtype=torch.float32, device=self._layers[0][1].weight.device
         )
+        self._buffer = torch.empty(0, offset, dtype=torch.float32, device=self._sum.device)
         self._rows: torch.Tensor | None = None
-        self._squares: torch.Tensor | None = None
         self._hits: list[int] = []
         self._records = 0
 
@@ -99,10 +99,10 @@ class Clipper:
         Raises:
             RuntimeError: some trainable layer saw no gradient, or more than one.
         """
-        self._records = records
+        self._records, self._rows = records, None
         self._hits = [0] * len(self._layers)
-        device = self._layers[0][1].weight.device
-        self._rows = torch.zeros(records, self.parameters, dtype=torch.float32, device=device)
+        if len(self._buffer) < records:
+            self._buffer = self._buffer.new_empty(records, self.parameters)
         for slot, (_, module, _) in enumerate(self._layers):
             module.forward = self._tapped(slot, module)  # type: ignore[method-assign]
         try:
@@ -110,10 +110,13 @@ class Clipper:
         finally:
             for _, module, _ in self._layers:
                 del module.__dict__["forward"]
+        # Unless every layer has written its part there are no rows: the buffer still holds the
+        # gradients of other records.
         if missed := [
             name for hit, (name, _, _) in zip(self._hits, self._layers, strict=True) if hit != 1
         ]:
             raise RuntimeError(f"layers without exactly one gradient per micro-batch: {missed[:3]}")
+        self._rows = self._buffer[:records]
 
     def _tapped(self, slot: int, module: nn.Linear) -> Any:
         def forward(x: torch.Tensor) -> torch.Tensor:
@@ -131,9 +134,9 @@ class Clipper:
                 "records; a model that flattens or mixes the records of a batch "
                 "cannot be clipped per record"
             )
-        assert self._rows is not None
         weight = module.weight
-        rows = self._rows[:, offset : offset + weight.numel()].view(-1, *weight.shape)
+        part = self._buffer[: self._records, offset : offset + weight.numel()]
+        rows = part.view(-1, *weight.shape)
         x, gradient = x.flatten(1, -2), gradient.flatten(1, -2)
         rows.copy_(torch.bmm(gradient.transpose(1, 2).float(), x.float()))
 
@@ -161,7 +164,8 @@ class Clipper:
         norms = squares.sqrt()
         finite = norms.isfinite()
         scale = torch.where(finite, (self.clip_norm / norms).clamp(max=1.0), 0.0)
-        rows[~finite] = 0.0  # 0 · NaN is NaN: the row itself must go
+        # 0 · NaN is NaN: the row itself must go. (A mask would write the whole buffer again.)
+        rows.index_fill_(0, (~finite).nonzero()[:, 0], 0.0)
         self._sum.addmv_(rows.T, scale.float())
 
     def take_sum(self) -> torch.Tensor:

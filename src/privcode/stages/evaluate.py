@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from privcode.config import INSTRUCT
 from privcode.errors import UserError
 from privcode.execution import Limits, Program, execute
 from privcode.files import Row, read_jsonl, write_jsonl
@@ -22,10 +23,6 @@ from privcode.files import Row, read_jsonl, write_jsonl
 Mode = Literal["complete", "instruct"]
 Sample = Mapping[str, Any]
 
-INSTRUCT = (
-    "Please provide a self-contained Python script that solves the following problem in a "
-    "markdown code block:\n{problem}\n"
-)
 _FENCE = re.compile(r"^[ \t]*```[^\n`]*\n(.*?)(?:^[ \t]*```|\Z)", re.DOTALL | re.MULTILINE)
 # A completion continues an indented body: any statement, decorator, comment or fence that starts
 # a line is a new top-level one. Closing brackets and quotes may stand there.

@@ -14,12 +14,76 @@ from torch.nn.functional import cosine_similarity, cross_entropy
 from torch.nn.utils.rnn import pad_sequence
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from privcode.config import RoundTrip
 from privcode.errors import UserError
 from privcode.generation import Generator, Sampling
-from privcode.models import load_encoder, load_tokenizer, render
+from privcode.generation.local import LocalGenerator
+from privcode.models import context_length, load_encoder, load_tokenizer, render
 
 Similarity = Callable[[list[str], list[str]], list[float]]
 """Candidates and references, one to one, to scores; 1 is the same text."""
+
+Scorer = Callable[[list[tuple[str, str]], int], list[float | None]]
+"""(prompt, code) pairs and their chunk's number, to scores; None: too long for the model."""
+
+
+def scorer(
+    settings: RoundTrip, model: PreTrainedModel | PeftModel, tokenizer: PreTrainedTokenizerBase
+) -> Scorer:
+    """The round-trip score that `settings` ask for, with `model` as the describer.
+
+    Raises:
+        UserError: a similarity model is not named, cannot be loaded, or needs what is not
+            installed.
+    """
+    similarity = _similarity(settings)
+    context = context_length(model)
+
+    def length(prompt: str, code: str) -> int:
+        text = render(settings.template, code=code)
+        if similarity is None:
+            text += prompt
+        return len(tokenizer(text)["input_ids"]) + 1
+
+    def score(pairs: list[tuple[str, str]], chunk: int) -> list[float | None]:
+        scores: list[float | None] = [None] * len(pairs)
+        short = [i for i, pair in enumerate(pairs) if length(*pair) < context]
+        if not short:
+            return scores
+        chosen = [pairs[i] for i in short]
+        if similarity is None:
+            found = likelihood(model, tokenizer, chosen, settings.template, settings.batch_size)
+        else:
+            sampling = Sampling(
+                temperature=settings.temperature,
+                max_new_tokens=settings.max_new_tokens,
+                n=settings.samples,
+                seed=settings.seed,
+            )
+            generator = LocalGenerator(model, tokenizer, settings.batch_size)
+            texts = describe(generator, [c for _, c in chosen], settings.template, sampling, chunk)
+            found = best_similarity(similarity, texts, [prompt for prompt, _ in chosen])
+        for i, value in zip(short, found, strict=True):
+            scores[i] = value
+        return scores
+
+    return score
+
+
+def _similarity(settings: RoundTrip) -> Similarity | None:
+    if settings.method == "likelihood":
+        return None
+    if settings.similarity_model is None:
+        raise UserError(
+            f"validate.round_trip.similarity_model: {settings.method} needs one; name an encoder"
+        )
+    if settings.method == "embeddings":
+        return embeddings(settings.similarity_model)
+    if settings.similarity_layers is None:
+        raise UserError(
+            "validate.round_trip.similarity_layers: bertscore reads one layer; give its number"
+        )
+    return bertscore(settings.similarity_model, settings.similarity_layers)
 
 
 def describe(
@@ -136,7 +200,7 @@ def likelihood(
         UserError: the template has no words of its own, a prompt is empty, or a pair is longer
             than the model's context.
     """
-    context = model.config.get_text_config().max_position_embeddings
+    context = context_length(model)
     empty = tokenizer(render(template, code=""))["input_ids"]
     if not empty:
         raise UserError("round-trip template: holds nothing but {code}; add words around it")

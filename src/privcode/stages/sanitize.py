@@ -5,21 +5,27 @@ noised sum made by the plan; every step is in the ledger before it is taken; a r
 anywhere goes on from its last checkpoint, and never takes more noised steps than the plan
 pays for. With seeded randomness the result is bit for bit that of an uninterrupted run; with
 cryptographic randomness, steps whose result a crash lost stay spent and are not taken again.
+Over several processes (torchrun) each step is one step of the same mechanism: drawn once, noised
+once, summed over the ranks; the first rank alone keeps the ledger and the checkpoint.
 Does not: print or return anything computed from the records except the adapter; the training
 curve is handed back for `private/` alone.
 """
 
+import hashlib
 import io
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import torch
 
+from privcode.errors import UserError
 from privcode.files import write_with
+from privcode.privacy.distributed import from_first, rank, start, sum_, world
 from privcode.privacy.ledger import Ledger
 from privcode.privacy.plan import PrivacyPlan
 from privcode.records import Record
@@ -75,10 +81,13 @@ def by_unit(records: Sequence[Record]) -> list[list[int]]:
 
 
 def micro_batches(
-    units: Sequence[Sequence[int]], sizes: Sequence[int], most: int
+    units: Sequence[Sequence[int]], sizes: Sequence[int], most: int, rank: int = 0, world: int = 1
 ) -> Iterator[list[int]]:
-    """Groups of unit numbers, whole units, about `most` records each, of like length."""
-    order = sorted(range(len(units)), key=lambda u: max(sizes[i] for i in units[u]))
+    """Groups of unit numbers, whole units, about `most` records each, of like length.
+
+    Of `world` ranks, each gets every `world`-th unit by length: equal shares, no unit twice.
+    """
+    order = sorted(range(len(units)), key=lambda u: max(sizes[i] for i in units[u]))[rank::world]
     group: list[int] = []
     filled = 0
     for unit in order:
@@ -95,6 +104,24 @@ def _rate(step: int, steps: int, settings: Settings) -> float:
     warm = min(1.0, (step + 1) / max(1, settings.warmup_steps))
     cosine = 0.5 * (1 + math.cos(math.pi * step / steps)) if settings.schedule == "cosine" else 1.0
     return settings.learning_rate * warm * cosine
+
+
+def _dropout_seed(seed: int, step: int, rank: int) -> int:
+    # The CPU's generator looks at 32 bits; ranks must not share their masks.
+    return (seed * 1_000_003 + step + rank * 2_654_435_761) % 2**32
+
+
+def _insist_on_the_same(*values: object) -> None:
+    """Refuse to start where a unit has another number on another rank: it could be drawn twice."""
+    if world() == 1:
+        return
+    digest = hashlib.sha256(repr(values).encode()).hexdigest()
+    same = torch.tensor(int(digest == from_first(lambda: digest)))
+    if int(sum_(same)) < world():
+        raise UserError(
+            "the ranks do not hold the same data and settings; "
+            "give every machine the same files and the same versions of privcode"
+        )
 
 
 def sanitize(
@@ -117,10 +144,15 @@ def sanitize(
         units: for each unit present, the indices of its (bounded) examples.
         plan: decides sampling, clipping, noise and divisor.
         settings: optimisation.
-        ledger: begun with this plan.
-        checkpoint: file (in `private/`) to go on from and to write.
+        ledger: begun with this plan; only the first rank's is read and written.
+        checkpoint: file (in `private/`) to go on from and to write, by the first rank.
         progress: called with the number of steps done.
+
+    Raises:
+        UserError: the ranks hold different data or settings; the ledger cannot be written.
     """
+    start()
+    _insist_on_the_same(units, examples, plan, settings)
     trained = [p for p in model.parameters() if p.requires_grad]
     device = trained[0].device
     clipper = plan.clipper(model)
@@ -129,51 +161,66 @@ def sanitize(
     )
     randomness = plan.randomness()
     curve: list[dict[str, float]] = []
-    done = 0
-    if checkpoint.exists():
-        state = torch.load(checkpoint, weights_only=True, map_location=device)
-        with torch.no_grad():
-            for parameter, saved in zip(trained, state["adapter"], strict=True):
-                parameter.copy_(saved)
-        optimizer.load_state_dict(state["optimizer"])
-        done, curve = state["step"], state["curve"]
+
+    def state(step: int) -> dict[str, Any]:
+        adapter = [p.detach().cpu() for p in trained]
+        kept = {"step": step, "adapter": adapter, "optimizer": optimizer.state_dict()}
+        return kept | {"curve": curve}
+
+    def opening() -> tuple[dict[str, Any], int]:
+        at = state(0)
+        if checkpoint.exists():
+            at = torch.load(checkpoint, weights_only=True, map_location="cpu")
+        if plan.reproducible_seed is not None:
+            return at, at["step"]
+        # Steps that a crash lost were paid for: fresh randomness would be a second payment.
+        return at, max(at["step"], ledger.steps)
 
     def save(step: int) -> None:
         buffer = io.BytesIO()
-        adapter = [p.detach() for p in trained]
-        state = {"step": step, "adapter": adapter, "optimizer": optimizer.state_dict()}
-        torch.save(state | {"curve": curve}, buffer)
+        torch.save(state(step), buffer)
         write_with(checkpoint, lambda file: file.write(buffer.getvalue()), mode=0o600)
 
-    # Steps that a crash lost were paid for: fresh randomness would be a second payment.
-    start = done if plan.reproducible_seed is not None else max(done, ledger.steps)
-    progress(start)
+    def spend(step: int) -> np.ndarray:
+        ledger.step(step)  # on disk before any rank learns whom the step draws
+        return plan.sample(len(units), step, randomness)
+
+    before, first = from_first(opening)
+    with torch.no_grad():
+        for parameter, saved in zip(trained, before["adapter"], strict=True):
+            parameter.copy_(saved)
+    optimizer.load_state_dict(before["optimizer"])
+    curve.extend(before["curve"])
+    progress(first)
     lengths = [len(e.ids) for e in examples]
     model.train()
-    for step in range(start, plan.steps):
-        ledger.step(step)
-        drawn = [units[u] for u in plan.sample(len(units), step, randomness)]
+    for step in range(first, plan.steps):
+        drawn = [units[u] for u in from_first(partial(spend, step))]
         weight = syntax_weight(
             step, settings.syntax, settings.lambda_max, settings.lambda_min, settings.lambda_decay
         )
         total = 0.0
-        torch.manual_seed(int(np.uint32(settings.seed * 1_000_003 + step)))  # dropout only
-        for group in micro_batches(drawn, lengths, settings.micro_batch):
+        torch.manual_seed(_dropout_seed(settings.seed, step, rank()))
+        for group in micro_batches(drawn, lengths, settings.micro_batch, rank(), world()):
             rows = [(unit, index) for unit in group for index in drawn[unit]]
             batch = collate([examples[index] for _, index in rows], pad, device)
             with clipper.recording(len(rows)):
                 losses = per_example_losses(model, batch, weight)
                 losses.sum().backward()  # type: ignore[no-untyped-call]
             clipper.accumulate(torch.tensor([unit for unit, _ in rows]))
-            total += float(losses.detach().sum())
-        noise = plan.noise(clipper, step, randomness).to(device)
-        clipper.set_gradients((clipper.take_sum() + noise) / plan.expected_batch)
+            total += float(losses.detach().nan_to_num(0.0, 0.0, 0.0).sum())  # the curve is JSON
+        clipped = clipper.take_sum()
+        if rank() == 0:  # one draw for all ranks, in the sum before it is reduced
+            clipped = clipped + plan.noise(clipper, step, randomness).to(device)
+        clipper.set_gradients(sum_(clipped) / plan.expected_batch)
         for group_settings in optimizer.param_groups:
             group_settings["lr"] = _rate(step, plan.steps, settings)
         optimizer.step()
+        total = float(sum_(torch.tensor(total, dtype=torch.float64, device=device)))
         records = sum(map(len, drawn))
         curve.append({"step": step, "records": records, "loss": total / max(1, records)})
-        if (step + 1) % settings.checkpoint_every == 0 or step + 1 == plan.steps:
+        due = (step + 1) % settings.checkpoint_every == 0 or step + 1 == plan.steps
+        if due and rank() == 0:
             save(step + 1)
         progress(1)
     model.eval()

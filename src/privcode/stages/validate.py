@@ -5,16 +5,18 @@ on disk chunk by chunk, so that a killed run goes on where it was.
 Does not: read private records, or change a sample.
 """
 
+import math
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from privcode.execution import Outcome, Program
 from privcode.files import Row, jsonl_line, read_jsonl
+from privcode.stages.roundtrip import Scorer
 from privcode.syntax.spans import code_blocks
 
 Execute = Callable[[list[Program]], list[Outcome]]
-Score = Callable[[list[tuple[str, str]]], list[float]]
+Judgement = Callable[[Sequence[Row], int], list[Row]]
 
 
 def code_of(completion: str, language: str = "python") -> tuple[str, str]:
@@ -27,21 +29,23 @@ def code_of(completion: str, language: str = "python") -> tuple[str, str]:
 
 def judge(
     samples: Sequence[Row],
+    chunk: int = 0,
     *,
     language: str,
     prelude: str,
     execute: Execute | None,
-    score: Score | None,
+    score: Scorer | None,
     threshold: float,
 ) -> list[Row]:
     """One verdict {id, accepted, reason, round_trip} per sample.
 
     Args:
         samples: rows with id, prompt, completion.
+        chunk: their number, for the seeds of `score`.
         language: of code that names none.
         prelude: code put before each program.
         execute: runs programs in the sandbox; None leaves out the execution filter.
-        score: round-trip score of (prompt, code) pairs; None leaves out that filter.
+        score: round-trip scores (see `roundtrip.scorer`); None leaves out that filter.
         threshold: τ, the smallest score to keep.
     """
     codes = [code_of(s["completion"], language) for s in samples]
@@ -58,9 +62,12 @@ def judge(
     scores: dict[int, float] = {}
     if score:
         left = [i for i, reason in enumerate(reasons) if not reason]
-        found = score([(samples[i]["prompt"], codes[i][0]) for i in left]) if left else []
-        scores = dict(zip(left, found, strict=True))
-        for i, value in scores.items():
+        found = score([(samples[i]["prompt"], codes[i][0]) for i in left], chunk)
+        for i, value in zip(left, found, strict=True):
+            if value is None:
+                reasons[i] = "round trip: too long for the describer"
+                continue
+            scores[i] = value
             if not value >= threshold:  # NaN is rejected too
                 reasons[i] = "round trip: below the threshold"
     return [
@@ -68,7 +75,7 @@ def judge(
             "id": sample["id"],
             "accepted": not reason,
             "reason": reason,
-            "round_trip": round(scores[i], 4) if i in scores else None,
+            "round_trip": round(scores[i], 4) if math.isfinite(scores.get(i, math.nan)) else None,
         }
         for i, (sample, reason) in enumerate(zip(samples, reasons, strict=True))
     ]
@@ -76,7 +83,7 @@ def judge(
 
 def validate(
     samples: Sequence[Row],
-    judgement: Callable[[Sequence[Row]], list[Row]],
+    judgement: Judgement,
     partial: Path,
     chunk_size: int = 256,
     progress: Callable[[int], object] = lambda samples: None,
@@ -93,7 +100,7 @@ def validate(
     progress(len(verdicts))
     with partial.open("ab") as file:
         for start in range(len(verdicts), len(samples), chunk_size):
-            new = judgement(samples[start : start + chunk_size])
+            new = judgement(samples[start : start + chunk_size], start // chunk_size)
             file.write("".join(map(jsonl_line, new)).encode())
             file.flush()
             os.fsync(file.fileno())

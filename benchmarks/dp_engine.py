@@ -1,0 +1,294 @@
+"""What a private step costs: non-private LoRA, privcode and Opacus, side by side.
+
+Every engine takes the same steps on the same random model, in a process of its own: a few
+micro-batches of the product's loss and its backward pass, clipped where private, then noise once
+and AdamW. (A real step has tens of micro-batches, so noise weighs more here.) The processes take
+turns, one working at a time, so that whatever else the machine does falls on all of them; a ratio
+is between neighbours in one round. Peak memory counts weights and work, not the imported libraries.
+
+    python benchmarks/dp_engine.py [--shape 256x4x128] [--device cuda] [--json]
+"""
+
+import argparse
+import json
+import multiprocessing
+import platform
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from multiprocessing.connection import Connection
+from typing import Any
+
+BASELINE = "non-private LoRA"
+ENGINES = {
+    BASELINE: "plain backward pass of the mean loss",
+    "privcode": "privcode.privacy.clipping, cryptographic noise",
+    "privcode + PrivSA": "the same with the syntax term: its teacher and a KL on every other token",
+    "opacus hooks": "opacus.GradSampleModule, DPOptimizer",
+    "opacus ghost": "opacus.GradSampleModuleFastGradientClipping, two backward passes",
+}
+
+
+@dataclass(frozen=True)
+class Shape:
+    """A model (hidden size, layers, …) and a micro-batch of whole, unpadded records."""
+
+    hidden: int
+    layers: int
+    tokens: int
+    intermediate: int
+    vocabulary: int = 4096
+    heads: int = 8
+    kv_heads: int = 4
+    records: int = 8
+    rank: int = 16
+
+
+SHAPES = {
+    "256x4x128": Shape(256, 4, 128, 688),
+    "384x6x192": Shape(384, 6, 192, 1024),
+    "512x8x256": Shape(512, 8, 256, 1376),
+    "qwen2.5-coder-1.5b": Shape(1536, 28, 1024, 8960, 151_936, heads=12, kv_heads=2),
+}
+DEFAULT = ("256x4x128", "384x6x192", "512x8x256")
+
+
+def stepper(engine: str, shape: Shape, parts: int, device: str) -> Callable[[], None]:
+    """A function that takes one step of `parts` micro-batches with `engine`."""
+    import torch
+    from transformers import Qwen2Config, Qwen2ForCausalLM
+
+    from privcode.models import attach_lora
+    from privcode.privacy.plan import make_plan
+    from privcode.syntax.loss import Example, collate, per_example_losses
+
+    torch.manual_seed(0)
+    config = Qwen2Config(
+        vocab_size=shape.vocabulary,
+        hidden_size=shape.hidden,
+        intermediate_size=shape.intermediate,
+        num_hidden_layers=shape.layers,
+        num_attention_heads=shape.heads,
+        num_key_value_heads=shape.kv_heads,
+        max_position_embeddings=shape.tokens,
+    )
+    dtype = torch.bfloat16 if device == "cuda" else torch.float32
+    with torch.device(device):
+        base = Qwen2ForCausalLM(config).to(dtype)
+    model: Any = attach_lora(base, shape.rank, 2.0 * shape.rank, 0.0).train()
+    ids = torch.randint(shape.vocabulary, (shape.records, shape.tokens)).tolist()
+    marks = tuple(i % 2 == 0 for i in range(shape.tokens))
+    examples = [Example(tuple(row), shape.tokens // 4, marks) for row in ids]
+    batch = collate(examples, 0, device)
+    trained = [p for p in model.parameters() if p.requires_grad]
+    optimizer: Any = torch.optim.AdamW(trained, lr=1e-4, foreach=False)
+
+    if engine == BASELINE:
+
+        def step() -> None:
+            optimizer.zero_grad()
+            for _ in range(parts):
+                (per_example_losses(model, batch, 0.0).mean() / parts).backward()
+            optimizer.step()
+
+    elif engine.startswith("privcode"):
+        plan = make_plan(
+            epsilon=None,
+            noise_multiplier=1.0,
+            delta=1e-5,
+            units=1000,
+            batch=parts * shape.records,
+            steps=1,
+        )
+        clipper, randomness = plan.clipper(model), plan.randomness()
+        weight = 1.0 if "PrivSA" in engine else 0.0
+        units = torch.arange(shape.records)
+
+        def step() -> None:
+            for _ in range(parts):
+                with clipper.recording(shape.records):
+                    per_example_losses(model, batch, weight).sum().backward()
+                clipper.accumulate(units)
+            noise = plan.noise(clipper, 0, randomness).to(device)
+            clipper.set_gradients((clipper.take_sum() + noise) / plan.expected_batch)
+            optimizer.step()
+
+    else:
+        from opacus import GradSampleModule
+        from opacus.grad_sample import GradSampleModuleFastGradientClipping
+        from opacus.optimizers import DPOptimizer, DPOptimizerFastGradientClipping
+        from opacus.utils.fast_gradient_clipping_utils import DPTensorFastGradientClipping
+
+        ghost = engine == "opacus ghost"
+        kind = DPOptimizerFastGradientClipping if ghost else DPOptimizer
+        optimizer = kind(
+            optimizer,
+            noise_multiplier=1.0,
+            max_grad_norm=1.0,
+            expected_batch_size=parts * shape.records,
+            loss_reduction="sum",
+        )
+        if ghost:
+            model = GradSampleModuleFastGradientClipping(
+                model, loss_reduction="sum", max_grad_norm=1.0, use_ghost_clipping=True
+            )
+        else:
+            model = GradSampleModule(model, loss_reduction="sum")
+
+        def step() -> None:
+            for part in range(parts):
+                optimizer.zero_grad()
+                losses = per_example_losses(model, batch, 0.0)
+                if ghost:
+                    DPTensorFastGradientClipping(model, optimizer, losses, "sum").backward()
+                else:
+                    losses.sum().backward()
+                if part + 1 < parts:  # clip and keep, without an update
+                    optimizer.signal_skip_step()
+                optimizer.step()
+
+    return step
+
+
+def peak(device: str) -> float:
+    """Most memory held so far, in MB."""
+    if device == "cuda":
+        import torch
+
+        return torch.cuda.max_memory_allocated() / 1e6
+    import resource
+
+    unit = 1 if platform.system() == "Darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e6
+
+
+def worker(pipe: Connection, engine: str, shape: Shape, parts: int, device: str) -> None:
+    """Answer each number of steps with their seconds and the peak memory; end at None."""
+    import warnings
+
+    import torch
+
+    import privcode.privacy.plan
+    import privcode.stages.sanitize  # noqa: F401  what is imported is not the engine's memory
+
+    if engine.startswith("opacus"):
+        import opacus  # noqa: F401
+
+    warnings.simplefilter("ignore")
+    start = peak(device)
+    try:
+        step = stepper(engine, shape, parts, device)
+        while steps := pipe.recv():
+            began = time.perf_counter()
+            for _ in range(steps):
+                step()
+            if device == "cuda":
+                torch.cuda.synchronize()
+            pipe.send((time.perf_counter() - began, peak(device) - start))
+    except Exception as error:  # the row says why
+        reason = (str(error).strip().splitlines() or [""])[0]
+        pipe.send(f"{type(error).__name__}: {reason}")
+
+
+class Bench:
+    """One engine in its own process."""
+
+    def __init__(self, engine: str, shape: Shape, parts: int, device: str) -> None:
+        context = multiprocessing.get_context("spawn")
+        self.pipe, theirs = context.Pipe()
+        self.process = context.Process(target=worker, args=(theirs, engine, shape, parts, device))
+        self.process.start()
+        theirs.close()
+        self.error = ""
+        self.megabytes = 0.0
+        self.seconds: list[float] = []
+
+    def take(self, steps: int) -> float:
+        """Seconds per step; infinite once the engine has failed."""
+        if self.error:
+            return float("inf")
+        try:
+            self.pipe.send(steps)
+            answer = self.pipe.recv()
+        except (EOFError, OSError):
+            answer = "the process ended, for lack of memory perhaps"
+        if isinstance(answer, str):
+            self.error = answer
+            return float("inf")
+        seconds, self.megabytes = answer
+        return seconds / steps
+
+    def close(self) -> None:
+        if self.process.is_alive() and not self.error:
+            self.pipe.send(None)
+        self.process.join()
+
+
+def measure(name: str, shape: Shape, parts: int, device: str, rounds: int) -> list[dict[str, Any]]:
+    """One row for each engine."""
+    benches = {engine: Bench(engine, shape, parts, device) for engine in ENGINES}
+    order = list(benches)
+    warm = min(bench.take(1) for bench in benches.values())
+    steps = max(1, round(1.0 / warm)) if warm < float("inf") else 1
+    for number in range(rounds):
+        for engine in order[number % len(order) :] + order[: number % len(order)]:
+            benches[engine].seconds.append(benches[engine].take(steps))
+        print(f"{name}: round {number + 1} of {rounds}", file=sys.stderr)
+    for bench in benches.values():
+        bench.close()
+    base = benches[BASELINE]
+    rows = []
+    for engine, bench in benches.items():
+        row: dict[str, Any] = {"engine": engine, "shape": name, "device": device}
+        if bench.error or base.error:
+            rows.append(row | {"error": bench.error or f"no baseline ({base.error})"})
+            continue
+        ratios = [a / b for a, b in zip(bench.seconds, base.seconds, strict=True)]
+        tokens = parts * shape.records * shape.tokens / statistics.median(bench.seconds)
+        row |= {"tokens_per_second": round(tokens, 1)}
+        row |= {"time_ratio": round(statistics.median(ratios), 3)}
+        row |= {"time_ratio_min": round(min(ratios), 3), "time_ratio_max": round(max(ratios), 3)}
+        row |= {"memory_ratio": round(bench.megabytes / base.megabytes, 3)}
+        rows.append(row | {"peak_mb": round(bench.megabytes), "rounds": rounds, "steps": steps})
+    return rows
+
+
+def table(rows: list[dict[str, Any]]) -> str:
+    lines = [
+        "| shape | engine | tokens/s | time ÷ non-private (min–max) | memory ÷ non-private | MB |",
+        "|---|---|---|---|---|---|",
+    ]
+    for row in rows:
+        if "error" in row:
+            lines.append(f"| {row['shape']} | {row['engine']} | – | {row['error']} | – | – |")
+            continue
+        spread = f"({row['time_ratio_min']:.2f}–{row['time_ratio_max']:.2f})"
+        lines.append(
+            f"| {row['shape']} | {row['engine']} | {row['tokens_per_second']:,.0f} "
+            f"| {row['time_ratio']:.2f} {spread} | {row['memory_ratio']:.2f} | {row['peak_mb']:,} |"
+        )
+    return "\n".join(lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument(
+        "--shape", action="append", choices=SHAPES, help="default: the three small ones"
+    )
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    parser.add_argument("--micro-batches", type=int, default=2, help="of each step")
+    parser.add_argument("--rounds", type=int, default=5, help="of one measurement per engine")
+    parser.add_argument("--json", action="store_true", help="one JSON document on stdout")
+    chosen = parser.parse_args()
+    rows = [
+        row
+        for name in chosen.shape or DEFAULT
+        for row in measure(name, SHAPES[name], chosen.micro_batches, chosen.device, chosen.rounds)
+    ]
+    print(json.dumps({"rows": rows}, ensure_ascii=False) if chosen.json else table(rows))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,335 @@
+"""`privcode init DATA`: a commented config for a private data set, and what its owner should know.
+
+Promises: the config names every setting there is, with its default and the words it is documented
+with in `config.py`; it loads once nothing in it says CHANGE_ME; the only figures taken from the
+data are rounded (units to two digits, the context to a power of two).
+Does not: decide. Whether prompts are public, who the unit is, which rows may be skipped and which
+models to use stay with the owner. `summary` holds private figures: it is for the owner's console.
+"""
+
+import inspect
+import math
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict
+from decimal import ROUND_DOWN, Context
+from pathlib import Path
+from typing import Any, Literal, get_args, get_origin
+
+import yaml
+from pydantic import BaseModel
+from pydantic.fields import FieldInfo
+
+from privcode.config import Config, Privacy
+from privcode.errors import UserError
+from privcode.inspect import Findings, Lengths, two_digits
+from privcode.prompts import read_prompts
+from privcode.syntax.spans import LANGUAGES
+
+CHANGE_ME = "CHANGE_ME"
+"""Stands where only the owner can say; `load_config` refuses a config whose sections hold it."""
+
+_MAIN_SHARE = 0.9  # of the rows looked at, to call one language that of the data
+_BATCHES = 4  # small data: no batch above a quarter, or sampling amplifies nothing
+_RECORDS_PER_OWNER = 10
+_CONTEXT = (256, 1024)  # tokens; the bundled models' ends at the second
+_CHARS_PER_TOKEN = 2  # on the safe side: larger models' tokenizers put 3 or 4 into one
+_FEW_UNITS = 1000
+_SHOWN = 8
+
+_HEADER = f"""\
+# The settings of one privcode run. {CHANGE_ME} stands where only you can decide. A setting behind
+# a "#" is at its default, which is none. Relative file names start from this file's folder.
+# `privcode plan FILE` says what this promises; `privcode run FILE` does it."""
+_TOY = "A toy that comes with privcode, to try the pipeline with; the paper's {} is {}."
+_NOTES = {
+    "data.columns": "Guessed from their names: check.",
+    "privacy.delta": "Proposed: 1/(10·units), rounded down.",
+    "privacy.units": "Proposed: the count to two digits; less if you keep only some. Published.",
+    "prompts.source": "Say public if nothing in the file is private: it is outside the guarantee.",
+    "junior.model": _TOY.format("junior", "Qwen/Qwen2.5-Coder-1.5B"),
+    "premium.model": _TOY.format("premium", "Qwen/Qwen2.5-Coder-7B"),
+}
+
+_Line = tuple[str, str]  # YAML, and the comment to its right
+
+
+def draft(
+    findings: Findings,
+    source: str,
+    out: Path,
+    *,
+    prompts: Path | None = None,
+    tasks: Sequence[Path] = (),
+    unit: str | None = None,
+) -> str:
+    """A commented YAML config for `source`, to be written to `out`.
+
+    Args:
+        findings: what `inspect.look` saw in `source`.
+        source: the private data, as `records.read_rows` takes it.
+        out: where the config will be written; file names in it are made to work from there.
+        prompts: file of prompts, which its owner states to be public; without it the config does
+            not load until the owner has named one.
+        tasks: files of tasks in HumanEval's format.
+        unit: the column that names each record's owner, where the owner is what is protected.
+
+    Raises:
+        UserError: no row is usable; prompts or tasks cannot be read; `unit` is no such column.
+    """
+    folder = out.parent.resolve()
+    unit = unit or findings.guess.unit
+    units = _units(findings, unit)
+    if not units:
+        reasons = ", ".join(findings.unusable) or "no owner is named"
+        raise UserError(f"{source}: no row is usable ({reasons}); mend the data or name columns")
+    tokens = max(findings.prompt_chars.p90 + findings.code_chars.p90, 1) / _CHARS_PER_TOKEN
+    shortest, longest = _CONTEXT
+    context = min(max(2 ** math.ceil(math.log2(tokens)), shortest), longest)
+    values = {
+        "data": {
+            "source": _reach(source, folder),
+            "columns": asdict(findings.guess) | {"unit": unit},
+            "language": _main_language(findings),
+            "languages": list(LANGUAGES) if _unsupported(findings) else None,
+        },
+        "privacy": {
+            "delta": float(Context(prec=2, rounding=ROUND_DOWN).divide(1, 10 * units)),
+            "units": units,
+            "unit": "column" if unit else "record",
+            "max_records_per_unit": _RECORDS_PER_OWNER if unit else 1,
+            "batch": min(_default(Privacy.model_fields["batch"]), max(units // _BATCHES, 1)),
+        },
+        "junior": {"model": "bundled:junior", "max_tokens": context},
+        "premium": {"model": "bundled:premium", "max_tokens": context},
+        "evaluate": {"tasks": [_task(path, folder) for path in tasks]} if tasks else {},
+    }
+    if prompts:
+        read_prompts(str(prompts))
+        values["prompts"] = {"source": "public", "file": _reach(str(prompts), folder)}
+    notes = dict(_NOTES)
+    if values["data"]["language"]:
+        notes["data.language"] = "Guessed from a sample of the code: check."
+    if findings.unit_columns and not unit:
+        names = " or ".join(_yaml(column.name) for column in findings.unit_columns)
+        notes["data.columns.unit"] = f"Perhaps {names}: then mend privacy's unit, units and delta."
+    lines = (
+        f"{text.ljust(38)}  # {comment}" if comment else text
+        for text, comment in _section(Config, values, "", notes)
+    )
+    return "\n".join([_HEADER, *lines, ""])
+
+
+def summary(findings: Findings) -> str:
+    """What the owner should know about the data, for a console: all its figures are private."""
+    guess = findings.guess
+    usable = findings.rows - sum(findings.unusable.values())
+    roles = {"prompt": guess.prompt, "input": guess.input, "code": guess.code}
+    columns = ", ".join(f"{role}: {name}" for role, name in roles.items() if name)
+    looked = sum(findings.languages.values())
+    how = "column " + str(guess.language) if guess.language else f"guessed from {looked} rows"
+    owners = (
+        f"column {column.name}: {column.distinct:,} values, the most frequent in "
+        f"{column.max_rows:,} rows"
+        for column in findings.unit_columns
+    )
+    rows = [
+        ("rows", f"{findings.rows:,}, of which {usable:,} usable"),
+        ("not usable", _counts(findings.unusable)),
+        ("columns", columns),
+        ("languages", f"{_counts(findings.languages)} ({how})"),
+        ("prompts", _lengths(findings.prompt_chars)),
+        ("code", _lengths(findings.code_chars)),
+        (
+            "duplicates",
+            f"{findings.exact_duplicates:,} exact, {findings.near_duplicates:,} near",
+        ),
+        ("secrets", f"rows with {_counts(findings.secrets)}"),
+        ("owners", "; ".join(owners) or "no column looks like one"),
+        ("units", f"{findings.proposed_units:,} proposed, if each record is a unit"),
+    ]
+    text = [f"{name.ljust(12)}{value}" for name, value in rows]
+    text += [f"! {warning}" for warning in _warnings(findings)]
+    text += ["These figures were not computed under the guarantee: keep them to yourself."]
+    return "\n".join(map(_printable, text))
+
+
+def _warnings(findings: Findings) -> Iterator[str]:
+    if findings.unusable:
+        yield (
+            "some rows are not usable, and a run refuses them: mend them, or set data.on_bad_row: "
+            "skip"
+        )
+    if unsupported := _unsupported(findings):
+        yield f"rows in other languages are left out (data.languages): {_counts(unsupported)}"
+    if not findings.guess.language and not _main_language(findings):
+        yield (
+            "no column names the language and no language prevails: set data.language or "
+            "data.contains, or the syntax term leaves out code whose fence names none"
+        )
+    if findings.secrets:
+        yield (
+            "there are signs of secrets: the guarantee is for one record, so one that stands in "
+            "k records is protected k times less; remove what must not be learned at all"
+        )
+    if findings.exact_duplicates or findings.near_duplicates:
+        yield (
+            "some rows repeat others: what stands in k records is protected k times less; "
+            "remove the repeats, or protect their owner"
+        )
+    for column in findings.unit_columns:
+        yield (
+            f"column {column.name} may name an owner: --unit {column.name} protects all records "
+            f"of each, with {column.proposed_units:,} proposed units"
+        )
+    if 0 < findings.proposed_units < _FEW_UNITS:
+        yield f"fewer than {_FEW_UNITS:,} units: under a small ε the model will learn little"
+
+
+def _counts(counts: Mapping[str, int]) -> str:
+    ranked = sorted(counts.items(), key=lambda item: -item[1])
+    shown = [f"{name} {count:,}" for name, count in ranked[:_SHOWN]]
+    more = [f"{len(ranked) - _SHOWN} more kinds"] if len(ranked) > _SHOWN else []
+    return ", ".join(shown + more) or "none"
+
+
+def _lengths(lengths: Lengths) -> str:
+    median, p90, longest = f"{lengths.median:,}", f"{lengths.p90:,}", f"{lengths.max:,}"
+    return f"median {median} characters, 90 % up to {p90}, longest {longest}"
+
+
+def _printable(text: str) -> str:
+    """Column and language names come from the data and may hold a terminal's commands."""
+    return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text)
+
+
+def _main_language(findings: Findings) -> str | None:
+    """The language of nearly all rows looked at, where no column names it."""
+    if findings.languages_from == "column" or not findings.languages:
+        return None
+    name, rows = max(findings.languages.items(), key=lambda item: item[1])
+    enough = rows >= _MAIN_SHARE * sum(findings.languages.values())
+    return name if enough and name in LANGUAGES else None
+
+
+def _unsupported(findings: Findings) -> dict[str, int]:
+    """Rows by language, where a column names one that privcode does not know."""
+    if findings.languages_from != "column":
+        return {}
+    return {name: n for name, n in findings.languages.items() if name not in LANGUAGES}
+
+
+def _units(findings: Findings, unit: str | None) -> int:
+    """The number of units to declare, where `unit` is the owners' column or None for records."""
+    if unit is None:
+        supported = sum(findings.languages.values()) - sum(_unsupported(findings).values())
+        return two_digits(supported) if _unsupported(findings) else findings.proposed_units
+    known = {column.name: column.proposed_units for column in findings.unit_columns}
+    if unit not in known:
+        raise UserError(
+            f"unit {unit}: not among the columns that look like owners "
+            f"({', '.join(known) or 'there is none'}); choose one of these, or rename the column"
+        )
+    return known[unit]
+
+
+def _task(path: Path, folder: Path) -> dict[str, str]:
+    from privcode.stages.evaluate import load_tasks
+
+    load_tasks(path)
+    return {"name": path.name.partition(".")[0], "file": _reach(str(path), folder)}
+
+
+def _reach(name: str, folder: Path) -> str:
+    """`name` so that a config in `folder` finds it: relative where near, hub names unchanged."""
+    path = Path(name)
+    if not path.exists():
+        before, colon, split = name.partition(":")
+        # A folder with a split: `load_config` takes only names that exist from the folder.
+        return f"{Path(before).resolve()}:{split}" if colon and Path(before).is_dir() else name
+    target = path.parent.resolve() / path.name  # a link keeps its name, which tells its format
+    for near in (folder, folder.parent):
+        if near.name and target.is_relative_to(near):
+            return os.path.relpath(target, folder)
+    return str(target)
+
+
+def _section(
+    section: type[BaseModel], values: Mapping[str, Any], path: str, notes: Mapping[str, str]
+) -> Iterator[_Line]:
+    """The lines of all fields of `section`, nested ones too, not indented.
+
+    `values` replace defaults; `notes`, by dotted path, go above a field.
+    """
+    for name, field in section.model_fields.items():
+        key = field.alias or name
+        here = f"{path}{key}"
+        nested = _nested(field.annotation)
+        value = values.get(key, {} if nested and field.is_required() else _default(field))
+        if not path:
+            yield "", ""
+        if nested:
+            yield from _commented(
+                (line, "") for line in inspect.cleandoc(nested.__doc__ or "").splitlines()
+            )
+        if here in notes:
+            yield f"# {notes[here]}", ""
+        if nested is None:
+            line = f"{key}: {_yaml(value)}", _comment(field)
+            yield from _commented([line]) if value is None else [line]
+        elif get_origin(field.annotation) is list:
+            yield f"{key}:" if value else f"{key}: []", _comment(field)
+            for item in value:
+                yield from _item(_section(nested, item, f"{here}.", notes))
+            if not value:
+                yield from _commented(_item(_section(nested, {}, f"{here}.", notes)))
+        else:
+            block = [(f"{key}:", _comment(field))]
+            inner = _section(nested, value or {}, f"{here}.", notes)
+            block += ((f"  {text}", comment) for text, comment in inner)
+            yield from _commented(block) if value is None else block
+
+
+def _commented(lines: Iterable[_Line]) -> Iterator[_Line]:
+    return ((f"# {text}", comment) for text, comment in lines)
+
+
+def _item(lines: Iterator[_Line]) -> Iterator[_Line]:
+    """One item of a list."""
+    return (
+        (f"{'    ' if number else '  - '}{text}", comment)
+        for number, (text, comment) in enumerate(lines)
+    )
+
+
+def _default(field: FieldInfo) -> Any:
+    if field.is_required():
+        return CHANGE_ME
+    value = field.get_default(call_default_factory=True)
+    return value.model_dump(by_alias=True) if isinstance(value, BaseModel) else value
+
+
+def _nested(annotation: Any) -> type[BaseModel] | None:
+    """The section in a field's type: `S`, `S | None` or `list[S]`."""
+    kinds = (annotation, *get_args(annotation))
+    return next((k for k in kinds if isinstance(k, type) and issubclass(k, BaseModel)), None)
+
+
+def _comment(field: FieldInfo) -> str:
+    """A field's description, and its choices where that does not name them."""
+    words = field.description or ""
+    kinds = (field.annotation, *get_args(field.annotation))
+    choices = [str(c) for kind in kinds if get_origin(kind) is Literal for c in get_args(kind)]
+    named = all(choice in words for choice in choices)
+    return words if named else "; ".join(filter(None, (words, " | ".join(choices))))
+
+
+def _yaml(value: Any) -> str:
+    """A scalar or a flat list on one line."""
+    text: str = yaml.safe_dump(
+        value, allow_unicode=True, width=math.inf, default_flow_style=True
+    ).removesuffix("...\n")[:-1]
+    if text.isprintable():
+        return text
+    quoted: str = yaml.safe_dump(value, allow_unicode=True, width=math.inf, default_style='"')
+    return quoted.removesuffix("\n")

@@ -1,0 +1,100 @@
+"""One training run over several processes, started by `torchrun` or `accelerate launch`.
+
+Promises: in a single process every function is the plain thing (rank 0 of 1, a value is its
+own); with more, whatever must happen once (a draw of units, a ledger line, a file) happens on
+the first rank, and the others cannot go on before it has.
+Does not: spread the model, each rank holds it whole; nor hide what passes between the ranks.
+Who was drawn and the clipped sums before the noise do, so the ranks and the network between
+them are as private as the directory `private/`.
+"""
+
+import os
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import torch
+import torch.distributed as dist
+
+from privcode.errors import UserError
+
+T = TypeVar("T")
+
+
+def _launched() -> int:
+    return int(os.environ.get("WORLD_SIZE") or 1)
+
+
+def start() -> None:
+    """Join the other processes, where a launcher started some (gloo on CPUs, nccl on GPUs).
+
+    Called again, or without a launcher, it does nothing.
+
+    Raises:
+        UserError: the launcher's environment is incomplete, or the others cannot be reached.
+    """
+    if _launched() == 1 or dist.is_initialized():
+        return
+    gpu = torch.cuda.is_available()
+    try:
+        if gpu:
+            torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+        dist.init_process_group("cpu:gloo,cuda:nccl" if gpu else "gloo")
+    except (KeyError, ValueError, RuntimeError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise UserError(
+            f"WORLD_SIZE is {_launched()}, but the processes cannot join ({reason}); "
+            "start them with torchrun, or unset WORLD_SIZE"
+        ) from error
+
+
+def alone(command: str) -> None:
+    """Insist on a single process.
+
+    Raises:
+        UserError: a launcher started several.
+    """
+    if _launched() > 1:
+        raise UserError(
+            f"{command}: runs in one process; only privcode sanitize runs under torchrun"
+        )
+
+
+def rank() -> int:
+    """This process's number, from 0."""
+    return dist.get_rank() if dist.is_initialized() else 0
+
+
+def world() -> int:
+    """Number of processes."""
+    return dist.get_world_size() if dist.is_initialized() else 1
+
+
+def from_first(make: Callable[[], T]) -> T:
+    """What `make` returns on the first rank, on every rank; the others do not call it.
+
+    Nobody has the value before `make` has returned: what it writes is written before its
+    value is used.
+
+    Raises:
+        UserError: the one that `make` raised, on every rank.
+    """
+    if world() == 1:
+        return make()
+    told: list[Any] = [None, None]
+    if rank() == 0:
+        try:
+            told[0] = make()
+        except UserError as error:
+            told[1] = error
+    dist.broadcast_object_list(told, src=0)
+    if told[1] is not None:
+        raise told[1]
+    value: T = told[0]
+    return value
+
+
+def sum_(tensor: torch.Tensor) -> torch.Tensor:
+    """`tensor`, replaced in place by its sum over the ranks, the same bits on each."""
+    if world() > 1:
+        dist.all_reduce(tensor)
+    return tensor

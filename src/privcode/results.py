@@ -1,0 +1,154 @@
+"""What a run has to show: its figures, the evidence for a release, and whether it is unchanged.
+
+Promises: every figure comes from the run's own files; ε is recomputed from the ledger, never
+copied; nothing private is among the figures.
+Does not: change a run.
+"""
+
+from collections import Counter
+from typing import TYPE_CHECKING, Any
+
+from privcode.config import json_number, load_config
+from privcode.errors import UserError
+from privcode.files import read_json, read_jsonl, read_sealed
+from privcode.privacy.accounting import Spent, spend
+from privcode.privacy.ledger import read_ledger, spent_in
+from privcode.workspace import changed, versions
+
+if TYPE_CHECKING:
+    from privcode.report import Evidence
+    from privcode.run import Run
+
+
+def evaluation(run: "Run") -> dict[str, dict[str, Any]]:
+    """Task -> model ("base", "junior", or the method's name) -> figures."""
+    found: dict[str, dict[str, Any]] = {}
+    for path in sorted(run.evaluation.glob("*.*.json")):
+        facts = read_json(path)
+        label = facts.pop("model")
+        found.setdefault(facts.pop("task"), {})[
+            run.config.method if label == "tuned" else label
+        ] = facts
+    return found
+
+
+def leaks(run: "Run") -> dict[str, Any] | None:
+    """The audit's counts, if there was one."""
+    path = run.evaluation / "audit.json"
+    return read_json(path) if path.exists() else None
+
+
+def funnel(run: "Run") -> dict[str, Any] | None:
+    """How many samples were drawn and accepted, and why others were not."""
+    if not run.verdicts.exists():
+        return None
+    rows = [row for _, row in read_jsonl(run.verdicts)]
+    reasons = Counter(row["reason"] for row in rows if not row["accepted"])
+    return {
+        "samples": len(rows),
+        "accepted": sum(row["accepted"] for row in rows),
+        "reasons": dict(reasons.most_common()),
+    }
+
+
+def spent(run: "Run") -> Spent | None:
+    """What the run's ledger says was spent, if it trained under DP."""
+    entries = read_ledger(run.ledger)
+    return spent_in(entries) if entries else None
+
+
+def spent_beside(run: "Run") -> tuple[Spent, ...]:
+    """What other runs beside this one spent on the same data, or on the same source."""
+    mine = {entry["data"] for entry in read_ledger(run.ledger)[:1]}
+    found = []
+    for path in sorted(run.out.resolve().parent.glob("*/private/ledger.jsonl")):
+        if path == run.ledger.resolve():
+            continue
+        entries = read_ledger(path)
+        config = path.parent.parent / "config.yaml"
+        source = load_config(config).data.source if config.exists() else None
+        if entries and (entries[0]["data"] in mine or source == run.config.data.source):
+            found.append(spent_in(entries))
+    return tuple(found)
+
+
+def summary(run: "Run") -> dict[str, Any]:
+    """The public figures of a run as JSON."""
+    cost = run.plan.cost(spent_beside(run)) if spent(run) else None
+    return {
+        "run": str(run.out),
+        "method": run.config.method,
+        "stages": list(run.done()),
+        "epsilon": None if cost is None else json_number(cost.epsilon),
+        "delta": run.plan.delta,
+        "samples": funnel(run),
+        "evaluation": evaluation(run),
+        "leaks": leaks(run),
+    }
+
+
+def verify(run: "Run") -> dict[str, Any]:
+    """Check every hash of a run and recompute its guarantee.
+
+    Raises:
+        UserError: a file was changed, removed or added; the ledger does not follow the plan.
+    """
+    manifest = read_sealed(run.manifest)
+    private = read_sealed(run.private / "manifest.json")
+    expected: dict[str, str] = {**manifest["config"], **manifest.get("report", {})}
+    for stage in manifest["stages"].values():
+        expected |= stage["outputs"]
+    expected |= private["files"]
+    if wrong := changed(run.out, expected):
+        raise UserError(f"{run.out / wrong[0]}: is not the file that the run wrote; restore it")
+    known = {*expected, "manifest.json", "private/manifest.json"}
+    for path in sorted(run.out.rglob("*")):
+        name = str(path.relative_to(run.out))
+        hidden = any(part.startswith(".") for part in path.relative_to(run.out).parts)
+        if path.is_file() and name not in known and not hidden and not name.startswith("release/"):
+            raise UserError(f"{path}: is not part of the run; move it elsewhere")
+    entries = read_ledger(run.ledger)
+    facts: dict[str, Any] = {"run": str(run.out), "files": len(expected)}
+    if "sanitize" not in manifest["stages"]:
+        return facts | {"epsilon": None, "delta": run.plan.delta}
+    if not entries or entries[0]["plan"] != run.plan.describe():
+        raise UserError(f"{run.ledger}: was not written under the plan of config.yaml")
+    taken = spent_in(entries)
+    if taken.steps != run.plan.steps:
+        raise UserError(f"{run.ledger}: holds {taken.steps} of {run.plan.steps} steps; restore it")
+    cost = spend((taken, *spent_beside(run)), run.plan.delta)
+    if run.bundle.exists():
+        from privcode.stages.release import verify_bundle
+
+        verify_bundle(run.bundle)
+    return facts | {
+        "epsilon": json_number(cost.epsilon),
+        "epsilon_rdp": json_number(cost.epsilon_rdp),
+        "delta": run.plan.delta,
+        "steps": taken.steps,
+    }
+
+
+def evidence(run: "Run") -> "Evidence":
+    """Everything public that a report or a release is made of."""
+    from privcode.report import Evidence
+
+    taken = spent(run)
+    trip = run.config.validate_.round_trip
+    return Evidence(
+        title=run.out.name,
+        plan=run.plan,
+        spent=(taken,) if taken else (),
+        others=spent_beside(run),
+        prompts=run.config.prompts.file.rsplit("/", 1)[-1],
+        junior=run.config.junior.model,
+        premium=run.config.premium.model,
+        filters={
+            **(funnel(run) or {}),
+            "execution": run.config.validate_.execution.enabled,
+            "round_trip": {"method": trip.method, "threshold": trip.threshold},
+        },
+        evaluation=evaluation(run),
+        audit=leaks(run),
+        versions=versions(),
+    )

@@ -1,0 +1,133 @@
+"""The directory of a run: who may work in it, what was done in it, and whether it is unchanged.
+
+Promises: one process works in it at a time; settings that differ from those it was begun with are
+refused; a stage that is done is not done again while its files are the same, and is refused when
+they are not; `private/` has mode 0700, and hashes of what lies in it stay in it.
+Does not: know what a stage does.
+"""
+
+import fcntl
+import os
+import platform
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from privcode.config import Config, dump_config
+from privcode.console import say
+from privcode.errors import UserError
+from privcode.files import read_sealed, sha256_file, write_sealed, write_text
+
+VERSIONED = ("privcode", "torch", "transformers", "peft", "trl", "dp-accounting")
+
+
+def versions() -> dict[str, str]:
+    """The versions that a result depends on."""
+    return {name: version(name) for name in VERSIONED} | {"python": platform.python_version()}
+
+
+class Workspace:
+    """One run's directory, locked by this process."""
+
+    def __init__(self, config: Config, out: Path) -> None:
+        """Open or make the directory.
+
+        Raises:
+            UserError: it holds a run with other settings or something else, or another process
+                is in it.
+        """
+        self.out = out
+        self.private = out / "private"
+        self.manifest = out / "manifest.json"
+        text = dump_config(config)
+        kept = out / "config.yaml"
+        if kept.exists():
+            if kept.read_text(encoding="utf-8") != text:
+                raise UserError(
+                    f"{kept}: belongs to a run with other settings; choose another --out"
+                )
+        elif out.exists() and (not out.is_dir() or any(out.iterdir())):
+            raise UserError(f"{out}: is not empty and not a run; choose another --out")
+        else:
+            write_text(kept, text)
+        self.private.mkdir(exist_ok=True)
+        self.private.chmod(0o700)
+        self._lock = os.open(self.private / ".lock", os.O_WRONLY | os.O_CREAT, 0o600)
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            os.close(self._lock)
+            raise UserError(
+                f"{out}: another privcode process is working in it; wait for it"
+            ) from None
+
+    def close(self) -> None:
+        """Let other processes in."""
+        os.close(self._lock)
+
+    def done(self) -> dict[str, Any]:
+        """The stages that are done: name -> {"inputs", "outputs", "seconds"}."""
+        stages: dict[str, Any] = self._noted()["stages"]
+        return stages
+
+    def _noted(self) -> dict[str, Any]:
+        return read_sealed(self.manifest) if self.manifest.exists() else {"stages": {}}
+
+    def note(self, key: str, facts: dict[str, Any]) -> None:
+        """Put `facts` into the manifest under `key`, with fresh hashes of what is private."""
+        inside = [p for p in sorted(self.private.iterdir()) if p.name != "manifest.json"]
+        hidden = {
+            path: digest
+            for path, digest in self.hashes(inside).items()
+            if not Path(path).name.startswith(".")
+        }
+        write_sealed(self.private / "manifest.json", {"files": hidden}, mode=0o600)
+        config = self.hashes([self.out / "config.yaml"])
+        noted = self._noted() | {"config": config, "versions": versions(), key: facts}
+        write_sealed(self.manifest, noted)
+
+    @contextmanager
+    def stage(self, name: str, inputs: Sequence[Path], outputs: Sequence[Path]) -> Iterator[bool]:
+        """Yields whether the stage has to be done; notes it in the manifest afterwards.
+
+        Raises:
+            UserError: the stage is done, and what it read or wrote was changed since.
+        """
+        stages = self.done()
+        given = self.hashes(inputs)
+        if name in stages:
+            if stages[name]["inputs"] != given or changed(self.out, stages[name]["outputs"]):
+                raise UserError(
+                    f"{self.out}: what {name} read or wrote was changed since; "
+                    "restore the files or choose another --out"
+                )
+            say(f"{name}: done already")
+            yield False
+            return
+        started = time.monotonic()
+        yield True
+        seconds = round(time.monotonic() - started, 1)
+        stages[name] = {"inputs": given, "outputs": self.hashes(outputs), "seconds": seconds}
+        self.note("stages", stages)
+
+    def hashes(self, paths: Sequence[Path]) -> dict[str, str]:
+        """Path relative to the run -> SHA-256, for files and for all files below directories."""
+        files = (
+            file
+            for path in paths
+            for file in (sorted(path.rglob("*")) if path.is_dir() else [path])
+            if file.is_file()
+        )
+        return {str(f.relative_to(self.out)): sha256_file(f) for f in files}
+
+
+def changed(root: Path, hashes: dict[str, str]) -> list[str]:
+    """The files below `root` that are gone or not what `hashes` says."""
+    return [
+        name
+        for name, digest in hashes.items()
+        if not (root / name).is_file() or sha256_file(root / name) != digest
+    ]

@@ -1,0 +1,76 @@
+"""The page: self-contained, escaped, and honest about what it lacks."""
+
+import re
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from privcode.privacy import make_plan
+from privcode.report import Evidence, card, guarantee, page
+from privcode.report.plots import wilson
+
+PLAN = make_plan(
+    epsilon=None, noise_multiplier=1.5, delta=1e-5, units=500, batch=5, steps=3, clip_norm=1.0
+)
+PLAIN = Evidence(
+    title="run",
+    plan=PLAN,
+    spent=(PLAN.spent(),),
+    others=(),
+    prompts="p.jsonl",
+    junior="small",
+    premium="large",
+    filters={"execution": True, "round_trip": {"method": "off", "threshold": 0.0}},
+    evaluation={},
+    audit=None,
+    versions={"privcode": "0.1.0"},
+)
+
+
+def evidence(**changes: Any) -> Evidence:
+    return replace(PLAIN, **changes)
+
+
+def test_the_page_states_the_guarantee_and_fetches_nothing() -> None:
+    text = page(evidence())
+    assert f"ε = {PLAN.cost().epsilon:.4g}, δ = 1e-05" in text
+    assert "privcode verify" in text
+    assert not re.search(r"<(script|link|img|iframe)\b|@import|url\(\s*['\"]?http", text)
+
+
+def test_a_run_without_dp_says_that_there_is_no_guarantee() -> None:
+    assert "No guarantee." in page(evidence(spent=()))
+    assert guarantee(evidence(spent=()))["epsilon"] is None
+
+
+def test_text_from_outside_is_shown_as_text() -> None:
+    bad = "<script>alert(1)</script>"
+    filters = PLAIN.filters | {"samples": 2, "accepted": 1, "reasons": {bad: 1}}
+    found = {bad: {bad: {"pass@1": 0.5, "tasks": 4, "errors": {bad: 2}}}}
+    for text in (page(evidence(title=bad, prompts=bad, filters=filters, evaluation=found)),):
+        assert "<script" not in text
+        assert "&lt;script&gt;" in text
+
+
+def test_pictures_take_dollars_and_long_names() -> None:
+    filters = PLAIN.filters | {"samples": 9, "accepted": 1, "reasons": {"$x_": 1, "e" * 90: 7}}
+    assert "$x_" in page(evidence(filters=filters))
+
+
+def test_a_card_is_yaml_that_names_the_data() -> None:
+    import yaml
+
+    text = card(evidence(title='a "quoted": run'), 7)
+    front = yaml.safe_load(text.split("---")[1])
+    assert front["pretty_name"] == 'a "quoted": run'
+    assert front["configs"][0]["data_files"][0]["path"] == "data/*.parquet"
+    assert "7 synthetic" in text
+
+
+@pytest.mark.parametrize(
+    ("rate", "n", "low", "high"),
+    [(0.0, 10, 0.0, 0.2775), (0.5, 100, 0.4038, 0.5962), (1.0, 20, 0.8389, 1.0)],
+)
+def test_intervals_are_wilson_s(rate: float, n: int, low: float, high: float) -> None:
+    assert wilson(rate, n) == pytest.approx((low, high), abs=1e-4)

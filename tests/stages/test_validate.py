@@ -1,0 +1,104 @@
+"""The filters: every sample gets a verdict, and a killed stage goes on where it was."""
+
+from pathlib import Path
+
+import pytest
+
+from privcode.execution import execute
+from privcode.files import jsonl_line
+from privcode.stages.validate import code_of, judge, validate
+
+PLAIN = {"language": "python", "prelude": "", "execute": None, "score": None, "threshold": 0.0}
+
+
+def sample(number: int, completion: str) -> dict[str, str]:
+    return {"id": f"{number}-0", "prompt": f"problem {number}", "completion": completion}
+
+
+@pytest.mark.parametrize(
+    ("completion", "code", "language"),
+    [
+        ("x = 1\n", "x = 1\n", "python"),
+        ("Here:\n```python\nx = 1\n```\nDone.\n```\ny\n```", "x = 1\n", "python"),
+        ("```rust\nfn main() {}\n```", "fn main() {}\n", "rust"),
+        ("```python\n```\n", "", "python"),
+        ("  \n", "", "python"),
+    ],
+)
+def test_the_code_is_the_first_fenced_block_or_everything(
+    completion: str, code: str, language: str
+) -> None:
+    assert code_of(completion) == (code, language)
+
+
+def test_every_sample_gets_a_verdict_and_every_reject_its_reason() -> None:
+    samples = [
+        sample(0, "print(helper())"),
+        sample(1, "raise KeyError('no')"),
+        sample(2, ""),
+        sample(3, "x = ("),
+        sample(4, "```rust\nfn main() {}\n```"),
+        sample(5, "import socket\nsocket.create_connection(('192.0.2.1', 80), 1)"),
+    ]
+    settings = PLAIN | {
+        "prelude": "def helper(): return 1",
+        "execute": lambda programs: list(execute(programs)),
+    }
+    verdicts = judge(samples, **settings)
+    assert [v["accepted"] for v in verdicts] == [True, False, False, False, False, False]
+    assert [v["reason"] for v in verdicts[:4]] == [
+        "",
+        "execution: KeyError",
+        "no code",
+        "execution: SyntaxError",
+    ]
+    assert verdicts[4]["reason"].startswith("execution: no runner")
+    assert verdicts[5]["reason"].startswith("execution: ")
+
+
+def test_the_round_trip_score_must_reach_the_threshold() -> None:
+    samples = [sample(n, f"x = {n}") for n in range(4)]
+    seen = []
+
+    def score(pairs: list[tuple[str, str]], chunk: int) -> list[float | None]:
+        seen.append((pairs, chunk))
+        return [0.5, 0.49, None, float("nan")]
+
+    verdicts = judge(samples, 3, **PLAIN | {"score": score, "threshold": 0.5})
+    assert seen == [([(f"problem {n}", f"x = {n}") for n in range(4)], 3)]
+    assert [v["accepted"] for v in verdicts] == [True, False, False, False]
+    assert [v["round_trip"] for v in verdicts] == [0.5, 0.49, None, None]
+    assert verdicts[2]["reason"] == "round trip: too long for the describer"
+    for verdict in verdicts:
+        jsonl_line(verdict)  # NaN is no JSON
+
+
+def test_only_what_ran_is_scored() -> None:
+    def score(pairs: list[tuple[str, str]], chunk: int) -> list[float | None]:
+        return [1.0] * len(pairs)
+
+    settings = PLAIN | {"execute": lambda programs: list(execute(programs)), "score": score}
+    verdicts = judge([sample(0, "1 / 0"), sample(1, "x = 1")], **settings)
+    assert [v["round_trip"] for v in verdicts] == [None, 1.0]
+
+
+@pytest.mark.parametrize("torn", ["", '{"id": "2'])
+def test_a_killed_validation_goes_on_at_the_chunk_it_was_in(tmp_path: Path, torn: str) -> None:
+    samples = [sample(n, f"x = {n}") for n in range(5)]
+    calls: list[int] = []
+
+    def judgement(some, chunk):  # type: ignore[no-untyped-def]
+        calls.append(chunk)
+        return [{"id": s["id"], "chunk": chunk} for s in some]
+
+    whole = validate(samples, judgement, tmp_path / "whole", chunk_size=2)
+    half = tmp_path / "half"
+    half.write_text("".join(map(jsonl_line, whole[:3])) + torn)
+    calls.clear()
+    done: list[int] = []
+    assert validate(samples, judgement, half, chunk_size=2, progress=done.append) == whole
+    assert (calls, sum(done)) == ([1, 2], 5)
+    assert half.read_bytes() == (tmp_path / "whole").read_bytes()
+    calls.clear()
+    assert validate(samples, judgement, half, chunk_size=2) == whole
+    assert calls == []

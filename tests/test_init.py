@@ -1,0 +1,417 @@
+"""The config that `privcode init` writes, and what it tells the owner."""
+
+import csv
+import gzip
+import json
+import os
+import re
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, get_args
+
+import pytest
+import yaml
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from pydantic import BaseModel
+
+from privcode.config import Config, load_config, parse_config, plan_of
+from privcode.errors import UserError
+from privcode.files import write_jsonl, write_text
+from privcode.init import _NOTES, CHANGE_ME, draft, summary
+from privcode.inspect import Findings, Lengths, UnitColumn, look
+from privcode.records import Columns
+from privcode.run import private_records
+from privcode.syntax.spans import LANGUAGES
+
+DATA = Path(__file__).resolve().parents[1] / "../shared/data"
+OUT = Path("privcode.yaml")
+CODE = "def f(x):\n    return [y for y in x if y]\n"
+
+# Every figure is a number that occurs nowhere else.
+FINDINGS = Findings(
+    rows=17_389,
+    columns=("prompt", "code", "author"),
+    guess=Columns("prompt", "code"),
+    unusable={"code: null": 29, "prompt: empty": 13},
+    languages={"python": 197, "unknown": 3},
+    languages_from="sample",
+    prompt_chars=Lengths(median=181, p90=283, max=2_903),
+    code_chars=Lengths(median=331, p90=487, max=40_961),
+    exact_duplicates=59,
+    near_duplicates=263,
+    secrets={"e-mail address": 71, "access key": 19},
+    unit_columns=(UnitColumn("author", distinct=3_347, max_rows=83),),
+    proposed_units=17_000,
+)
+
+PRIVATE = [17_389, 29, 13, 197, 181, 283, 2_903, 331, 487, 40_961, 59, 263, 71, 19, 3_347, 83]
+
+
+def text(findings: Findings = FINDINGS, source: str = "owner/data", **options: Any) -> str:
+    return draft(findings, source, OUT, **options)
+
+
+def filled(written: str) -> Config:
+    """The config once its owner has decided what only they can."""
+    values = yaml.safe_load(written)
+    values["prompts"] = {"source": "public", "file": "prompts.txt"}
+    return parse_config(values)
+
+
+def write_csv(path: Path, rows: list[dict[str, str]]) -> None:
+    with path.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.DictWriter(file, list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+def write_parquet(path: Path, rows: list[dict[str, str]]) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    pq.write_table(pa.Table.from_pylist(rows), path)
+
+
+def write_json_gz(path: Path, rows: list[dict[str, str]]) -> None:
+    with gzip.open(path, "wt", encoding="utf-8") as file:
+        json.dump(rows, file)
+
+
+def rows(prompt: str, code: str, **more: str) -> list[dict[str, str]]:
+    return [
+        {prompt: f"Write {n}.", code: CODE, **{k: v.format(n % 7) for k, v in more.items()}}
+        for n in range(123)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("name", "write", "data", "unit"),
+    [
+        ("a.jsonl", write_jsonl, rows("problem", "solution"), None),
+        ("a.csv", write_csv, rows("instruction", "output", input="{}"), None),
+        ("a.parquet", write_parquet, rows("Prompt", "Completion", lang="PYTHON"), None),
+        ("a.json.gz", write_json_gz, rows("instruction", "response", repo="r{}"), None),
+        ("b.jsonl", write_jsonl, rows("problem", "solution", author="a{}"), "author"),
+    ],
+)
+def test_the_draft_with_prompts_loads_and_reads_the_data_from_any_directory(
+    name: str,
+    write: Any,
+    data: list[dict[str, str]],
+    unit: str | None,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    (tmp_path / "data").mkdir()
+    (tmp_path / "else").mkdir()
+    monkeypatch.chdir(tmp_path / "data")
+    write(Path(name), data)
+    write_text(Path("prompts.txt"), "Add.\nSubtract.\n")
+    out = tmp_path / "privcode.yaml"
+    write_text(out, draft(look(name), name, out, prompts=Path("prompts.txt"), unit=unit))
+
+    monkeypatch.chdir(tmp_path / "else")
+    config = load_config(out)
+    assert Path(config.prompts.file).read_text() == "Add.\nSubtract.\n"
+    records, counts, _ = private_records(config)
+    assert (counts["kept"], len(records)) == (123, 70 if unit else 123)
+    assert {record.language for record in records} == {"python"}
+    assert len({record.unit for record in records}) == (7 if unit else 123)
+    noise = {"epsilon": None, "noise_multiplier": 1.0}
+    plan = plan_of(config.model_copy(update={"privacy": config.privacy.model_copy(update=noise)}))
+    assert (plan.units, plan.unit) == ((7, "author") if unit else (120, "record"))
+
+
+def fields(section: type[BaseModel], path: str = "") -> Iterator[tuple[str, Any]]:
+    """(dotted path, field) of every field, from pydantic alone."""
+    for name, field in section.model_fields.items():
+        here = f"{path}{field.alias or name}"
+        yield here, field
+        for kind in (field.annotation, *get_args(field.annotation)):
+            if isinstance(kind, type) and issubclass(kind, BaseModel):
+                yield from fields(kind, f"{here}.")
+
+
+def paths(value: Any, path: str = "") -> Iterator[str]:
+    if isinstance(value, list):
+        for item in value:
+            yield from paths(item, path)
+    if isinstance(value, dict):
+        for key, inner in value.items():
+            yield f"{path}{key}"
+            yield from paths(inner, f"{path}{key}.")
+
+
+def task_file(folder: Path) -> Path:
+    task = {"task_id": "t/0", "prompt": "p", "entry_point": "f", "test": "def check(f): pass"}
+    write_jsonl(folder / "HumanEval.jsonl", [task])
+    return folder / "HumanEval.jsonl"
+
+
+def test_every_setting_is_in_the_draft_at_its_place_and_uncommenting_it_keeps_it_valid(
+    tmp_path: Path,
+) -> None:
+    uncommented = re.sub(r"(?m)^(\s*)# (\w+: null)\b", r"\1\2", text(tasks=[task_file(tmp_path)]))
+    values = yaml.safe_load(uncommented)
+    assert sorted(set(paths(values))) == sorted(path for path, _ in fields(Config))
+    assert filled(uncommented).evaluate.tasks[0].name == "HumanEval"
+
+
+def test_without_tasks_the_draft_shows_how_one_is_written() -> None:
+    shown = re.search(r"(?m)^  tasks: \[\].*\n((  #.*\n)+)", text())
+    assert shown
+    template = re.sub(r"(?m)^  # ", "", shown[1])
+    ((item,),) = [yaml.safe_load(re.sub(r"# (\w+: null)", r"\1", template))]
+    task = next(field for path, field in fields(Config) if path == "evaluate.tasks")
+    assert list(item) == list(get_args(task.annotation)[0].model_fields)
+    assert item["name"] == CHANGE_ME
+
+
+def test_every_setting_and_section_is_described_in_its_own_words() -> None:
+    written = text()
+    for path, field in fields(Config):
+        words = f".*# {re.escape(field.description)}" if field.description else ""
+        assert re.search(rf"(?m)^.*\b{path.rpartition('.')[2]}:{words}", written), path
+    for section in {type(v) for v in filled(written).__dict__.values() if isinstance(v, BaseModel)}:
+        assert f"# {section.__doc__}\n" in written
+
+
+def test_what_the_data_do_not_decide_is_at_its_default() -> None:
+    config = filled(text())
+    for name in ("sanitize", "synthesize", "validate_", "boost", "evaluate", "audit"):
+        field = Config.model_fields[name]
+        assert getattr(config, name) == field.get_default(call_default_factory=True)
+    for name in ("epsilon", "steps", "clip_norm", "noise", "max_records_per_unit", "unit"):
+        field = type(config.privacy).model_fields[name]
+        assert getattr(config.privacy, name) == field.default
+
+
+def test_all_notes_appear_and_the_models_are_called_toys_beside_the_papers() -> None:
+    written = text()
+    for note in _NOTES.values():
+        assert f"# {note}\n" in written
+    for line in ("Qwen/Qwen2.5-Coder-1.5B.\n  model: bundled:junior", "7B.\n  model: bundled:prem"):
+        assert line in written
+
+
+def test_no_figure_of_the_data_is_in_the_draft() -> None:
+    written = text(unit="author") + text()
+    numbers = set(map(int, re.findall(r"\d+", written.replace(",", "").replace("_", ""))))
+    assert not numbers & set(PRIVATE)
+    assert {17_000, 3_300} <= numbers
+
+
+def test_the_summary_has_the_figures_and_says_what_weakens_the_guarantee() -> None:
+    said = summary(FINDINGS)
+    for figure in [17_389, 17_347, *PRIVATE[1:]]:
+        assert re.search(rf"(?<![\d,]){figure:,}(?!,?\d)", said), figure
+    for word in ("data.on_bad_row", "signs of secrets", "repeat others", "--unit author", "yours"):
+        assert word in said
+    clean = replace(
+        FINDINGS,
+        unusable={},
+        secrets={},
+        exact_duplicates=0,
+        near_duplicates=0,
+        unit_columns=(),
+    )
+    assert "!" not in summary(clean)
+    assert "fewer than 1,000 units" in summary(replace(clean, proposed_units=990))
+    assert "data.language" in summary(replace(clean, languages={"python": 5, "go": 5}))
+    named = replace(clean, guess=Columns("prompt", "code", "lang"), languages_from="column")
+    said = summary(replace(named, languages={"python": 5, "julia": 7}))
+    assert "left out (data.languages): julia 7" in said
+
+
+def test_the_summary_gives_the_terminal_no_commands_and_no_endless_list() -> None:
+    odd = {f"\x1b[2J{n}": 1 for n in range(30)}
+    said = summary(replace(FINDINGS, languages=odd))
+    assert "\x1b" not in said
+    assert "22 more kinds" in said
+    assert all(line.isprintable() for line in said.split("\n"))
+
+
+@pytest.mark.parametrize(
+    ("units", "delta", "batch"),
+    [
+        (4_500, 2.2e-5, 256),
+        (1_000, 1e-4, 250),
+        (16_000, 6.2e-6, 256),
+        (970_000, 1.0e-7, 256),
+        (30, 3.3e-3, 7),
+        (1, 0.1, 1),
+    ],
+)
+def test_delta_is_a_tenth_of_one_over_units_rounded_down_and_the_batch_suits_the_units(
+    units: int, delta: float, batch: int
+) -> None:
+    privacy = filled(text(replace(FINDINGS, proposed_units=units))).privacy
+    assert (privacy.units, privacy.delta, privacy.batch) == (units, delta, batch)
+    assert privacy.delta <= 1 / (10 * units)
+
+
+@pytest.mark.parametrize(("chars", "tokens"), [(0, 256), (700, 512), (1024, 512), (9_000, 1024)])
+def test_the_context_holds_nine_records_in_ten_up_to_that_of_the_bundled_models(
+    chars: int, tokens: int
+) -> None:
+    short = Lengths(0, 0, 0)
+    found = replace(FINDINGS, prompt_chars=short, code_chars=Lengths(0, chars, chars))
+    config = filled(text(found))
+    assert config.junior.max_tokens == config.premium.max_tokens == tokens
+
+
+def test_the_owner_decides_about_prompts_or_the_config_is_refused(tmp_path: Path) -> None:
+    write_text(tmp_path / "privcode.yaml", text())
+    with pytest.raises(UserError, match=r"field prompts\.source: .*'public'"):
+        load_config(tmp_path / "privcode.yaml")
+
+
+def test_the_owner_is_the_unit_only_if_asked_for() -> None:
+    config = filled(text())
+    assert config.privacy.unit == "record"
+    assert config.data.columns
+    assert config.data.columns.unit is None
+    assert "Perhaps author:" in text()
+    config = filled(text(unit="author"))
+    assert (config.privacy.unit, config.privacy.units) == ("column", 3_300)
+    assert config.privacy.max_records_per_unit > 1
+    assert config.data.columns
+    assert config.data.columns.unit == "author"
+    assert text(unit="author") == text(
+        replace(FINDINGS, guess=Columns("prompt", "code", unit="author"))
+    )
+    with pytest.raises(UserError, match=r"unit code: .*\(author\)"):
+        text(unit="code")
+
+
+@pytest.mark.parametrize(
+    ("languages", "language"),
+    [
+        ({"python": 90, "go": 10}, "python"),
+        ({"python": 89, "go": 11}, None),
+        ({"unknown": 99, "go": 1}, None),
+        ({}, None),
+    ],
+)
+def test_the_language_is_named_where_nearly_all_code_is_in_it(
+    languages: dict[str, int], language: str | None
+) -> None:
+    data = filled(text(replace(FINDINGS, languages=languages))).data
+    assert (data.language, data.languages) == (language, None)
+
+
+def test_rows_in_other_languages_are_left_out_and_not_counted_as_units() -> None:
+    found = replace(
+        FINDINGS,
+        guess=Columns("prompt", "code", "lang"),
+        languages={"python": 12_345, "julia": 4_000},
+        languages_from="column",
+    )
+    config = filled(text(found))
+    assert config.data.language is None
+    assert config.data.languages == list(LANGUAGES)
+    assert config.privacy.units == 12_000
+    assert filled(text(replace(found, languages={"python": 9}))).data.languages is None
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "a b.jsonl",
+        'it\'s "quoted".jsonl',
+        "#1 # not a comment.jsonl",
+        "a: b.jsonl",
+        "é 漢字 😀\u2028\x85.jsonl",
+        "- {a}: [b], *c &d !e %f @g `h.jsonl",
+        "line\nbreak\t.jsonl",
+        "null.jsonl",
+        os.fsdecode(b"latin\xe9.jsonl"),
+        " lead and trail .jsonl",
+    ],
+)
+def test_odd_names_of_data_prompts_and_tasks_survive(name: str, tmp_path: Path) -> None:
+    source = tmp_path / name
+    write_jsonl(source, rows("prompt", "code"))
+    tasks = task_file(tmp_path).rename(tmp_path / f"tasks {name}")
+    out = tmp_path / "privcode.yaml"
+    written = draft(look(str(source)), str(source), out, prompts=source, tasks=[tasks])
+    write_text(out, written)
+    config = load_config(out)
+    assert Path(config.data.source) == Path(config.prompts.file) == source.resolve()
+    assert Path(config.evaluate.tasks[0].file) == tasks.resolve()
+    assert config.evaluate.samples == 1
+
+
+names = st.text(min_size=1)
+
+
+@settings(max_examples=50, deadline=None)
+@given(prompt=names, code=names, unit=names)
+def test_any_column_names_survive(prompt: str, code: str, unit: str) -> None:
+    found = replace(
+        FINDINGS, guess=Columns(prompt, code), unit_columns=(UnitColumn(unit, 3_347, 83),)
+    )
+    columns = filled(text(found, unit=unit)).data.columns
+    assert columns
+    assert (columns.prompt, columns.code, columns.unit) == (prompt, code, unit)
+    columns = filled(text(found)).data.columns  # the name is in a comment
+    assert columns
+    assert columns.unit is None
+
+
+def test_names_near_the_config_are_relative_and_others_absolute(tmp_path: Path) -> None:
+    home = tmp_path / "home"
+    for folder in ("home/runs", "home/data", "far"):
+        (tmp_path / folder).mkdir(parents=True)
+    stored = tmp_path / "far" / "0123abcd"
+    write_jsonl(stored, rows("prompt", "code"))
+
+    def source(name: Path) -> str:
+        name.unlink(missing_ok=True)
+        name.symlink_to(stored)  # a link keeps its name: its ending tells what it is
+        return str(
+            yaml.safe_load(draft(FINDINGS, str(name), home / "runs/p.yaml"))["data"]["source"]
+        )
+
+    assert source(home / "runs/a.jsonl") == "a.jsonl"
+    assert source(home / "data/a.jsonl") == "../data/a.jsonl"
+    assert source(tmp_path / "far/a.jsonl") == str((tmp_path / "far").resolve() / "a.jsonl")
+
+
+def test_hub_names_stay_and_folders_with_a_split_become_absolute(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "saved").mkdir()
+    for name, kept in [
+        ("owner/data", "owner/data"),
+        ("owner/data:test", "owner/data:test"),
+        ("saved:test", f"{(tmp_path / 'saved').resolve()}:test"),
+        ("saved", "saved"),
+    ]:
+        assert yaml.safe_load(text(source=name))["data"]["source"] == kept
+
+
+def test_what_cannot_work_is_refused_at_once(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"no row is usable \(code: null, prompt: empty\)"):
+        text(replace(FINDINGS, proposed_units=0))
+    with pytest.raises(UserError, match=r"missing\.txt"):
+        text(prompts=tmp_path / "missing.txt")
+    write_jsonl(tmp_path / "tasks.jsonl", [{"task_id": "t/0"}])
+    with pytest.raises(UserError, match=r"tasks\.jsonl, row 1"):
+        text(tasks=[tmp_path / "tasks.jsonl"])
+
+
+@pytest.mark.skipif(not DATA.is_dir(), reason="needs the shared data folder")
+def test_real_data_prompts_and_tasks_give_a_config_that_is_ready_to_run(tmp_path: Path) -> None:
+    source = str(DATA / "gpteacher-code-instruct.json.gz")
+    out = tmp_path / "privcode.yaml"
+    prompts, tasks = DATA / "mbpp-sanitized.json", DATA / "HumanEval.jsonl.gz"
+    write_text(out, draft(look(source), source, out, prompts=prompts, tasks=[tasks]))
+    config = load_config(out)
+    assert len(private_records(config)[0]) == 4535
+    assert (config.privacy.units, config.privacy.delta) == (4500, 2.2e-5)
+    assert config.evaluate.tasks[0].name == "HumanEval"
+    assert "4535" not in out.read_text()

@@ -142,6 +142,7 @@ def test_nothing_about_the_records_is_outside_private(finished: Path) -> None:
     done = privcode("run", finished, "--out", finished.parent / "loud")
     assert "2" in done.stderr
     assert not re.search(r"\b2(00|10)\b", done.stdout + done.stderr)  # records, with canaries
+    shutil.rmtree(finished.parent / "loud")
 
 
 def public_text() -> str:
@@ -187,7 +188,7 @@ def test_two_runs_over_the_same_data_compose(finished: Path) -> None:
     run = finished.parent / "whole"
     alone = json.loads(privcode("verify", run, "--json").stdout)["epsilon"]
     beside = privcode("sanitize", finished, "--out", finished.parent / "again")
-    assert "1 other run(s)" in beside.stderr
+    assert "1 other run(s)" in " ".join(beside.stderr.split())
     together = json.loads(privcode("verify", run, "--json").stdout)["epsilon"]
     assert together > 1.2 * alone
     shutil.rmtree(finished.parent / "again")
@@ -221,7 +222,7 @@ def test_a_wrong_data_or_model_name_is_one_line(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kilobytes", [1, 20, 150, 600])
+@pytest.mark.parametrize("kilobytes", [20, 600])
 def test_a_full_disk_is_one_line_and_the_run_goes_on_when_there_is_room(
     finished: Path, tmp_path: Path, kilobytes: int
 ) -> None:

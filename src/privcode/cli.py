@@ -32,8 +32,13 @@ Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on s
 
 @app.callback()
 def _options(
+    context: typer.Context,
     debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks and warnings.")] = False,
 ) -> None:
+    if int(os.environ.get("WORLD_SIZE") or 1) > 1 and context.invoked_subcommand != "sanitize":
+        from privcode.privacy.distributed import alone
+
+        alone(f"privcode {context.invoked_subcommand}")
     if debug:
         os.environ["PRIVCODE_DEBUG"] = "1"
         return
@@ -298,21 +303,31 @@ def release(
     allow_reproducible_noise: Annotated[
         bool, typer.Option(help="Release although the noise can be drawn again from its seed.")
     ] = False,
+    license: Annotated[
+        str | None, typer.Option(help="Of the synthetic data, as the card names it.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Check a run and bundle what may leave the building."""
     from privcode.run import Run
 
     opened = Run.open(run)
-    facts = opened.release(allow_reproducible_noise=allow_reproducible_noise)
+    facts = opened.release(allow_reproducible_noise=allow_reproducible_noise, license=license)
     if push_to_hub:
         from huggingface_hub import HfApi
 
         api = HfApi()
         api.create_repo(push_to_hub, repo_type="dataset", private=True, exist_ok=True)
-        api.upload_folder(repo_id=push_to_hub, repo_type="dataset", folder_path=str(opened.bundle))
+        # The hub adds a .gitattributes, which a recipient's verify would call foreign.
+        api.upload_folder(
+            repo_id=push_to_hub,
+            repo_type="dataset",
+            folder_path=str(opened.bundle),
+            delete_patterns=".gitattributes",
+        )
     text = f"release {opened.bundle}: ε = {facts['epsilon']:.4g}, δ = {facts['delta']:g}\n"
-    text += f"next: privcode verify {opened.bundle}"
+    text += f"digest  {facts['digest']} (publish it by another way than the bundle)\n"
+    text += f"next    privcode verify {opened.bundle}"
     answer({"release": str(opened.bundle)} | facts, as_json, text)
 
 
@@ -333,6 +348,8 @@ def verify(
         facts = results.verify(Run.open(folder))
     epsilon = "–" if facts["epsilon"] is None else f"{float(facts['epsilon']):.4g}"
     text = f"{folder}: unchanged; ε = {epsilon}, δ = {facts['delta']:g}, recomputed"
+    if facts["noise"] == "reproducible":
+        text += "; the noise was reproducible: this holds while nobody knows the seed"
     answer(facts, as_json, text)
 
 

@@ -225,7 +225,9 @@ class Audit(Section):
     """Planted canaries. Empty repetitions: none are planted."""
 
     repetitions: list[Positive] = Field(default_factory=list, description="e.g. [1, 10, 100]")
-    samples: Positive = Field(20, description="samples for each canary's own prompt")
+    samples: Positive = Field(
+        20, description="samples for each canary's own prompt, beside its likeliest answer"
+    )
     max_new_tokens: Positive = 128
     seed: int = 0
 

@@ -5,6 +5,7 @@ Does not: show anything computed from private records but progress and public fi
 """
 
 import json
+import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -20,7 +21,8 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-stderr = Console(stderr=True, highlight=False)
+FIRST = int(os.environ.get("RANK") or 0) == 0  # under torchrun only the first rank speaks
+stderr = Console(stderr=True, highlight=False, quiet=not FIRST)
 
 
 def say(text: str) -> None:
@@ -30,7 +32,8 @@ def say(text: str) -> None:
 
 def answer(facts: dict[str, Any], as_json: bool, text: str) -> None:
     """The result of a command: `facts` as JSON, or `text`."""
-    print(json.dumps(facts, ensure_ascii=False, allow_nan=False) if as_json else text)
+    if FIRST:
+        print(json.dumps(facts, ensure_ascii=False, allow_nan=False) if as_json else text)
     sys.stdout.flush()
 
 

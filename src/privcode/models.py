@@ -127,8 +127,11 @@ def load_adapter(model: PreTrainedModel, path: Path) -> PeftModel:
         raise UserError(f"{path}: the adapter cannot be loaded ({_reason(error)})") from error
 
 
-def save_model(model: Any, output: Path, tokenizer: Any | None = None) -> None:
+def save_model(model: Any, output: Path, tokenizer: Any | None = None, base: str = "") -> None:
     """Write an adapter, or a whole model, to a temporary folder and rename it to `output`.
+
+    An adapter's config names `base` as its model: the name the owner gave, not a path on disk
+    (of a local folder only the last part, as paths tell about the owner's machine).
 
     Raises:
         UserError: the disk is full or the folder cannot be written.
@@ -146,6 +149,7 @@ def save_model(model: Any, output: Path, tokenizer: Any | None = None) -> None:
             for name in ("target_modules", "exclude_modules", "modules_to_save"):
                 if isinstance(config.get(name), list):
                     config[name].sort()
+            config["base_model_name_or_path"] = public_name(base)
             write_json(adapter, config)
         os.sync()
         shutil.rmtree(output, ignore_errors=True)
@@ -167,6 +171,11 @@ def render(template: str, **fields: str) -> str:
     if unknown := set(fields) - set(_FIELDS):
         raise TypeError(f"render() has no field {', '.join(sorted(unknown))}")
     return _PLACEHOLDER.sub(lambda match: fields.get(match[1], match[0]), template)
+
+
+def public_name(model: str) -> str:
+    """A model's name as it may be published: of a local folder only the last part."""
+    return Path(model).name if Path(model).is_absolute() or Path(model).exists() else model
 
 
 def context_length(model: PreTrainedModel | PeftModel) -> int:

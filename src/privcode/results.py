@@ -78,7 +78,7 @@ def summary(run: "Run") -> dict[str, Any]:
     return {
         "run": str(run.out),
         "method": run.config.method,
-        "stages": list(run.done()),
+        "stages": [name for name in run.stages if name in run.done()],
         "epsilon": None if cost is None else json_number(cost.epsilon),
         "delta": run.plan.delta,
         "samples": funnel(run),
@@ -108,7 +108,8 @@ def verify(run: "Run") -> dict[str, Any]:
         if path.is_file() and name not in known and not hidden and not name.startswith("release/"):
             raise UserError(f"{path}: is not part of the run; move it elsewhere")
     entries = read_ledger(run.ledger)
-    facts: dict[str, Any] = {"run": str(run.out), "files": len(expected)}
+    noise = run.plan.describe()["noise"]
+    facts: dict[str, Any] = {"run": str(run.out), "files": len(expected), "noise": noise}
     if "sanitize" not in manifest["stages"]:
         return facts | {"epsilon": None, "delta": run.plan.delta}
     if not entries or entries[0]["plan"] != run.plan.describe():

@@ -18,6 +18,7 @@ from privcode.config import Config, Model, load_config, plan_of
 from privcode.console import progress_bar, say
 from privcode.errors import UserError
 from privcode.files import read_jsonl, read_text, write_json, write_jsonl, write_text
+from privcode.privacy.distributed import from_first, rank
 from privcode.privacy.ledger import Ledger
 from privcode.records import Columns, Record, bound_contributions, guess_columns, read_records
 from privcode.workspace import Workspace
@@ -111,10 +112,13 @@ class Run(Workspace):
                     examples.append(example)
                     cut += truncated
                     progress(1)
-            write_json(self.private / "data.json", counts | {"truncated": cut}, mode=0o600)
-            ledger = Ledger(self.ledger)
-            ledger.begin(self.plan, fingerprint)
-            if others := spent_beside(self):
+            first = rank() == 0
+            from_first(lambda: Ledger(self.ledger).begin(self.plan, fingerprint))
+            ledger = Ledger(self.ledger)  # whole by now: the first rank has mended and begun it
+            if first:
+                counts["truncated"] = cut
+                write_json(self.private / "data.json", counts, mode=0o600)
+            if first and (others := spent_beside(self)):
                 say(
                     f"sanitize: {len(others)} other run(s) in {self.out.parent} spent budget on "
                     "these data; all of them count: together ε = "
@@ -144,9 +148,10 @@ class Run(Workspace):
                     self.private / "checkpoint.pt",
                     progress,
                 )
-            write_jsonl(self.private / "curve.jsonl", curve, mode=0o600)
-            save_model(model, output)
-            (self.private / "checkpoint.pt").unlink()
+            if first:
+                write_jsonl(self.private / "curve.jsonl", curve, mode=0o600)
+                save_model(model, output, base=section.model)
+                (self.private / "checkpoint.pt").unlink()
         self._next("sanitize", output)
 
     def synthesize(self) -> None:
@@ -324,10 +329,12 @@ class Run(Workspace):
             for label, place in [*labels, ("tuned", "tuned model")]:
                 section = self.config.junior if label == "junior" else self.config.premium
                 generator = self._generator(label, self.config.evaluate.batch_size)
-                sampling = _sampling(config, config.samples, temperature=1.0)
-                with progress_bar(f"audit {label}", len(planted)) as progress:
-                    ask = _answers(generator, sampling, section.template, progress)
-                    found = ask([c.prompt for c in planted])
+                asked = [c.prompt for c in planted]
+                found: list[list[str]] = []
+                with progress_bar(f"audit {label}", 2 * len(planted)) as progress:
+                    for n, temperature in ((1, 0.0), (config.samples, 1.0)):
+                        sampling = _sampling(config, n, temperature)
+                        found += _answers(generator, sampling, section.template, progress)(asked)
                 places[f"{place}, asked for them"] = [text for texts in found for text in texts]
             places["anywhere"] = [text for texts in places.values() for text in texts]
             counts = {place: canaries.leaks(planted, texts) for place, texts in places.items()}
@@ -344,7 +351,9 @@ class Run(Workspace):
         self.note("report", self.hashes([path]))
         return path
 
-    def release(self, *, allow_reproducible_noise: bool = False) -> dict[str, Any]:
+    def release(
+        self, *, allow_reproducible_noise: bool = False, license: str | None = None
+    ) -> dict[str, Any]:
         """Bundle what may leave the building in release/; returns its privacy.json.
 
         Raises:
@@ -366,6 +375,7 @@ class Run(Workspace):
             self.premium,
             self.bundle,
             allow_reproducible_noise=allow_reproducible_noise,
+            license=license,
         )
 
     def _before(self, name: str) -> list[Path]:
@@ -456,6 +466,7 @@ class Run(Workspace):
                 seed=config.seed,
                 checkpoints=self.private / f"{output.name}-checkpoints",
                 output=output,
+                base=section.model,
                 progress=progress,
             )
         if left_out and self.config.method not in ("nondp", "jft"):

@@ -1,6 +1,7 @@
 """The directory of a run: who may work in it, what was done in it, and whether it is unchanged.
 
-Promises: one process works in it at a time; settings that differ from those it was begun with are
+Promises: one process works in it at a time (or the ranks of one torchrun, of which only the first
+writes); settings that differ from those it was begun with are
 refused; a stage that is done is not done again while its files are the same, and is refused when
 they are not; `private/` has mode 0700, and hashes of what lies in it stay in it.
 Does not: know what a stage does.
@@ -20,6 +21,7 @@ from privcode.config import Config, dump_config
 from privcode.console import say
 from privcode.errors import UserError
 from privcode.files import read_sealed, sha256_file, write_sealed, write_text
+from privcode.privacy import distributed
 
 VERSIONED = ("privcode", "torch", "transformers", "peft", "trl", "dp-accounting")
 
@@ -42,8 +44,12 @@ class Workspace:
         self.out = out
         self.private = out / "private"
         self.manifest = out / "manifest.json"
-        text = dump_config(config)
-        kept = out / "config.yaml"
+        self._lock = -1
+        distributed.start()
+        distributed.from_first(lambda: self._claim(dump_config(config)))
+
+    def _claim(self, text: str) -> None:
+        out, kept = self.out, self.out / "config.yaml"
         if kept.exists():
             if kept.read_text(encoding="utf-8") != text:
                 raise UserError(
@@ -66,7 +72,8 @@ class Workspace:
 
     def close(self) -> None:
         """Let other processes in."""
-        os.close(self._lock)
+        if self._lock >= 0:
+            os.close(self._lock)
 
     def done(self) -> dict[str, Any]:
         """The stages that are done: name -> {"inputs", "outputs", "seconds"}."""
@@ -96,22 +103,28 @@ class Workspace:
         Raises:
             UserError: the stage is done, and what it read or wrote was changed since.
         """
-        stages = self.done()
-        given = self.hashes(inputs)
-        if name in stages:
-            if stages[name]["inputs"] != given or changed(self.out, stages[name]["outputs"]):
-                raise UserError(
-                    f"{self.out}: what {name} read or wrote was changed since; "
-                    "restore the files or choose another --out"
-                )
+        if not distributed.from_first(lambda: self._needed(name, inputs)):
             say(f"{name}: done already")
             yield False
             return
         started = time.monotonic()
         yield True
-        seconds = round(time.monotonic() - started, 1)
-        stages[name] = {"inputs": given, "outputs": self.hashes(outputs), "seconds": seconds}
-        self.note("stages", stages)
+        if distributed.rank() == 0:
+            facts = {
+                "inputs": self.hashes(inputs),
+                "outputs": self.hashes(outputs),
+                "seconds": round(time.monotonic() - started, 1),
+            }
+            self.note("stages", self.done() | {name: facts})
+
+    def _needed(self, name: str, inputs: Sequence[Path]) -> bool:
+        done = self.done().get(name)
+        if done and (done["inputs"] != self.hashes(inputs) or changed(self.out, done["outputs"])):
+            raise UserError(
+                f"{self.out}: what {name} read or wrote was changed since; "
+                "restore the files or choose another --out"
+            )
+        return done is None
 
     def hashes(self, paths: Sequence[Path]) -> dict[str, str]:
         """Path relative to the run -> SHA-256, for files and for all files below directories."""

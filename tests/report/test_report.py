@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from privcode.privacy import make_plan
+from privcode.privacy.accounting import Spent
 from privcode.report import Evidence, card, guarantee, page
 from privcode.report.plots import wilson
 
@@ -44,18 +45,43 @@ def test_a_run_without_dp_says_that_there_is_no_guarantee() -> None:
     assert guarantee(evidence(spent=()))["epsilon"] is None
 
 
+def test_a_run_without_noise_says_that_there_is_no_guarantee() -> None:
+    text = page(evidence(plan=replace(PLAN, noise_multiplier=0.0), spent=(Spent(0.01, 0.0, 3),)))
+    assert "trained without noise" in text
+    assert "more than e<sup>" not in text
+
+
+def test_owners_and_other_runs_are_named() -> None:
+    plan = replace(PLAN, unit="author", max_records_per_unit=4)
+    text = page(evidence(plan=plan, others=(Spent(0.25, 3.0, 77),)))
+    assert "all records of one owner (column author; at most 4 of them are used)" in text
+    assert "77 steps, rate 0.25, noise 3" in text
+
+
+def test_any_pass_at_k_is_shown() -> None:
+    found = {"t": {"base": {"pass@10": 0.5, "pass@5": 0.25, "tasks": 4, "errors": {}}}}
+    text = page(evidence(evaluation=found))
+    assert text.index('<th class="n">pass@5') < text.index('<th class="n">pass@10')
+    assert "pass@1<" not in text
+
+
 def test_text_from_outside_is_shown_as_text() -> None:
     bad = "<script>alert(1)</script>"
     filters = PLAIN.filters | {"samples": 2, "accepted": 1, "reasons": {bad: 1}}
     found = {bad: {bad: {"pass@1": 0.5, "tasks": 4, "errors": {bad: 2}}}}
-    for text in (page(evidence(title=bad, prompts=bad, filters=filters, evaluation=found)),):
+    names = evidence(
+        title=bad, prompts=f"{bad[:-9]}.jsonl", junior=bad, premium=bad, filters=filters
+    )
+    audit = {"samples_per_prompt": 1, "places": {bad: {"by_repetitions": {}}}}
+    whole = replace(names, evaluation=found, audit=audit, versions={"privcode": bad})
+    for text in (page(whole), card(names, 1)):
         assert "<script" not in text
         assert "&lt;script&gt;" in text
 
 
 def test_pictures_take_dollars_and_long_names() -> None:
-    filters = PLAIN.filters | {"samples": 9, "accepted": 1, "reasons": {"$x_": 1, "e" * 90: 7}}
-    assert "$x_" in page(evidence(filters=filters))
+    filters = PLAIN.filters | {"samples": 9, "accepted": 1, "reasons": {"$x_$": 1, "e" * 90: 7}}
+    assert "$x_$" in page(evidence(filters=filters))
 
 
 def test_a_card_is_yaml_that_names_the_data() -> None:

@@ -1,6 +1,10 @@
 """A bundle states a guarantee that its recipient can check, and nothing private."""
 
 import json
+import resource
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -9,7 +13,7 @@ import pytest
 from datasets import load_dataset
 
 from privcode.errors import UserError
-from privcode.files import read_json, sha256_tree, write_sealed
+from privcode.files import Row, read_json, sha256_tree, write_sealed
 from privcode.privacy import make_plan
 from privcode.privacy.accounting import Spent
 from privcode.report import Evidence
@@ -51,6 +55,7 @@ def adapter(tmp_path: Path) -> Path:
     folder.mkdir()
     (folder / "adapter_config.json").write_text("{}")
     (folder / "adapter_model.safetensors").write_bytes(bytes(range(256)))
+    (folder / "adapter_model.safetensors").chmod(0o600)  # as safetensors writes it
     return folder
 
 
@@ -74,7 +79,16 @@ def test_a_bundle_holds_data_adapter_card_report_and_guarantee(bundle: Path, ada
     assert facts["epsilon"] == pytest.approx(PLAN.cost().epsilon)
     assert facts["epsilon_rdp"] == pytest.approx(PLAN.cost().epsilon_rdp)
     assert (facts["units"], facts["delta"], facts["noise"]) == (1000, 1e-5, "cryptographic")
-    assert "reproducible_seed" not in facts
+    assert (bundle / "adapter" / "adapter_model.safetensors").stat().st_mode & 0o044 == 0o044
+
+
+def test_privacy_json_states_public_facts_and_nothing_else(bundle: Path) -> None:
+    assert set(read_json(bundle / "privacy.json")) == {
+        *("neighbouring", "unit", "units", "max_records_per_unit", "protects"),
+        *("sampling_rate", "expected_batch", "clip_norm", "noise_multiplier", "steps", "noise"),
+        *("delta", "epsilon", "epsilon_rdp", "accountant", "spent", "runs_over_the_same_data"),
+        *("covered", "not_covered", "versions", "files", "digest"),
+    }
 
 
 def test_the_data_load_with_datasets_alone(bundle: Path, tmp_path: Path) -> None:
@@ -102,11 +116,32 @@ def test_any_byte_changed_in_any_file_is_found(bundle: Path) -> None:
     verify_bundle(bundle)
 
 
+def test_every_byte_of_privacy_json_counts(bundle: Path) -> None:
+    kept = (bundle / "privacy.json").read_bytes()
+    for place in range(len(kept)):
+        for other in (kept[place] ^ 1, kept[place] ^ 0x20, ord(" ")):
+            if other == kept[place]:
+                continue
+            (bundle / "privacy.json").write_bytes(kept[:place] + bytes([other]) + kept[place + 1 :])
+            with pytest.raises(UserError, match=r"privacy\.json"):
+                verify_bundle(bundle)
+
+
 def test_a_file_added_or_missing_is_found(bundle: Path) -> None:
     (bundle / "data" / "more.parquet").write_bytes(b"")
     with pytest.raises(UserError, match=r"more\.parquet: is not part"):
         verify_bundle(bundle)
     (bundle / "data" / "more.parquet").unlink()
+    for name, target in (("data/more", "/"), ("dangling", "nowhere")):
+        (bundle / name).symlink_to(target)
+        with pytest.raises(UserError, match=f"{name}: is not part"):
+            verify_bundle(bundle)
+        (bundle / name).unlink()
+    (bundle / "folder").mkdir()
+    with pytest.raises(UserError, match="folder: is not part"):
+        verify_bundle(bundle)
+    (bundle / "folder").rmdir()
+    verify_bundle(bundle)
     (bundle / "report.html").unlink()
     with pytest.raises(UserError, match=r"report\.html: is missing"):
         verify_bundle(bundle)
@@ -122,6 +157,10 @@ def test_a_file_added_or_missing_is_found(bundle: Path) -> None:
         ("noise_multiplier", 2.5),
         ("units", 2000),
         ("spent", []),
+        ("sampling_rate", 0.005),
+        ("neighbouring", "replace one unit"),
+        ("runs_over_the_same_data", 2),
+        ("noise", "none"),
     ],
 )
 def test_a_better_figure_sealed_again_does_not_follow_from_the_rest(
@@ -132,6 +171,29 @@ def test_a_better_figure_sealed_again_does_not_follow_from_the_rest(
     write_sealed(bundle / "privacy.json", facts | {field: value})
     with pytest.raises(UserError, match=r"privacy\.json"):
         verify_bundle(bundle)
+
+
+def test_a_guarantee_that_makes_no_sense_is_refused_in_one_line(bundle: Path) -> None:
+    facts = read_json(bundle / "privacy.json")
+    other = facts["spent"][0]
+    changes: list[Row] = [
+        {"spent": [1]},
+        {"spent": [*facts["spent"], other | {"sampling_rate": 2}]},
+        {"spent": [*facts["spent"], other | {"steps": -3}]},
+        {"epsilon": None},
+        {"epsilon": "inf"},
+        {"units": "1000"},
+        {"units": 0},
+        {"files": []},
+    ]
+    for change in changes:
+        write_sealed(bundle / "privacy.json", facts | change)
+        with pytest.raises(UserError):
+            verify_bundle(bundle)
+    for text in ("[]", '{"epsilon": NaN}', '{"epsilon": "\\ud800"}', "{"):
+        (bundle / "privacy.json").write_text(text)
+        with pytest.raises(UserError, match=r"privacy\.json"):
+            verify_bundle(bundle)
 
 
 def test_other_runs_over_the_same_data_compose(bundle: Path, adapter: Path) -> None:
@@ -163,9 +225,69 @@ def test_a_run_without_a_finite_epsilon_is_not_released(
 ) -> None:
     plan = replace(PLAN, noise_multiplier=0.0)
     spent = () if noise is None else (plan.spent(),)
-    with pytest.raises(UserError, match="no finite ε"):
+    with pytest.raises(UserError, match="ε is not finite"):
         release(evidence(plan=plan, spent=spent), ROWS, adapter, tmp_path / "no")
     assert not (tmp_path / "no").exists()
+
+
+def test_a_run_beside_another_without_noise_is_not_released(tmp_path: Path, adapter: Path) -> None:
+    with pytest.raises(UserError, match="another over the same data trained without noise"):
+        release(evidence(others=(Spent(0.01, 0.0, 5),)), ROWS, adapter, tmp_path / "no")
+
+
+def test_a_bundle_that_would_not_verify_is_not_made(tmp_path: Path, adapter: Path) -> None:
+    fewer = (PLAN.spent(3),)
+    with pytest.raises(UserError, match="what was spent is not what the plan says"):
+        release(evidence(spent=fewer), ROWS, adapter, tmp_path / "no")
+    assert [p.name for p in tmp_path.iterdir()] == ["adapter"]
+
+
+def test_the_card_names_the_license_and_no_place_on_the_owners_machine(
+    tmp_path: Path, adapter: Path
+) -> None:
+    local = evidence(junior="/home/someone/small", premium="/home/someone/large")
+    release(local, ROWS, adapter, tmp_path / "out", license="apache-2.0")
+    assert 'license: "apache-2.0"' in (tmp_path / "out" / "README.md").read_text()
+    for name in ("privacy.json", "README.md", "report.html"):
+        assert "/home" not in (tmp_path / "out" / name).read_text()
+
+
+def test_what_is_not_a_release_is_not_replaced(tmp_path: Path, adapter: Path) -> None:
+    (tmp_path / "home").mkdir()
+    (tmp_path / "home" / "thesis.txt").write_text("years of work")
+    with pytest.raises(UserError, match="is there and is not a release"):
+        release(evidence(), ROWS, adapter, tmp_path / "home")
+    assert (tmp_path / "home" / "thesis.txt").read_text() == "years of work"
+
+
+@contextmanager
+def room_for(size: int) -> Iterator[None]:
+    """No file can grow beyond `size` bytes."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+@pytest.mark.parametrize("room", [100, 10_000, 200_000])
+def test_a_full_disk_leaves_nothing_half_written(tmp_path: Path, adapter: Path, room: int) -> None:
+    (adapter / "more.safetensors").write_bytes(bytes(300_000 if room == 200_000 else 10))
+    with room_for(room), pytest.raises(UserError, match="cannot be written"):
+        release(evidence(), ROWS, adapter, tmp_path / "no")
+    assert [p.name for p in tmp_path.iterdir()] == ["adapter"]
+
+
+def test_a_place_that_cannot_be_written_is_refused(tmp_path: Path, adapter: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match="cannot be written"):
+        release(evidence(), ROWS, adapter, tmp_path / "file" / "release")
+
+
+def test_a_bundle_can_be_moved(bundle: Path, tmp_path: Path) -> None:
+    shutil.move(bundle, tmp_path / "elsewhere")
+    verify_bundle(tmp_path / "elsewhere")
 
 
 def test_a_failed_release_leaves_the_old_one(bundle: Path, adapter: Path) -> None:

@@ -118,8 +118,12 @@ def _main(request_fd: int, report_fd: int, nonce_fd: int) -> None:
         _drop(request["uid"], request["keep_read"])
     if request["landlock"] is not None:
         _die_with(request["parent"])
-    for name, value in request["limits"].items():
-        resource.setrlimit(getattr(resource, name), value)
+    for name, (soft, hard) in request["limits"].items():
+        kind = getattr(resource, name)
+        most = resource.getrlimit(kind)[1]  # who started privcode may allow less
+        if most != resource.RLIM_INFINITY:
+            soft, hard = min(soft, most), min(hard, most)
+        resource.setrlimit(kind, (soft, hard))
     if request["landlock"] is not None:
         _restrict(**request["landlock"])
     sys.path.extend(request["path"])

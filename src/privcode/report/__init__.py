@@ -6,19 +6,26 @@ shown as text.
 Does not: compute a guarantee; `guarantee` asks the plan for it.
 """
 
+import html
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
 
 from privcode.config import json_number
+from privcode.models import public_name
 from privcode.privacy.accounting import Spent, spend
 from privcode.privacy.plan import PrivacyPlan
 
+COVERED = (
+    "The synthetic pairs, the tuned model, and the figures of the report: all of them are made "
+    "from the private data through the mechanism stated here, and in no other way.",
+)
 NOT_COVERED = (
     "A secret that stands in the records of k units is protected like a group of k: ε grows "
-    "about k-fold.",
+    "about k-fold, δ faster.",
     "The prompts of the synthetic data, and the task files, are taken as public on the owner's "
     "word.",
     "Settings chosen by looking at other runs on the same data, unless those runs are listed "
@@ -84,7 +91,8 @@ def guarantee(evidence: Evidence) -> dict[str, Any]:
             }
             for s in every
         ],
-        "covers": f"one {whom(plan)} added to or removed from the private data",
+        "protects": f"{whom(plan)} added to or removed from the private data",
+        "covered": list(COVERED),
         "not_covered": [*warning, *NOT_COVERED],
     }
 
@@ -92,8 +100,9 @@ def guarantee(evidence: Evidence) -> dict[str, Any]:
 def whom(plan: PrivacyPlan) -> str:
     """The unit in words."""
     if plan.unit == "record":
-        return "record"
-    return f"owner (column {plan.unit}), with at most {plan.max_records_per_unit} record(s)"
+        return "one record"
+    used = plan.max_records_per_unit
+    return f"all records of one owner (column {plan.unit}; at most {used} of them are used)"
 
 
 def page(evidence: Evidence) -> str:
@@ -107,15 +116,20 @@ def page(evidence: Evidence) -> str:
         pictures["attack"] = plots.attack(epsilon, evidence.plan.delta)
     if evidence.filters.get("samples"):
         pictures["funnel"] = plots.funnel(evidence.filters)
-    if evidence.evaluation:
-        pictures["scores"] = plots.scores(evidence.evaluation)
+    found = [figures for models in evidence.evaluation.values() for figures in models.values()]
+    rates = sorted(
+        {name for figures in found for name in figures if name.startswith("pass@")},
+        key=lambda name: int(name.removeprefix("pass@")),
+    )
+    if rates:
+        pictures["scores"] = plots.scores(evidence.evaluation, rates[0])
     factor = math.exp(epsilon) if isinstance(epsilon, float) and epsilon < 20 else None
-    return _render("page.html.j2", evidence, facts, pictures=pictures, factor=factor)
+    return _render("page.html.j2", evidence, facts, pictures=pictures, rates=rates, factor=factor)
 
 
-def card(evidence: Evidence, rows: int) -> str:
+def card(evidence: Evidence, rows: int, license: str | None = None) -> str:
     """README.md of the release: a dataset card."""
-    return _render("card.md.j2", evidence, guarantee(evidence), rows=rows)
+    return _render("card.md.j2", evidence, guarantee(evidence), rows=rows, license=license)
 
 
 def _render(template: str, evidence: Evidence, facts: dict[str, Any], **more: Any) -> str:
@@ -128,8 +142,20 @@ def _render(template: str, evidence: Evidence, facts: dict[str, Any], **more: An
         keep_trailing_newline=True,
     )
     environment.filters["figure"] = _figure
-    text: str = environment.get_template(template).render(e=evidence, g=facts, **more)
+    environment.filters["markdown"] = _markdown
+    shown = replace(
+        evidence,
+        prompts=Path(evidence.prompts).name,
+        junior=public_name(evidence.junior),
+        premium=public_name(evidence.premium),
+    )
+    text: str = environment.get_template(template).render(e=shown, g=facts, **more)
     return text
+
+
+def _markdown(text: str) -> str:
+    """Text from outside as one line that is no HTML and no table cell's end."""
+    return html.escape(" ".join(text.split()), quote=False).replace("|", "&#124;")
 
 
 def _figure(value: Any) -> str:

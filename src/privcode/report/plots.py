@@ -55,8 +55,8 @@ def funnel(filters: Mapping[str, Any]) -> Markup:
     return _svg(figure)
 
 
-def scores(evaluation: Mapping[str, Mapping[str, Any]]) -> Markup:
-    """pass@1 of every model on every task file, with 95 % Wilson intervals."""
+def scores(evaluation: Mapping[str, Mapping[str, Any]], measure: str = "pass@1") -> Markup:
+    """`measure` of every model on every task file, with 95 % Wilson intervals."""
     models = list(dict.fromkeys(model for found in evaluation.values() for model in found))
     colours = {"base": GREY, "junior": GOLD}
     width = 0.8 / len(models)
@@ -65,7 +65,7 @@ def scores(evaluation: Mapping[str, Mapping[str, Any]]) -> Markup:
         for place, found in enumerate(evaluation.values()):
             if model not in found:
                 continue
-            rate, n = found[model]["pass@1"], found[model]["tasks"]
+            rate, n = found[model][measure], found[model]["tasks"]
             x = place + (number - (len(models) - 1) / 2) * width
             low, high = wilson(rate, n)
             axes.bar(
@@ -90,7 +90,7 @@ def scores(evaluation: Mapping[str, Mapping[str, Any]]) -> Markup:
     axes.set_xticks(range(len(evaluation)), [_short(task) for task in evaluation])
     axes.set_ylim(0, 1.15)
     axes.set_xlim(-0.6, len(evaluation) - 0.4)
-    axes.set_ylabel("pass@1")
+    axes.set_ylabel(measure)
     _legend(axes, ncols=len(models), loc="upper center", bbox_to_anchor=(0.5, 1.22))
     return _svg(figure)
 
@@ -103,8 +103,9 @@ def wilson(rate: float, n: int, z: float = 1.96) -> tuple[float, float]:
 
 
 def _short(text: str) -> str:
-    text = text.replace("$", r"\$")  # matplotlib would set it as a formula
-    return text if len(text) <= 44 else text[:43] + "…"
+    text = "".join(c if c.isprintable() else " " for c in text)
+    text = text if len(text) <= 44 else text[:43] + "…"
+    return text.replace("$", r"\$")  # matplotlib would set it as a formula
 
 
 def _axes(width: float, height: float) -> tuple[Figure, Axes]:

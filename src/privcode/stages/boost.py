@@ -18,6 +18,7 @@ from typing import Any, Literal
 
 import torch
 from datasets import Dataset
+from safetensors import SafetensorError
 from transformers import PrinterCallback, TrainerCallback, set_seed
 from trl import SFTConfig, SFTTrainer
 
@@ -99,6 +100,7 @@ def boost(
     seed: int,
     checkpoints: Path,
     output: Path,
+    base: str = "",
     save_every: int = 100,
     progress: Callable[[int], None] | None = None,
 ) -> int:
@@ -106,8 +108,9 @@ def boost(
 
     The model is changed in place and trains where it lies (fp32 on CPU, bf16 autocast on a GPU
     that has it). `rank`, `alpha`, `dropout`, `targets` matter to "lora" only, which writes
-    a plain PEFT adapter; "full" writes the model and its tokenizer. `progress` counts optimizer
-    steps, those before a resume included. The checkpoints are removed when `output` is there.
+    a plain PEFT adapter of the model named `base`; "full" writes the model and its tokenizer.
+    `progress` counts optimizer steps, those before a resume included. The checkpoints are removed
+    when `output` is there.
 
     Returns:
         How many pairs were left out because they are longer than `max_tokens`: a cut completion
@@ -171,7 +174,14 @@ def boost(
         callbacks=[_Watch(key, progress)],
     )
     trainer.remove_callback(PrinterCallback)  # it would print to stdout
-    trainer.train(resume_from_checkpoint=str(resume) if resume else None)
-    save_model(trainer.model, output, tokenizer if method == "full" else None)
+    try:
+        trainer.train(resume_from_checkpoint=str(resume) if resume else None)
+    except (OSError, SafetensorError, RuntimeError) as error:
+        # torch's own writer of files raises a RuntimeError
+        if isinstance(error, RuntimeError) and "PytorchStreamWriter" not in str(error):
+            raise
+        reason = str(error).strip().splitlines()[0]
+        raise UserError(f"{checkpoints}: cannot be written ({reason}); free space") from error
+    save_model(trainer.model, output, tokenizer if method == "full" else None, base)
     shutil.rmtree(checkpoints, ignore_errors=True)
     return len(pairs) - len(rows)

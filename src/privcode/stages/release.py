@@ -10,6 +10,7 @@ import math
 import os
 import shutil
 from collections.abc import Sequence
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +18,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from privcode.errors import UserError
-from privcode.files import Row, read_sealed, sha256_tree, write_sealed, write_text
-from privcode.privacy.accounting import Spent, spend
+from privcode.files import Row, read_sealed, sha256_file, sha256_tree, write_sealed, write_text
+from privcode.privacy.accounting import Spent
+from privcode.privacy.plan import PrivacyPlan
 from privcode.report import Evidence, card, guarantee, page
 
 SCHEMA = pa.schema([(name, pa.string()) for name in ("id", "prompt", "completion")])
+FACTS = "privacy.json"
 
 
 def release(
@@ -31,30 +34,35 @@ def release(
     output: Path,
     *,
     allow_reproducible_noise: bool = False,
+    license: str | None = None,
 ) -> dict[str, Any]:
-    """Write the bundle to `output` and return its privacy.json.
+    """Write the bundle to `output`, verify it, and return its privacy.json.
 
     Args:
         evidence: public facts of the run.
         rows: accepted pairs {id, prompt, completion}.
         adapter: the tuned premium's folder; copied.
-        output: replaced if there.
+        output: a bundle that is there is replaced.
         allow_reproducible_noise: release although the noise can be drawn again.
+        license: of the synthetic data, as the card names it ("apache-2.0").
 
     Raises:
-        UserError: there is no guarantee to state, or the disk is full.
+        UserError: there is no guarantee to state, something else is at `output`, or the disk is
+            full.
     """
     facts = guarantee(evidence)
     if not isinstance(facts["epsilon"], float):
         raise UserError(
-            f"{output}: this run has no finite ε, so there is nothing to promise; "
-            "train with privacy.epsilon"
+            f"{output}: ε is not finite, since this run or another over the same data trained "
+            "without noise; there is nothing to promise: train with a finite privacy.epsilon"
         )
     if facts["noise"] == "reproducible" and not allow_reproducible_noise:
         raise UserError(
             f"{output}: the noise is reproducible, so whoever knows the seed can take it away; "
             "train with privacy.noise: cryptographic, or give --allow-reproducible-noise"
         )
+    if os.path.lexists(output) and not (output / FACTS).is_file():
+        raise UserError(f"{output}: is there and is not a release; choose another folder")
     temporary = output.with_name(f".{output.name}.tmp")
     shutil.rmtree(temporary, ignore_errors=True)
     try:
@@ -63,13 +71,15 @@ def release(
         pq.write_table(
             pa.table(columns, SCHEMA), temporary / "data" / "train-00000-of-00001.parquet"
         )
-        shutil.copytree(adapter, temporary / "adapter")
-        write_text(temporary / "README.md", card(evidence, len(rows)))
+        # Contents without modes: safetensors writes files that their owner alone can read.
+        shutil.copytree(adapter, temporary / "adapter", copy_function=shutil.copyfile)
+        write_text(temporary / "README.md", card(evidence, len(rows), license))
         write_text(temporary / "report.html", page(evidence))
         facts["versions"] = evidence.versions
         facts["files"] = sha256_tree(temporary)
-        write_sealed(temporary / "privacy.json", facts)
+        write_sealed(temporary / FACTS, facts)
         os.sync()
+        facts = verify_bundle(temporary)
         shutil.rmtree(output, ignore_errors=True)
         os.replace(temporary, output)
     except (OSError, shutil.Error, pa.ArrowException) as error:
@@ -77,7 +87,7 @@ def release(
         raise UserError(f"{output}: cannot be written ({reason}); free space") from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
-    return read_sealed(output / "privacy.json")
+    return facts
 
 
 def verify_bundle(folder: Path) -> dict[str, Any]:
@@ -86,32 +96,55 @@ def verify_bundle(folder: Path) -> dict[str, Any]:
     Raises:
         UserError: names the first file or figure that does not agree.
     """
-    facts = read_sealed(folder / "privacy.json")
+    where = folder / FACTS
     try:
-        expected = facts["files"]
-        every = tuple(Spent(**one) for one in facts["spent"])
-        stated, stated_rdp, delta = facts["epsilon"], facts["epsilon_rdp"], facts["delta"]
-        own = Spent(
-            facts["expected_batch"] / facts["units"], facts["noise_multiplier"], facts["steps"]
-        )
-    except (KeyError, TypeError) as error:
-        raise UserError(f"{folder / 'privacy.json'}: is not one of a release ({error})") from None
-    found = sha256_tree(folder)
-    del found["privacy.json"]
-    for name in sorted({*expected, *found}):
-        if name not in found:
-            raise UserError(f"{folder / name}: is missing; get the bundle again")
-        if name not in expected:
-            raise UserError(f"{folder / name}: is not part of the bundle; remove it")
-        if found[name] != expected[name]:
-            raise UserError(f"{folder / name}: was changed; get the bundle again")
-    if every[:1] != (own,):
-        raise UserError(f"{folder / 'privacy.json'}: what was spent is not what the plan says")
-    cost = spend(every, delta)
-    for name, value, again in (
-        ("epsilon", stated, cost.epsilon),
-        ("epsilon_rdp", stated_rdp, cost.epsilon_rdp),
-    ):
-        if not math.isclose(value, again, rel_tol=1e-6):
-            raise UserError(f"{folder / 'privacy.json'}: states {name} {value}; it is {again:.6g}")
+        facts = read_sealed(where)
+        files = {str(name): str(digest) for name, digest in facts["files"].items()}
+        _check_files(folder, files)
+        _check_figures(where, facts)
+    except (KeyError, TypeError, ValueError, AttributeError, ArithmeticError):
+        raise UserError(f"{where}: is not that of a release; get the bundle again") from None
+    except OSError as error:
+        raise UserError(f"{folder}: cannot be read ({error.strerror or error})") from error
     return facts
+
+
+def _check_files(folder: Path, expected: dict[str, str]) -> None:
+    """Refuse a file, link or folder that is missing, changed or not of the bundle."""
+    found = {str(path.relative_to(folder)): path for path in folder.rglob("*")}
+    folders = {str(parent) for name in expected for parent in Path(name).parents}
+    for name in sorted({*expected, *found} - {FACTS}):
+        path = found.get(name)
+        if name in expected:
+            if path is None or not path.is_file():
+                raise UserError(f"{folder / name}: is missing; get the bundle again")
+            if sha256_file(path) != expected[name]:
+                raise UserError(f"{folder / name}: was changed; get the bundle again")
+        elif name not in folders or path is None or path.is_symlink():
+            raise UserError(f"{folder / name}: is not part of the bundle; remove it")
+
+
+def _check_figures(where: Path, facts: Row) -> None:
+    """Refuse a figure of the guarantee that does not follow from the others."""
+    names = {field.name for field in fields(PrivacyPlan)} - {"reproducible_seed", "neighbouring"}
+    plan = PrivacyPlan(**{name: facts[name] for name in names})
+    spent = tuple(Spent(**one) for one in facts["spent"])
+    if spent[:1] != (plan.spent(),):
+        raise UserError(f"{where}: what was spent is not what the plan says; get the bundle again")
+    if facts["noise"] not in ("cryptographic", "reproducible"):
+        raise UserError(f"{where}: states noise of an unknown kind; get the bundle again")
+    cost = plan.cost(spent[1:])
+    again = plan.describe() | {
+        "noise": facts["noise"],
+        "epsilon": cost.epsilon,
+        "epsilon_rdp": cost.epsilon_rdp,
+        "runs_over_the_same_data": len(spent),
+    }
+    for name, value in again.items():
+        same = facts[name] == value or (
+            isinstance(value, float) and math.isclose(facts[name], value, rel_tol=1e-6)
+        )
+        if not same:
+            raise UserError(
+                f"{where}: states {name} {facts[name]}; it is {value}; get the bundle again"
+            )

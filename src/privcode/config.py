@@ -131,6 +131,7 @@ class Sanitize(Section):
     micro_batch: Positive = Field(8, description="records at a time; memory only, same result")
     checkpoint_every: Positive = Field(10, description="steps between checkpoints")
     syntax: Syntax = Field(default_factory=lambda: Syntax())
+    merge: bool = Field(False, description="also write the whole model, adapter merged in")
     seed: int = 0
 
 
@@ -189,6 +190,7 @@ class Boost(Section):
     micro_batch: Positive = 8
     warmup_ratio: Fraction = 0.05
     weight_decay: float = Field(0.0, ge=0)
+    merge: bool = Field(False, description="lora: also write the whole model, adapter merged in")
     limit: Positive | None = Field(None, description="nondp, jft: private records to tune on")
     seed: int = 0
 

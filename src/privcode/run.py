@@ -92,7 +92,7 @@ class Run(Workspace):
         section = self.config.premium if on_premium else self.config.junior
         output = self.premium if on_premium else self.junior
         before = self._before("sanitize")
-        with self.stage("sanitize", before, [output]) as needed:
+        with self.stage("sanitize", before, [output, merged(output)]) as needed:
             if not needed:
                 return
             settings, syntax = self.config.sanitize, self.config.sanitize.syntax
@@ -151,6 +151,8 @@ class Run(Workspace):
             if first:
                 write_jsonl(self.private / "curve.jsonl", curve, mode=0o600)
                 save_model(model, output, base=section.model)
+                if settings.merge:
+                    self._merge("tuned" if on_premium else "junior", output)
                 (self.private / "checkpoint.pt").unlink()
         self._next("sanitize", output)
 
@@ -229,7 +231,8 @@ class Run(Workspace):
 
     def boost(self) -> None:
         """Stage 2c: tune the premium model on the accepted pairs (nondp: on private records)."""
-        with self.stage("boost", self._before("boost"), [self.premium]) as needed:
+        outputs = [self.premium, merged(self.premium)]
+        with self.stage("boost", self._before("boost"), outputs) as needed:
             if not needed:
                 return
             if self.config.method == "nondp":
@@ -242,6 +245,8 @@ class Run(Workspace):
                         f"{self.verdicts}"
                     )
             self._tune(pairs, self.premium)
+            if self.config.boost.merge and self.config.boost.method == "lora":
+                self._merge("tuned", self.premium)
         self._next("boost", self.premium)
 
     def pretune(self) -> None:
@@ -472,6 +477,14 @@ class Run(Workspace):
         if left_out and self.config.method not in ("nondp", "jft"):
             say(f"boost: {left_out} pairs were longer than premium.max_tokens and left out")
 
+    def _merge(self, label: str, adapter: Path) -> None:
+        """Write the whole model beside its adapter."""
+        from privcode.models import save_model
+
+        generator = self._generator(label, 1)
+        whole = generator.model.merge_and_unload()
+        save_model(whole, merged(adapter), generator.tokenizer)
+
     def _trainable(self, section: Model, seed: int) -> Any:
         import torch
 
@@ -504,6 +517,11 @@ class Run(Workspace):
             if tuned:
                 model = load_adapter(model, tuned)
         return LocalGenerator(model, load_tokenizer(section.model), batch_size)
+
+
+def merged(adapter: Path) -> Path:
+    """Where the whole model goes, if it is asked for."""
+    return adapter.with_name(f"{adapter.name}-merged")
 
 
 def _answers(

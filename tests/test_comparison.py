@@ -1,0 +1,77 @@
+"""`privcode compare`: arms are whole runs of their own, and the table is made from their files."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from peft import PeftModel
+
+from privcode.comparison import compare
+from privcode.config import load_config
+from privcode.errors import UserError
+from privcode.exercises.corpus import prelude, private_records, public_prompts, tasks
+from privcode.files import write_jsonl
+from privcode.models import load_model
+from privcode.results import verify
+from privcode.run import Run
+
+CONFIG = """\
+data: {source: private.jsonl, language: python, public: true}
+privacy: {epsilon: null, noise_multiplier: 1.0, delta: 1.0e-4, units: 60, batch: 8, steps: 2}
+prompts: {source: public, file: prompts.jsonl}
+junior: {model: "bundled:junior", lora: {r: 2, alpha: 4}}
+sanitize: {learning_rate: 0.01, merge: true}
+synthesize: {max_new_tokens: 40}
+validate: {execution: {enabled: false}, round_trip: {method: "off"}}
+premium: {model: "bundled:premium", lora: {r: 2, alpha: 4}}
+boost: {epochs: 1, merge: true}
+evaluate:
+  tasks: [{name: house, file: tasks.jsonl, prelude: house.py, instruction: "{problem}"}]
+  max_new_tokens: 40
+audit: {repetitions: [1], samples: 1, max_new_tokens: 20}
+compare: {methods: [base, control, privcode, dpft, jft, nondp, no-privsa], parallel: 2}
+"""
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> Path:
+    write_jsonl(tmp_path / "private.jsonl", private_records(60, seed=1))
+    write_jsonl(tmp_path / "prompts.jsonl", public_prompts(20, seed=1))
+    write_jsonl(tmp_path / "tasks.jsonl", tasks(4, seed=1))
+    (tmp_path / "house.py").write_text(prelude())
+    (tmp_path / "c.yaml").write_text(CONFIG)
+    return tmp_path / "c.yaml"
+
+
+@pytest.mark.slow
+def test_every_method_runs_and_has_its_row(config: Path) -> None:
+    out = config.parent / "out"
+    facts = compare(load_config(config), out)
+    methods = ["base", "control", "privcode", "dpft", "jft", "nondp", "no-privsa"]
+    assert [row["method"] for row in facts["table"]] == methods
+    assert json.loads((out / "compare.json").read_text()) == facts
+    for row in facts["table"]:
+        assert 0 <= row["pass@1"]["house"]["mean"] <= 1
+        assert bool(row["leaks"]) == (row["method"] != "base")
+    # dpft trains the premium under the plan and has no junior; nondp has no ledger.
+    assert (out / "dpft" / "private" / "ledger.jsonl").exists()
+    assert not (out / "dpft" / "models" / "junior").exists()
+    assert not (out / "nondp" / "private" / "ledger.jsonl").exists()
+    run = Run.open(out / "privcode")
+    assert verify(run)["epsilon"] > 0
+    run.close()
+
+    # Merged models are the base with its adapter, to rounding.
+    folder = out / "privcode" / "models"
+    ids = torch.arange(2, 40)[None]
+    adapted = PeftModel.from_pretrained(load_model("bundled:premium"), folder / "premium")
+    merged = load_model(str(folder / "premium-merged"))
+    with torch.inference_mode():
+        assert torch.allclose(adapted(ids).logits, merged(ids).logits, atol=1e-4)
+
+
+def test_an_arm_that_fails_says_why_in_one_line(config: Path) -> None:
+    (config.parent / "tasks.jsonl").write_text("{}\n")
+    with pytest.raises(UserError, match=r"arm base: .*tasks\.jsonl, row 1, field task_id"):
+        compare(load_config(config), config.parent / "out")

@@ -73,5 +73,5 @@ def test_every_method_runs_and_has_its_row(config: Path) -> None:
 
 def test_an_arm_that_fails_says_why_in_one_line(config: Path) -> None:
     (config.parent / "tasks.jsonl").write_text("{}\n")
-    with pytest.raises(UserError, match=r"arm base: .*tasks\.jsonl, row 1, field task_id"):
+    with pytest.raises(UserError, match=r"arm \w+: .*tasks\.jsonl, row 1, field task_id"):
         compare(load_config(config), config.parent / "out")

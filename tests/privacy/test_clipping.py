@@ -260,14 +260,14 @@ def test_a_weight_shared_by_two_layers_is_refused() -> None:
 def test_a_layer_used_twice_is_refused() -> None:
     layer = nn.Linear(4, 4, bias=False)
     clipper = Clipper(layer, CLIP)
-    with pytest.raises(RuntimeError, match="exactly one"), clipper.recording(2):
+    with pytest.raises(UserError, match="got 2 gradients"), clipper.recording(2):
         layer(layer(torch.randn(2, 3, 4))).sum().backward()
 
 
 def test_a_layer_that_is_not_used_is_refused() -> None:
     model = nn.ModuleList([nn.Linear(4, 4, bias=False), nn.Linear(4, 4, bias=False)])
     clipper = Clipper(model, CLIP)
-    with pytest.raises(RuntimeError, match=r"\['1'\]"), clipper.recording(2):
+    with pytest.raises(UserError, match="module 1: got 0 gradients"), clipper.recording(2):
         model[0](torch.randn(2, 3, 4)).sum().backward()
 
 

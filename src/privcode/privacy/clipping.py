@@ -14,7 +14,7 @@ input's gradient and hands (input, output gradient) to the clipper, which writes
 per-record weight gradients gᵀx into one [records, parameters] buffer.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -79,10 +79,9 @@ class Clipper:
         if not offset:
             raise UserError("the model has no trainable parameter; attach an adapter first")
         self.parameters = offset
-        self._sum = torch.zeros(
-            offset, dtype=torch.float32, device=self._layers[0][1].weight.device
-        )
-        self._buffer = torch.empty(0, offset, dtype=torch.float32, device=self._sum.device)
+        self.device = self._layers[0][1].weight.device
+        self._sum = torch.zeros(offset, dtype=torch.float32, device=self.device)
+        self._buffer = torch.empty(0, offset, dtype=torch.float32, device=self.device)
         self._rows: torch.Tensor | None = None
         self._hits: list[int] = []
         self._records = 0
@@ -97,7 +96,7 @@ class Clipper:
         """While open, backward passes over a batch of `records` rows are captured.
 
         Raises:
-            RuntimeError: some trainable layer saw no gradient, or more than one.
+            UserError: some trainable layer saw no gradient, or more than one.
         """
         self._records, self._rows = records, None
         self._hits = [0] * len(self._layers)
@@ -112,10 +111,12 @@ class Clipper:
                 del module.__dict__["forward"]
         # Unless every layer has written its part there are no rows: the buffer still holds the
         # gradients of other records.
-        if missed := [
-            name for hit, (name, _, _) in zip(self._hits, self._layers, strict=True) if hit != 1
-        ]:
-            raise RuntimeError(f"layers without exactly one gradient per micro-batch: {missed[:3]}")
+        for hits, (name, _, _) in zip(self._hits, self._layers, strict=True):
+            if hits != 1:
+                raise UserError(
+                    f"module {name}: got {hits} gradients in one pass, and must get exactly one; "
+                    "leave it out of junior.lora.targets"
+                )
         self._rows = self._buffer[:records]
 
     def _tapped(self, slot: int, module: nn.Linear) -> Any:
@@ -139,6 +140,34 @@ class Clipper:
         rows = part.view(-1, *weight.shape)
         x, gradient = x.flatten(1, -2), gradient.flatten(1, -2)
         rows.copy_(torch.bmm(gradient.transpose(1, 2).float(), x.float()))
+
+    def try_out(self, losses: Callable[[int], torch.Tensor], tolerance: float = 1e-3) -> None:
+        """Refuse a model that mixes the records of a batch, before it is trained.
+
+        Args:
+            losses: for 0 and 1, the two losses of a batch of two made-up records of which the
+                first is the same both times, and the second another of the same length.
+            tolerance: by how much of its norm the first record's gradient may differ.
+
+        Raises:
+            UserError: names the first module whose gradient for one record depends on the other,
+                or that did not get exactly one gradient.
+        """
+        alone = []
+        for other in (0, 1):
+            with self.recording(2):
+                losses(other).sum().backward()  # type: ignore[no-untyped-call]
+            assert self._rows is not None
+            alone.append(self._rows[0].clone())
+            self._rows = None
+        bound = tolerance * float(alone[0].norm())
+        for name, module, offset in self._layers:
+            part = slice(offset, offset + module.weight.numel())
+            if not float((alone[0][part] - alone[1][part]).norm()) <= bound:
+                raise UserError(
+                    f"module {name}: its gradient for one record depends on the others in the "
+                    "batch; a model that mixes records cannot be clipped per record"
+                )
 
     @torch.no_grad()
     def accumulate(self, unit_of_record: torch.Tensor) -> None:

@@ -25,11 +25,19 @@ import torch
 
 from privcode.errors import UserError
 from privcode.files import write_with
+from privcode.privacy.clipping import Clipper
 from privcode.privacy.distributed import from_first, rank, start, sum_, world
 from privcode.privacy.ledger import Ledger
 from privcode.privacy.plan import PrivacyPlan
 from privcode.records import Record
-from privcode.syntax.loss import Example, collate, per_example_losses, syntax_weight
+from privcode.syntax.loss import (
+    Example,
+    Head,
+    collate,
+    per_example_losses,
+    split_head,
+    syntax_weight,
+)
 from privcode.syntax.spans import completion_spans, token_mask
 
 
@@ -124,6 +132,21 @@ def _insist_on_the_same(*values: object) -> None:
         )
 
 
+def _try_out(model: Any, head: Head | None, clipper: Clipper) -> None:
+    """Refuse a model that cannot be clipped per record; made-up tokens, nothing is spent."""
+    vocabulary = model.get_input_embeddings().weight.shape[0]
+    structure = tuple(i % 2 == 0 for i in range(8))
+
+    def losses(other: int) -> torch.Tensor:
+        torch.manual_seed(0)  # the same dropout both times
+        rows = torch.arange(8) + torch.tensor([[1], [11 + 17 * other]])
+        examples = [Example(tuple((row % vocabulary).tolist()), 2, structure) for row in rows]
+        return per_example_losses(model, collate(examples, 0, clipper.device), 1.0, head)
+
+    with torch.random.fork_rng():
+        clipper.try_out(losses)
+
+
 def sanitize(
     model: Any,
     pad: int,
@@ -149,13 +172,16 @@ def sanitize(
         progress: called with the number of steps done.
 
     Raises:
-        UserError: the ranks hold different data or settings; the ledger cannot be written.
+        UserError: the model cannot be clipped per record; the ranks hold different data or
+            settings; the ledger cannot be written.
     """
     start()
     _insist_on_the_same(units, examples, plan, settings)
     trained = [p for p in model.parameters() if p.requires_grad]
-    device = trained[0].device
-    clipper = plan.clipper(model)
+    clipper, head = plan.clipper(model), split_head(model)
+    device = clipper.device
+    model.train()
+    _try_out(model, head, clipper)
     optimizer = torch.optim.AdamW(
         trained, lr=settings.learning_rate, weight_decay=settings.weight_decay, foreach=False
     )
@@ -193,7 +219,6 @@ def sanitize(
     curve.extend(before["curve"])
     progress(first)
     lengths = [len(e.ids) for e in examples]
-    model.train()
     for step in range(first, plan.steps):
         drawn = [units[u] for u in from_first(partial(spend, step))]
         weight = syntax_weight(
@@ -205,7 +230,7 @@ def sanitize(
             rows = [(unit, index) for unit in group for index in drawn[unit]]
             batch = collate([examples[index] for _, index in rows], pad, device)
             with clipper.recording(len(rows)):
-                losses = per_example_losses(model, batch, weight)
+                losses = per_example_losses(model, batch, weight, head)
                 losses.sum().backward()  # type: ignore[no-untyped-call]
             clipper.accumulate(torch.tensor([unit for unit, _ in rows]))
             total += float(losses.detach().nan_to_num(0.0, 0.0, 0.0).sum())  # the curve is JSON

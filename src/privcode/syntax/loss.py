@@ -3,7 +3,7 @@
 Promises: each example's loss depends on that example and the model alone (no batch statistic,
 no shared normaliser); the syntax term has gradients; its teacher is the same model with the
 adapter switched off, in evaluation mode and without gradients; a token is scored at the
-position whose logits predict it.
+position whose logits predict it; the logits of a large vocabulary are never held whole.
 Does not: clip, add noise, or read text; `encode` in `stages/sanitize.py` makes the examples.
 """
 
@@ -13,7 +13,11 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
-from torch.nn.functional import cross_entropy, kl_div, log_softmax
+from torch import nn
+from torch.nn.functional import linear, log_softmax
+
+CHUNK = 1 << 22
+"""Logits (fp32 numbers) held at a time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,37 +76,137 @@ def syntax_weight(
     return smallest + (largest - smallest) * math.exp(-decay * (step // 20 * 20))
 
 
-def per_example_losses(model: Any, batch: Batch, weight: float) -> torch.Tensor:
+@dataclass(frozen=True)
+class Head:
+    """A model in two: what gives the last hidden states, and the frozen matrix that ends in logits.
+
+    Logits of a large vocabulary are the largest tensor of a training step; apart from the rest
+    they can be made, used and dropped in chunks.
+    """
+
+    trunk: Any
+    weight: torch.Tensor
+    bias: torch.Tensor | None
+
+
+def split_head(model: Any) -> Head | None:
+    """`model` (with or without an adapter) in two, or None where its logits are more than that.
+
+    Found out by trying: on a few tokens the two together must give the bits that the whole
+    gives (models that cap or scale their logits do not).
+    """
+    base = model.get_base_model() if hasattr(model, "get_base_model") else model
+    head, trunk = base.get_output_embeddings(), base.base_model
+    if trunk is base or type(head) is not nn.Linear or head.weight.requires_grad:
+        return None
+    ids = torch.arange(8, device=head.weight.device)[None] % head.weight.shape[0]
+    training = model.training
+    model.eval()
+    with torch.no_grad():
+        whole = model(input_ids=ids, use_cache=False).logits
+        same = torch.equal(head(trunk(input_ids=ids, use_cache=False)[0]), whole)
+    model.train(training)
+    return Head(trunk, head.weight, head.bias) if same else None
+
+
+class _TokenLosses(torch.autograd.Function):
+    """Per-token losses from hidden states, a chunk of logits at a time.
+
+    A token's loss depends on its own row alone, so its gradient is known as soon as the loss is:
+    it is kept in place of the logits, and the backward pass only scales it.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        hidden: torch.Tensor,
+        head: Head | None,
+        targets: torch.Tensor,
+        share: torch.Tensor,
+        taught: torch.Tensor,
+        teacher: torch.Tensor,
+        syntax_share: torch.Tensor,
+    ) -> torch.Tensor:
+        def logits(rows: torch.Tensor) -> torch.Tensor:
+            return (rows if head is None else linear(rows, head.weight, head.bias)).float()
+
+        losses = torch.empty(len(hidden), dtype=torch.float32, device=hidden.device)
+        gradient = torch.empty_like(hidden)
+        width = hidden.shape[1] if head is None else len(head.weight)
+        size = max(1, CHUNK // width)
+        for start in range(0, len(hidden), size):
+            rows = slice(start, start + size)
+            log_p = log_softmax(logits(hidden[rows]), dim=-1)
+            target, weight = targets[rows, None], share[rows, None]
+            losses[rows] = -(log_p.gather(1, target) * weight)[:, 0]
+            first, last = torch.searchsorted(taught, torch.tensor([start, start + size]).to(taught))
+            if at := slice(int(first), int(last)) if first < last else None:
+                within, teach = taught[at] - start, syntax_share[at, None]
+                log_q = log_softmax(logits(teacher[at]), dim=-1)
+                q = log_q.exp()
+                losses[taught[at]] += (q * (log_q - log_p[within])).sum(-1) * teach[:, 0]
+            slope = log_p.exp_()
+            if at:
+                towards = (slope[within] - q) * teach
+            slope.mul_(weight).scatter_add_(1, target, -weight)
+            if at:
+                slope.index_add_(0, within, towards)
+            gradient[rows] = slope if head is None else slope.to(head.weight.dtype) @ head.weight
+        ctx.save_for_backward(gradient)
+        return losses
+
+    @staticmethod
+    def backward(ctx: Any, upstream: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        (gradient,) = ctx.saved_tensors
+        return (gradient * upstream[:, None].to(gradient.dtype), *[None] * 6)
+
+
+def per_example_losses(
+    model: Any, batch: Batch, weight: float, head: Head | None = None
+) -> torch.Tensor:
     """[examples] fp32: mean cross-entropy per completion token + `weight` × mean KL.
 
     KL(teacher ‖ student) is over the whole vocabulary, mean over the example's structural
     tokens (paper, PrivSA). An example without scored or structural tokens gets 0 for that term.
+
+    Args:
+        model: a causal language model under an adapter.
+        batch: the examples.
+        weight: λ of the syntax term; 0 leaves the teacher's pass out.
+        head: what `split_head` gave for `model`; without it the logits are held whole.
     """
     scored = batch.scored[:, 1:]
-    row = scored.nonzero()[:, 0]
+    example = scored.nonzero()[:, 0]
+    structural = batch.structure[:, 1:][scored].nonzero()[:, 0]
 
-    def logits() -> torch.Tensor:
-        out = model(input_ids=batch.ids, attention_mask=batch.attention, use_cache=False).logits
+    def rows() -> torch.Tensor:
+        inputs = {"input_ids": batch.ids, "attention_mask": batch.attention, "use_cache": False}
+        out = model(**inputs).logits if head is None else head.trunk(**inputs)[0]
         picked: torch.Tensor = out[:, :-1][scored]
-        return picked.float()
+        return picked
 
-    def mean_by_example(values: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
-        zeros = values.new_zeros(len(batch.ids))
-        counts = zeros.index_add(0, rows, torch.ones_like(values))
-        return zeros.index_add(0, rows, values) / counts.clamp(min=1)
+    def share(of: torch.Tensor) -> torch.Tensor:
+        """For each token, 1 over the number of tokens that its example has."""
+        return 1.0 / torch.bincount(of, minlength=len(batch.ids))[of]
 
-    student = logits()
-    token_loss = cross_entropy(student, batch.ids[:, 1:][scored], reduction="none")
-    loss = mean_by_example(token_loss, row)
+    hidden = rows()
     if weight == 0:
-        return loss
-    structure = batch.structure[:, 1:][scored]
-    training = model.training
-    model.eval()
-    with torch.no_grad(), model.disable_adapter():
-        teacher = log_softmax(logits()[structure], dim=-1)
-    model.train(training)
-    divergence = kl_div(
-        log_softmax(student[structure], dim=-1), teacher, reduction="none", log_target=True
-    ).sum(-1)
-    return loss + weight * mean_by_example(divergence, row[structure])
+        structural = structural[:0]
+    teacher = hidden[:0].detach()
+    if len(structural):
+        training = model.training
+        model.eval()
+        with torch.no_grad(), model.disable_adapter():
+            teacher = rows()[structural]
+        model.train(training)
+    losses = _TokenLosses.apply(  # type: ignore[no-untyped-call]
+        hidden,
+        head,
+        batch.ids[:, 1:][scored],
+        share(example),
+        structural,
+        teacher,
+        weight * share(example[structural]),
+    )
+    summed: torch.Tensor = losses.new_zeros(len(batch.ids)).index_add(0, example, losses)
+    return summed

@@ -2,9 +2,15 @@
 
 Every engine takes the same steps on the same random model, in a process of its own: a few
 micro-batches of the product's loss and its backward pass, clipped where private, then noise once
-and AdamW. (A real step has tens of micro-batches, so noise weighs more here.) The processes take
-turns, one working at a time, so that whatever else the machine does falls on all of them; a ratio
-is between neighbours in one round. Peak memory counts weights and work, not the imported libraries.
+and AdamW. (A real step has tens of micro-batches, so noise weighs more here.) All of them, the
+baseline and the peers too, have the product's loss with its chunked head; one more row is the
+baseline with the loss that comes with transformers. The processes take turns, one working at a
+time, so that whatever else the machine does falls on all of them; a ratio is between neighbours in
+one round. Peak memory counts weights and work, not the imported libraries.
+
+At the shape "ragged" the records have the lengths of the exercise world's, and the step is over
+`--micro-batches` × 8 of them: privcode sorts them by length, the others pad all to the longest, as
+training on padded blocks does. Tokens per second count real tokens.
 
     python benchmarks/dp_engine.py [--shape 256x4x128] [--device cuda] [--json]
 """
@@ -22,8 +28,10 @@ from multiprocessing.connection import Connection
 from typing import Any
 
 BASELINE = "non-private LoRA"
+THEIR_LOSS = "non-private LoRA, transformers' loss"
 ENGINES = {
     BASELINE: "plain backward pass of the mean loss",
+    THEIR_LOSS: "the same with model(labels=…), which holds all logits",
     "privcode": "privcode.privacy.clipping, cryptographic noise",
     "privcode + PrivSA": "the same with the syntax term: its teacher and a KL on every other token",
     "opacus hooks": "opacus.GradSampleModule, DPOptimizer",
@@ -44,15 +52,29 @@ class Shape:
     kv_heads: int = 4
     records: int = 8
     rank: int = 16
+    ragged: bool = False
 
 
 SHAPES = {
     "256x4x128": Shape(256, 4, 128, 688),
     "384x6x192": Shape(384, 6, 192, 1024),
     "512x8x256": Shape(512, 8, 256, 1376),
+    "ragged": Shape(256, 4, 192, 688, ragged=True),
     "qwen2.5-coder-1.5b": Shape(1536, 28, 1024, 8960, 151_936, heads=12, kv_heads=2),
 }
-DEFAULT = ("256x4x128", "384x6x192", "512x8x256")
+DEFAULT = ("256x4x128", "384x6x192", "512x8x256", "ragged")
+
+
+def lengths(shape: Shape, count: int) -> list[int]:
+    """Tokens of each record."""
+    if not shape.ragged:
+        return [shape.tokens] * count
+    from privcode.exercises.corpus import private_records
+    from privcode.models import load_tokenizer
+
+    tokenizer = load_tokenizer("bundled:junior")
+    texts = (row["prompt"] + row["code"] for row in private_records(count, seed=1))
+    return [min(shape.tokens, len(tokenizer(text)["input_ids"])) for text in texts]
 
 
 def stepper(engine: str, shape: Shape, parts: int, device: str) -> Callable[[], None]:
@@ -62,7 +84,8 @@ def stepper(engine: str, shape: Shape, parts: int, device: str) -> Callable[[], 
 
     from privcode.models import attach_lora
     from privcode.privacy.plan import make_plan
-    from privcode.syntax.loss import Example, collate, per_example_losses
+    from privcode.stages.sanitize import micro_batches
+    from privcode.syntax.loss import Example, collate, per_example_losses, split_head
 
     torch.manual_seed(0)
     config = Qwen2Config(
@@ -78,39 +101,64 @@ def stepper(engine: str, shape: Shape, parts: int, device: str) -> Callable[[], 
     with torch.device(device):
         base = Qwen2ForCausalLM(config).to(dtype)
     model: Any = attach_lora(base, shape.rank, 2.0 * shape.rank, 0.0).train()
-    ids = torch.randint(shape.vocabulary, (shape.records, shape.tokens)).tolist()
-    marks = tuple(i % 2 == 0 for i in range(shape.tokens))
-    examples = [Example(tuple(row), shape.tokens // 4, marks) for row in ids]
-    batch = collate(examples, 0, device)
+    head = split_head(model)
+    sizes = lengths(shape, parts * shape.records)
+    private = engine.startswith("privcode")
+    if shape.ragged and private:
+        groups = list(micro_batches([[i] for i in range(len(sizes))], sizes, shape.records))
+    else:
+        groups = [list(range(i, i + shape.records)) for i in range(0, len(sizes), shape.records)]
+    examples = [
+        Example(
+            tuple(torch.randint(shape.vocabulary, (size,)).tolist()),
+            size // 4,
+            tuple(i % 2 == 0 for i in range(size)),
+        )
+        for size in sizes
+    ]
+    if shape.ragged and not private:  # one row as long as the longest pads the others
+        width = max(sizes)
+        block = Example((0,) * width, width - 1, (False,) * width)
+        batches = [collate([*(examples[i] for i in group), block], 0, device) for group in groups]
+        batches = [
+            type(b)(b.ids[:-1], b.attention[:-1], b.scored[:-1], b.structure[:-1]) for b in batches
+        ]
+    else:
+        batches = [collate([examples[i] for i in group], 0, device) for group in groups]
     trained = [p for p in model.parameters() if p.requires_grad]
     optimizer: Any = torch.optim.AdamW(trained, lr=1e-4, foreach=False)
 
-    if engine == BASELINE:
+    if engine in (BASELINE, THEIR_LOSS):
+
+        def loss(batch: Any) -> torch.Tensor:
+            if engine == BASELINE:
+                return per_example_losses(model, batch, 0.0, head).mean()
+            labels = batch.ids.masked_fill(~batch.scored, -100)
+            return model(input_ids=batch.ids, attention_mask=batch.attention, labels=labels).loss
 
         def step() -> None:
             optimizer.zero_grad()
-            for _ in range(parts):
-                (per_example_losses(model, batch, 0.0).mean() / parts).backward()
+            for batch in batches:
+                (loss(batch) / len(batches)).backward()
             optimizer.step()
 
-    elif engine.startswith("privcode"):
+    elif private:
         plan = make_plan(
             epsilon=None,
             noise_multiplier=1.0,
             delta=1e-5,
             units=1000,
-            batch=parts * shape.records,
+            batch=len(examples),
             steps=1,
         )
         clipper, randomness = plan.clipper(model), plan.randomness()
         weight = 1.0 if "PrivSA" in engine else 0.0
-        units = torch.arange(shape.records)
 
         def step() -> None:
-            for _ in range(parts):
-                with clipper.recording(shape.records):
-                    per_example_losses(model, batch, weight).sum().backward()
-                clipper.accumulate(units)
+            for batch in batches:
+                with clipper.recording(len(batch.ids)):
+                    per_example_losses(model, batch, weight, head).sum().backward()
+                clipper.accumulate(torch.arange(len(batch.ids)))
             noise = plan.noise(clipper, 0, randomness).to(device)
             clipper.set_gradients((clipper.take_sum() + noise) / plan.expected_batch)
             optimizer.step()
@@ -127,7 +175,7 @@ def stepper(engine: str, shape: Shape, parts: int, device: str) -> Callable[[], 
             optimizer,
             noise_multiplier=1.0,
             max_grad_norm=1.0,
-            expected_batch_size=parts * shape.records,
+            expected_batch_size=len(examples),
             loss_reduction="sum",
         )
         if ghost:
@@ -138,14 +186,14 @@ def stepper(engine: str, shape: Shape, parts: int, device: str) -> Callable[[], 
             model = GradSampleModule(model, loss_reduction="sum")
 
         def step() -> None:
-            for part in range(parts):
+            for part, batch in enumerate(batches):
                 optimizer.zero_grad()
-                losses = per_example_losses(model, batch, 0.0)
+                losses = per_example_losses(model, batch, 0.0, head)
                 if ghost:
                     DPTensorFastGradientClipping(model, optimizer, losses, "sum").backward()
                 else:
                     losses.sum().backward()
-                if part + 1 < parts:  # clip and keep, without an update
+                if part + 1 < len(batches):  # clip and keep, without an update
                     optimizer.signal_skip_step()
                 optimizer.step()
 
@@ -246,7 +294,8 @@ def measure(name: str, shape: Shape, parts: int, device: str, rounds: int) -> li
             rows.append(row | {"error": bench.error or f"no baseline ({base.error})"})
             continue
         ratios = [a / b for a, b in zip(bench.seconds, base.seconds, strict=True)]
-        tokens = parts * shape.records * shape.tokens / statistics.median(bench.seconds)
+        real = sum(lengths(shape, parts * shape.records))
+        tokens = real / statistics.median(bench.seconds)
         row |= {"tokens_per_second": round(tokens, 1)}
         row |= {"time_ratio": round(statistics.median(ratios), 3)}
         row |= {"time_ratio_min": round(min(ratios), 3), "time_ratio_max": round(max(ratios), 3)}

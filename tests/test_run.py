@@ -222,7 +222,7 @@ def test_a_wrong_data_or_model_name_is_one_line(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kilobytes", [20])
+@pytest.mark.parametrize("kilobytes", [20, 600, 1500])
 def test_a_full_disk_is_one_line_and_the_run_goes_on_when_there_is_room(
     finished: Path, tmp_path: Path, kilobytes: int
 ) -> None:

@@ -18,6 +18,30 @@ from privcode.errors import UserError
 
 Row = dict[str, Any]
 
+_REFUSED = (
+    "No space left on device",
+    "File too large",
+    "Disk quota exceeded",
+    "PytorchStreamWriter",
+    "inline_container",
+)
+
+
+def failed_write(error: BaseException) -> str | None:
+    """Why the disk refused a write, if that is what `error` is, whatever its class.
+
+    torch's zip writer raises a RuntimeError, safetensors an error of its own, tokenizers a bare
+    Exception.
+    """
+    at: BaseException | None = error
+    while at is not None:
+        if isinstance(at, OSError):
+            return at.strerror or str(at)
+        if any(sign in str(at) for sign in _REFUSED):
+            return "the disk took only a part"
+        at = at.__cause__ or at.__context__
+    return None
+
 
 def write_with(path: Path, write: Callable[[IO[bytes]], object], mode: int = 0o644) -> None:
     """Call `write` on a temporary file beside `path`, then rename it into place.

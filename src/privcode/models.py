@@ -24,7 +24,7 @@ from transformers import (
 from transformers.utils.logging import disable_progress_bar
 
 from privcode.errors import UserError
-from privcode.files import read_json, write_json
+from privcode.files import failed_write, read_json, write_json
 
 Dtype = Literal["float32", "bfloat16", "float16"]
 
@@ -154,9 +154,12 @@ def save_model(model: Any, output: Path, tokenizer: Any | None = None, base: str
         os.sync()
         shutil.rmtree(output, ignore_errors=True)
         os.replace(temporary, output)
-    except (OSError, SafetensorError) as error:
+    except Exception as error:
+        if (reason := failed_write(error)) is None:
+            raise
+        raise UserError(f"{output}: cannot be written ({reason}); free space") from error
+    finally:
         shutil.rmtree(temporary, ignore_errors=True)
-        raise UserError(f"{output}: cannot be written ({_reason(error)}); free space") from error
 
 
 def render(template: str, **fields: str) -> str:

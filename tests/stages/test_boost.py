@@ -16,7 +16,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, Llama
 
 import privcode
 from privcode.errors import UserError
-from privcode.files import sha256_tree
+from privcode.files import failed_write, sha256_tree
 from privcode.stages.boost import boost, encode
 
 ASSET = Path(privcode.__file__).parent / "assets" / "junior"
@@ -190,3 +190,17 @@ def test_checkpoints_of_other_settings_are_not_continued(tmp_path: Path) -> None
     stale.mkdir(parents=True)
     (stale / "complete.json").write_text('{"key": "of another run"}')
     assert run(tmp_path, epochs=1) == 0
+
+
+def test_a_write_that_the_disk_refused_is_known_by_whatever_class_its_writer_gave_it() -> None:
+    # As met on a full disk: Python, tokenizers, torch's zip writer, and one wrapped in another.
+    wrapped = ValueError("while saving")
+    wrapped.__cause__ = Exception("No space left on device (os error 28)")
+    refused = (
+        OSError(28, "No space left on device"),
+        Exception("No space left on device (os error 28)"),
+        RuntimeError("[enforce fail at inline_container.cc:672] . unexpected pos 576256 vs 576144"),
+        wrapped,
+    )
+    assert all(failed_write(error) for error in refused)
+    assert failed_write(RuntimeError("mat1 and mat2 shapes cannot be multiplied")) is None

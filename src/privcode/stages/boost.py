@@ -18,12 +18,11 @@ from typing import Any, Literal
 
 import torch
 from datasets import Dataset
-from safetensors import SafetensorError
 from transformers import PrinterCallback, TrainerCallback, set_seed
 from trl import SFTConfig, SFTTrainer
 
 from privcode.errors import UserError
-from privcode.files import read_json, write_json
+from privcode.files import failed_write, read_json, write_json
 from privcode.models import attach_lora, save_model
 
 _COMPLETE = "complete.json"
@@ -176,11 +175,9 @@ def boost(
     trainer.remove_callback(PrinterCallback)  # it would print to stdout
     try:
         trainer.train(resume_from_checkpoint=str(resume) if resume else None)
-    except (OSError, SafetensorError, RuntimeError) as error:
-        # torch's own writer of files raises a RuntimeError
-        if isinstance(error, RuntimeError) and "PytorchStreamWriter" not in str(error):
+    except Exception as error:
+        if (reason := failed_write(error)) is None:
             raise
-        reason = str(error).strip().splitlines()[0]
         raise UserError(f"{checkpoints}: cannot be written ({reason}); free space") from error
     save_model(trainer.model, output, tokenizer if method == "full" else None, base)
     shutil.rmtree(checkpoints, ignore_errors=True)

@@ -17,7 +17,13 @@ import torch
 from torch import nn
 
 from privcode.errors import UserError
-from privcode.privacy.accounting import Cost, Spent, calibrate_noise_multiplier, spend
+from privcode.privacy.accounting import (
+    Cost,
+    Spent,
+    calibrate_noise_multiplier,
+    group_epsilon,
+    spend,
+)
 from privcode.privacy.clipping import Clipper
 from privcode.privacy.noise import gaussian
 from privcode.privacy.randomness import Randomness
@@ -90,6 +96,13 @@ class PrivacyPlan:
     def cost(self, others: Sequence[Spent] = ()) -> Cost:
         """ε of the whole run, by PLD and RDP, composed with `others` over the same data."""
         return spend((self.spent(), *others), self.delta)
+
+    def group_epsilon(self, units: int, others: Sequence[Spent] = ()) -> float:
+        """ε at δ for `units` units together: what a fact in that many units' records has.
+
+        An upper bound by PLD, infinite where it is above `accounting.GROUP_CEILING`.
+        """
+        return group_epsilon((self.spent(), *others), self.delta, units)
 
     def randomness(self) -> Randomness:
         """Where the sampler's and the noise's bits come from."""

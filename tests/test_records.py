@@ -9,6 +9,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -17,10 +18,12 @@ from hypothesis import strategies as st
 
 from privcode.errors import UserError
 from privcode.records import (
+    BadField,
     Columns,
     Record,
     bound_contributions,
     guess_columns,
+    owner,
     read_records,
     read_rows,
 )
@@ -202,6 +205,12 @@ SECRET = "SECRET-CONTENT"
         ({"who": None}, "who", "null"),
         ({"who": " "}, "who", "empty"),
         ({"who": True}, "who", "bool, not a string"),
+        ({"who": [SECRET, "bob"]}, "who", "several owners"),
+        ({"who": [["ann", "bob"]]}, "who", "several owners"),
+        ({"who": [SECRET, None]}, "who", "null"),
+        ({"who": []}, "who", "empty"),
+        ({"who": {"name": SECRET}}, "who", "dict, not a string"),
+        ({"who": f'["{SECRET}", "bob"]'}, "who", "a list written as text"),
         ({"extra": 7}, "extra", "int, not a string"),
     ],
 )
@@ -260,6 +269,79 @@ def test_a_unit_is_a_name_or_a_number(tmp_path: Path) -> None:
     columns = Columns("prompt", "code", unit="who")
     records, _ = read_records(jsonl(tmp_path / "a.jsonl", *rows), columns)
     assert [record.unit for record in records] == ["ann", "ann", "7", "7"]
+
+
+def authors(*lists: list[str]) -> list[dict[str, object]]:
+    return [{"prompt": "p", "code": f"c{n}", "who": who} for n, who in enumerate(lists)]
+
+
+def write_lists(kind: str, path: Path, rows: list[dict[str, object]]) -> str:
+    import datasets
+
+    if kind == "jsonl":
+        return jsonl(path, *rows)
+    if kind == "parquet":
+        pq.write_table(pa.Table.from_pylist(rows), path.with_suffix(".parquet"))
+        return str(path.with_suffix(".parquet"))
+    data = datasets.Dataset.from_list(rows)
+    if kind != "saved":
+        data = data.with_format(kind, columns=["who"], output_all_columns=True)
+    data.save_to_disk(str(path.with_suffix("")))
+    return str(path.with_suffix(""))
+
+
+@pytest.mark.parametrize("kind", ["jsonl", "parquet", "saved", "numpy", "pandas"])
+def test_a_list_with_one_owner_names_it_and_one_with_several_is_refused_or_left_out(
+    kind: str, tmp_path: Path
+) -> None:
+    columns = Columns("prompt", "code", unit="who")
+    source = write_lists(kind, tmp_path / "a.jsonl", authors(["ann"], ["bob", "bob"], [" ann "]))
+    assert [r.unit for r in read_records(source, columns)[0]] == ["ann", "bob", "ann"]
+    source = write_lists(kind, tmp_path / "b.jsonl", authors(["ann"], ["ann", "bob"], ["bob"]))
+    with pytest.raises(
+        UserError, match=r"row 2, field who: several owners; .*on_bad_row"
+    ) as caught:
+        read_records(source, columns)
+    assert "\n" not in str(caught.value)
+    records, report = read_records(source, columns, on_bad_row="skip")
+    assert [(r.unit, r.row) for r in records] == [("ann", 1), ("bob", 3)]
+    assert report.left_out == {"who: several owners": 1}
+
+
+def test_tuples_and_arrays_of_owners_are_read_like_lists() -> None:
+    for one in (("ann",), np.array(["ann"]), np.array([["ann"]]), np.str_("ann"), np.array("ann")):
+        assert owner({"who": one}, "who") == "ann"
+    assert owner({"who": np.array([7])}, "who") == owner({"who": np.int64(7)}, "who") == "7"
+    assert owner({"who": "dependabot[bot]"}, "who") == "dependabot[bot]"
+    for several in (("ann", "bob"), np.array(["ann", "bob"]), (7, 8)):
+        with pytest.raises(BadField, match="several owners"):
+            owner({"who": several}, "who")
+
+
+people = st.lists(st.sampled_from("abcd"), min_size=1, max_size=3)
+
+
+@settings(deadline=None)
+@given(st.lists(people, min_size=1, max_size=12), st.integers(1, 3), st.sampled_from("abcd"))
+def test_without_one_owner_the_data_differ_in_at_most_that_owners_bound(
+    lists: list[list[str]], bound: int, gone: str
+) -> None:
+    """The unit-level promise for columns of lists, rows with several owners left out."""
+
+    def kept(rows: list[dict[str, object]]) -> list[tuple[str, str]]:
+        records = []
+        for number, row in enumerate(rows):
+            try:
+                unit = owner(row, "who")
+            except BadField:
+                continue
+            records.append(Record("p", str(row["code"]), None, unit, number))
+        return [(r.unit, r.completion) for r in bound_contributions(records, bound, 0)[0]]
+
+    rows = authors(*lists)
+    present, absent = kept(rows), kept([row for row in rows if gone not in row["who"]])  # type: ignore[operator]
+    assert absent == [record for record in present if record[0] != gone]
+    assert len(present) - len(absent) <= bound
 
 
 def test_one_language_may_be_given_for_all(tmp_path: Path) -> None:

@@ -2,8 +2,9 @@
 
 Promises: a row that cannot be used is refused with file, row, field and the mend, or, when the
 caller asks for that, left out and counted by reason; a record is a whole row, never cut or joined;
-which of a unit's records are kept by `bound_contributions` depends on that unit alone; files on
-disk are read in place, with no copy in a cache.
+a record has one owner, and one with several is refused; which of a unit's records are kept by
+`bound_contributions` depends on that unit alone; files on disk are read in place, with no copy in
+a cache.
 Does not: quote a record in an error, guess the unit (whose privacy it is, is the owner's choice),
 or mend text. Counts in a `ReadReport` are private figures.
 """
@@ -121,6 +122,11 @@ def read_rows(source: str) -> Iterator[tuple[int, Row]]:
         raise UserError(f"{source}: holds no row; name a file with at least one")
 
 
+def is_local(source: str) -> bool:
+    """Whether `source` is a file or folder here, rather than a name on the hub or nothing."""
+    return Path(source).is_file() or Path(source.partition(":")[0]).is_dir()
+
+
 def _open_rows(source: str) -> Iterator[tuple[int, Row]]:
     path = Path(source)
     if path.is_file():
@@ -213,7 +219,7 @@ def _read_folder(name: str, split: str) -> Iterator[tuple[int, Row]]:
         if split not in data:
             raise UserError(f"{name}: has no split {split}; choose one of {', '.join(data)}")
         data = data[split]
-    yield from enumerate(data, start=1)
+    yield from enumerate(data.with_format(None), start=1)  # a saved format may be pandas
 
 
 def _read_hub(name: str, split: str) -> Iterator[tuple[int, Row]]:
@@ -273,7 +279,12 @@ def text_field(row: Row, field: str) -> str:
     return value
 
 
-def _prompt(row: Row, columns: Columns) -> str:
+def prompt_text(row: Row, columns: Columns) -> str:
+    """The prompt of a row, with the text of the input column where there is one.
+
+    Raises:
+        BadField: see `text_field`; an input may be null or blank.
+    """
     prompt = text_field(row, columns.prompt)
     if columns.input is None:
         return prompt
@@ -285,13 +296,42 @@ def _prompt(row: Row, columns: Columns) -> str:
         raise
 
 
-def _unit(row: Row, field: str | None, number: int) -> str:
-    if field is None:
-        return f"row-{number}"
-    value = row.get(field)
+SEVERAL_OWNERS = "several owners"
+"""Why a row that belongs to no single unit cannot be used."""
+
+
+def owner(row: Row, field: str) -> str:
+    """The one owner named in a row's field: text, a whole number, or a list that names one.
+
+    A record with several owners belongs to no single unit, so neither sampling nor clipping bounds
+    what each of them gives. Given to the first owner, it is in the data of the others too, outside
+    their bounds. A greedy choice (keep it while every owner has room) is no better: without one
+    owner others have room for other rows, so neighbours differ in more than that owner's records.
+    To leave such a row out is sound, because that depends on the row alone.
+
+    Raises:
+        BadField: no owner, several, or none that can be told (text that spells a list).
+    """
+    value: Any = row.get(field)
+    if hasattr(value, "tolist"):  # an array, or a number or text out of one
+        return owner({field: value.tolist()}, field)
+    if isinstance(value, (list, tuple)):
+        names = {owner({field: name}, field) for name in value}
+        if len(names) > 1:
+            raise BadField(
+                field,
+                SEVERAL_OWNERS,
+                "such a row belongs to no single unit, so neither sampling nor clipping can bound "
+                "each owner's part; keep one owner per row, or leave such rows out with "
+                "data.on_bad_row: skip",
+            )
+        return names.pop() if names else text_field({field: ""}, field)
     if isinstance(value, int) and not isinstance(value, bool):
         return str(value)
-    return text_field(row, field).strip()
+    name = text_field(row, field).strip()
+    if name.startswith("[") and name.endswith("]"):
+        raise BadField(field, "a list written as text", "write one owner per row, or a real list")
+    return name
 
 
 def _canonical(names: Collection[str]) -> frozenset[str]:
@@ -325,7 +365,7 @@ def read_records(
 
     Raises:
         UserError: what `read_rows` raises; a bad row (unless skipped): missing column, null, not a
-            string, empty, broken Unicode, unknown language, no unit; no row left.
+            string, empty, broken Unicode, unknown language, no owner or several; no row left.
     """
     given = next(iter(_canonical([language])), None) if language else None
     wanted = None if languages is None else _canonical(languages)
@@ -347,10 +387,10 @@ def read_records(
                     f"use {', '.join(LANGUAGES)}, or keep only some with data.languages",
                 )
             record = Record(
-                prompt=_prompt(row, columns),
+                prompt=prompt_text(row, columns),
                 completion=text_field(row, columns.code),
                 language=spoken,
-                unit=_unit(row, columns.unit, number),
+                unit=owner(row, columns.unit) if columns.unit else f"row-{number}",
                 row=number,
             )
         except BadField as bad:

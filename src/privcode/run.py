@@ -315,6 +315,7 @@ class Run(Workspace):
     def audit(self) -> None:
         """Which of the planted canaries come out, and where."""
         from privcode.audit import canaries
+        from privcode.stages.audit import leakage
 
         if not self.config.audit.repetitions:
             raise UserError(
@@ -330,21 +331,24 @@ class Run(Workspace):
             places: dict[str, list[str]] = {}
             if self.raw.exists():
                 places["synthetic samples"] = [r["completion"] for _, r in read_jsonl(self.raw)]
-            labels = [("junior", "junior")] if self.config.method == "privcode" else []
-            for label, place in [*labels, ("tuned", "tuned model")]:
-                section = self.config.junior if label == "junior" else self.config.premium
-                generator = self._generator(label, self.config.evaluate.batch_size)
-                asked = [c.prompt for c in planted]
-                found: list[list[str]] = []
-                with progress_bar(f"audit {label}", 2 * len(planted)) as progress:
-                    for n, temperature in ((1, 0.0), (config.samples, 1.0)):
-                        sampling = _sampling(config, n, temperature)
-                        found += _answers(generator, sampling, section.template, progress)(asked)
-                places[f"{place}, asked for them"] = [text for texts in found for text in texts]
-            places["anywhere"] = [text for texts in places.values() for text in texts]
-            counts = {place: canaries.leaks(planted, texts) for place, texts in places.items()}
+            models = {"tuned model": partial(self._ask, "tuned")}
+            if self.config.method == "privcode":
+                models = {"junior": partial(self._ask, "junior")} | models
+            counts = leakage(planted, places, models)
             write_json(output, {"samples_per_prompt": config.samples, "places": counts})
         self._next("audit", output)
+
+    def _ask(self, label: str, prompts: list[str]) -> list[str]:
+        """What the model called `label` answers: each prompt's likeliest text, and samples."""
+        config = self.config.audit
+        section = self.config.junior if label == "junior" else self.config.premium
+        generator = self._generator(label, self.config.evaluate.batch_size)
+        found: list[list[str]] = []
+        with progress_bar(f"audit {label}", 2 * len(prompts)) as progress:
+            for n, temperature in ((1, 0.0), (config.samples, 1.0)):
+                sampling = _sampling(config, n, temperature)
+                found += _answers(generator, sampling, section.template, progress)(prompts)
+        return [text for texts in found for text in texts]
 
     def report(self) -> Path:
         """Write report.html from what the run has so far."""

@@ -24,6 +24,7 @@ from privcode.records import (
     bound_contributions,
     guess_columns,
     owner,
+    hold_out,
     read_records,
     read_rows,
 )
@@ -429,6 +430,47 @@ def test_the_choice_of_records_follows_the_seed_and_is_not_by_position() -> None
     assert len(set(chosen)) == 20
     middle = sum(map(sum, chosen)) / 200
     assert 19 < middle < 30
+
+
+def held_out(records: list[Record], share: float = 0.5, seed: int = 0) -> set[str]:
+    return {record.prompt for record in hold_out(records, share, seed)[1]}
+
+
+@given(st.lists(st.integers(0, 5), min_size=1, max_size=20), st.integers(0, 5))
+def test_units_are_held_out_whole_and_one_unit_does_not_move_another(
+    units: list[int], gone: int
+) -> None:
+    records = records_of(units)
+    trained, left_out = hold_out(records, 0.5, seed=0)
+    assert sorted([*trained, *left_out], key=lambda r: r.row) == records
+    assert not {r.unit for r in trained} & {r.unit for r in left_out}
+    rest = [record for record in records if record.unit != str(gone)]
+    assert hold_out(rest, 0.5, seed=0) == (
+        [record for record in trained if record in rest],
+        [record for record in left_out if record in rest],
+    )
+
+
+def test_whether_a_row_is_held_out_does_not_depend_on_its_number_or_on_its_neighbours() -> None:
+    def rows(prompts: list[str]) -> list[Record]:  # as they are read when each row is a unit
+        return [Record(p, "c", "python", f"row-{i}", i) for i, p in enumerate(prompts, start=1)]
+
+    prompts = [f"task {i}" for i in range(100)]
+    chosen = held_out(rows(prompts))
+    assert held_out(rows(prompts[::-1])) == chosen
+    for gone in range(0, 100, 9):
+        rest = prompts[:gone] + prompts[gone + 1 :]
+        assert held_out(rows(rest)) == chosen - {prompts[gone]}
+    assert len(hold_out(rows(["same"] * 50), 0.5, seed=0)[1]) in (0, 50)
+
+
+def test_about_the_asked_share_is_held_out_and_the_seed_chooses_which() -> None:
+    records = [Record(f"task {i}", "c", None, str(i), i) for i in range(2000)]
+    assert held_out(records, 0.0) == set()
+    assert len(held_out(records, 1.0)) == 2000
+    # Binomial: 200 ± 13.4, five standard deviations.
+    assert 133 < len(held_out(records, 0.1)) < 267
+    assert held_out(records, 0.1) != held_out(records, 0.1, seed=1)
 
 
 def test_a_bound_below_one_is_refused() -> None:

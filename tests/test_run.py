@@ -38,7 +38,7 @@ evaluate:
     - {name: one, file: tasks.jsonl, prelude: house.py, instruction: "{problem}"}
     - {name: two, file: tasks.jsonl, prelude: house.py, mode: complete}
   max_new_tokens: 40
-audit: {repetitions: [2], samples: 2, max_new_tokens: 40}
+audit: {repetitions: [2], samples: 2, candidates: 20, max_new_tokens: 40}
 """
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
 
@@ -143,6 +143,46 @@ def test_nothing_about_the_records_is_outside_private(finished: Path) -> None:
     assert "2" in done.stderr
     assert not re.search(r"\b2(00|10)\b", done.stdout + done.stderr)  # records, with canaries
     shutil.rmtree(finished.parent / "loud")
+
+
+@pytest.mark.slow
+def test_only_the_internal_part_of_the_audit_reads_records_after_sanitize(config: Path) -> None:
+    """And what it computes from them is in `private/` alone."""
+    config.write_text(CONFIG.replace("{repetitions: [2],", "{repetitions: [2], holdout: 80,"))
+    run, records = config.parent / "run", config.parent / "private.jsonl"
+    assert privcode("sanitize", config, "--out", run).returncode == 0
+    kept = records.read_bytes()
+    records.write_text("nobody reads this\n")
+    refused = privcode("run", config, "--out", run)
+    assert refused.returncode == 2
+    assert "private.jsonl, row 1: not valid JSON" in refused.stderr.splitlines()[-1]
+    assert stages(run) == [name for name in STAGES["privcode"] if name != "audit"]
+    audit = (run / "evaluation" / "audit.json").read_bytes()  # made before records were asked for
+    assert json.loads(audit)["exposure"]["candidates"] == 20
+
+    records.write_bytes(kept)
+    done = privcode("run", config, "--out", run, "--json")
+    assert done.returncode == 0, done.stderr
+    assert (run / "evaluation" / "audit.json").read_bytes() == audit
+    assert "membership.json" in done.stderr
+    assert privcode("report", run).returncode == 0
+    assert privcode("release", run, "--allow-reproducible-noise").returncode == 0
+    assert privcode("verify", run).returncode == 0
+    found = json.loads((run / "private" / "membership.json").read_text())
+    figures = set(re.findall(r"0\.\d{3,}", json.dumps(found)))
+    assert len(figures) > 10
+    counts = {str(found["members"]), str(found["non_members"])}
+    outside = [p for p in run.rglob("*") if p.is_file() and "private" not in p.parts]
+    assert not {"membership.json", "roc.png"} & {p.name for p in outside}
+    for path in outside:  # the manifest of private/ is private too
+        text = path.read_text(errors="replace")
+        assert not figures & set(re.findall(r"(?<![\d.])0\.\d{3,}", text)), path
+        assert "membership" not in text.lower() or path.suffix == ".yaml", path
+    for text in (done.stdout, done.stderr):
+        assert not (figures | counts) & set(re.findall(r"[\d.]+", text))
+    assert "membership" not in done.stdout
+    for name in ("membership.json", "roc.png"):
+        assert oct((run / "private" / name).stat().st_mode)[-3:] == "600"
 
 
 def public_text() -> str:

@@ -224,9 +224,18 @@ class Evaluate(Section):
 
 
 class Audit(Section):
-    """Planted canaries. Empty repetitions: none are planted."""
+    """Planted canaries (empty repetitions: none), and records held out for membership inference."""
 
     repetitions: list[Positive] = Field(default_factory=list, description="e.g. [1, 10, 100]")
+    candidates: int = Field(
+        1000, ge=0, description="other secrets that each canary's exposure is ranked among; 0: none"
+    )
+    holdout: int = Field(
+        0,
+        ge=0,
+        description="about so many units are not trained on, to see whether others can be told "
+        "from them; what comes of it stays in private/",
+    )
     samples: Positive = Field(
         20, description="samples for each canary's own prompt, beside its likeliest answer"
     )
@@ -279,6 +288,8 @@ class Config(Section):
             raise ValueError("privacy.unit is column: name it in data.columns.unit")
         if self.privacy.unit == "record" and self.privacy.max_records_per_unit != 1:
             raise ValueError("privacy.max_records_per_unit: must be 1 when the unit is the record")
+        if 2 * self.audit.holdout > self.privacy.units:
+            raise ValueError("audit.holdout: is more than half of privacy.units; hold out fewer")
         if self.method in ("jft", "nondp") and not self.data.public:
             raise ValueError(
                 f"method {self.method} trains without privacy, so what it prints would be computed "

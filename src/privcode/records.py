@@ -434,3 +434,31 @@ def bound_contributions(
         ranked[record.unit].append((rank, index))
     kept = sorted(index for unit in ranked.values() for _, index in sorted(unit)[:max_per_unit])
     return [records[index] for index in kept], len(records) - len(kept)
+
+
+def hold_out(
+    records: Sequence[Record], share: float, seed: int
+) -> tuple[list[Record], list[Record]]:
+    """The records to train on, and those of about a `share` of the units, left out whole.
+
+    Whether a unit is left out is decided by a hash of the seed and of that unit's own records,
+    and by nothing else: not by how many units there are, not by row numbers or names made of them,
+    which adding a unit would shift. So two data sets that differ in one unit have the same units
+    left out, that one aside, and what is trained on differs in that unit or not at all: the
+    mechanism's guarantee carries over as it is. (Its sampling rate comes from the declared number
+    of units and is not changed.) Units with the same content share their fate.
+    """
+    key = f"privcode holdout {seed}".encode()
+    units: defaultdict[str, list[str]] = defaultdict(list)
+    for one in records:
+        units[one.unit].append(json.dumps([one.prompt, one.completion, one.language]))
+
+    def left_out(content: list[str]) -> bool:
+        digest = hmac.digest(key, "\0".join(sorted(content)).encode(), hashlib.sha256)
+        return int.from_bytes(digest[:8], "big") < share * 2**64
+
+    chosen = {unit for unit, content in units.items() if left_out(content)}
+    return (
+        [one for one in records if one.unit not in chosen],
+        [one for one in records if one.unit in chosen],
+    )

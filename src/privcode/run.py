@@ -17,7 +17,7 @@ from typing import Any
 from privcode.config import Config, Model, load_config, plan_of
 from privcode.console import progress_bar, say
 from privcode.errors import UserError
-from privcode.files import read_jsonl, read_text, write_json, write_jsonl, write_text
+from privcode.files import read_jsonl, read_text, write_json, write_jsonl, write_text, write_with
 from privcode.privacy.distributed import from_first, rank
 from privcode.privacy.ledger import Ledger
 from privcode.records import Columns, Record, bound_contributions, guess_columns, read_records
@@ -33,6 +33,9 @@ STAGES = {
 }
 """What each method does. The first is the product; the others are its baselines."""
 
+UNTUNED = {"junior": "untuned junior", "tuned": "base"}
+"""A tuned model's label (see `Run._generator`) to that of what it was made from."""
+
 Texts = Callable[[list[str]], list[list[str]]]
 
 
@@ -41,7 +44,7 @@ def stages_of(config: Config) -> tuple[str, ...]:
     return tuple(
         name
         for name in STAGES[config.method]
-        if (name != "audit" or config.audit.repetitions)
+        if (name != "audit" or config.audit.repetitions or config.audit.holdout)
         and (name != "evaluate" or config.evaluate.tasks)
     )
 
@@ -313,30 +316,84 @@ class Run(Workspace):
         self._next("evaluate", self.evaluation)
 
     def audit(self) -> None:
-        """Which of the planted canaries come out, and where."""
+        """How far the planted canaries come out; in `private/`, whether members can be told."""
         from privcode.audit import canaries
-        from privcode.stages.audit import leakage
+        from privcode.stages.audit import exposures, leakage
 
-        if not self.config.audit.repetitions:
+        config = self.config.audit
+        if not config.repetitions and not config.holdout:
             raise UserError(
-                f"{self.out / 'config.yaml'}, field audit.repetitions: no canary was planted; "
-                "canaries are planted before training"
+                f"{self.out / 'config.yaml'}, field audit.repetitions: no canary was planted and "
+                "no record held out; both have to happen before training"
             )
         output = self.out / "evaluation" / "audit.json"
         with self.stage("audit", self._before("audit"), [output]) as needed:
             if not needed:
                 return
-            config = self.config.audit
-            planted = canaries.plant(config.repetitions, config.seed)
-            places: dict[str, list[str]] = {}
-            if self.raw.exists():
-                places["synthetic samples"] = [r["completion"] for _, r in read_jsonl(self.raw)]
-            models = {"tuned model": partial(self._ask, "tuned")}
-            if self.config.method == "privcode":
-                models = {"junior": partial(self._ask, "junior")} | models
-            counts = leakage(planted, places, models)
-            write_json(output, {"samples_per_prompt": config.samples, "places": counts})
+            targets = self._targets()
+            if config.repetitions:
+                planted = canaries.plant(config.repetitions, config.seed)
+                places: dict[str, list[str]] = {}
+                if self.raw.exists():
+                    places["synthetic samples"] = [r["completion"] for _, r in read_jsonl(self.raw)]
+                counts = leakage(planted, places, targets)
+                n = config.candidates
+                total = 2 * (n + 1) * len(planted) * len(targets)
+                with progress_bar("exposure", total) as progress:
+                    ranked = exposures(planted, targets, n, config.seed, progress)
+                facts = {"samples_per_prompt": config.samples, "places": counts}
+                write_json(output, facts | {"exposure": ranked})
+            if config.holdout:
+                output = self._membership(targets)
         self._next("audit", output)
+
+    def _targets(self) -> list[Any]:
+        """The models to attack."""
+        from privcode.stages.audit import Target
+
+        found = []
+        for label, section, micro_batch in (
+            ("junior", self.config.junior, self.config.sanitize.micro_batch),
+            ("tuned", self.config.premium, self.config.boost.micro_batch),
+        ):
+            if label == "tuned" or self.config.method == "privcode":
+                found.append(
+                    Target(
+                        name="tuned model" if label == "tuned" else label,
+                        ask=partial(self._ask, label),
+                        tuned=partial(self._generator, label, micro_batch),
+                        untuned=partial(self._generator, UNTUNED[label], micro_batch),
+                        template=section.template,
+                        max_tokens=section.max_tokens,
+                        batch_size=micro_batch,
+                    )
+                )
+        return found
+
+    def _membership(self, targets: list[Any]) -> Path:
+        """Membership inference: the one thing after training that reads private records.
+
+        It is labelled internal: all that comes of it is written to `private/`, and the console
+        hears of the file alone.
+        """
+        from privcode.audit.membership import picture
+        from privcode.stages.audit import membership, sides
+
+        limit = self.config.boost.limit if self.config.method == "nondp" else None
+        trained, held_out, _, _ = split_records(self.config)
+        members, others = sides(trained[:limit], held_out, self.config.audit.seed)
+        total = 2 * len(targets) * sum(map(len, [*members, *others]))
+        with progress_bar("membership", total, counted=False) as progress:
+            facts, curves = membership(members, others, targets, progress)
+        output = self.private / "membership.json"
+        write_json(output, facts, mode=0o600)
+        image = picture(curves)
+        write_with(self.private / "roc.png", lambda file: file.write(image), mode=0o600)
+        say(
+            f"audit: membership inference is in {output}: it was computed from real records, "
+            "outside the mechanism, so it is yours alone"
+        )
+        return output
 
     def _ask(self, label: str, prompts: list[str]) -> list[str]:
         """What the model called `label` answers: each prompt's likeliest text, and samples."""
@@ -504,11 +561,11 @@ class Run(Workspace):
         return attach_lora(model, lora.r, lora.alpha, lora.dropout, lora.targets)
 
     def _generator(self, label: str, batch_size: int) -> Any:
-        """The model called "base", "junior" or "tuned", ready to sample."""
+        """The model called "base", "tuned", "junior" or "untuned junior", ready to sample."""
         from privcode.generation.local import LocalGenerator
         from privcode.models import load_adapter, load_model, load_tokenizer
 
-        section = self.config.junior if label == "junior" else self.config.premium
+        section = self.config.junior if "junior" in label else self.config.premium
         tuned = {"junior": self.junior, "tuned": self.premium}.get(label)
         if label == "junior" and self.config.method == "control":
             tuned = None
@@ -575,7 +632,7 @@ def rendered(section: Model, prompt: str) -> str:
 def private_records(
     config: Config, limit: int | None = None
 ) -> tuple[list[Record], dict[str, Any], str]:
-    """The bounded private records with their canaries, counts of what was read, a fingerprint.
+    """What is trained on: the bounded private records with their canaries; counts, a fingerprint.
 
     All three are private. `limit` takes only the first so many records, and all canaries.
 
@@ -583,7 +640,23 @@ def private_records(
         UserError: the data cannot be read, or no record is left.
     """
     from privcode.audit import canaries
-    from privcode.records import read_rows
+
+    kept, _, counts, fingerprint = split_records(config)
+    planted = canaries.records(canaries.plant(config.audit.repetitions, config.audit.seed))
+    return [*kept[:limit], *planted], counts | {"canaries": len(planted)}, fingerprint
+
+
+def split_records(
+    config: Config,
+) -> tuple[list[Record], list[Record], dict[str, Any], str]:
+    """Bounded private records to train on, and those held out; counts and a fingerprint of all.
+
+    All four are private.
+
+    Raises:
+        UserError: the data cannot be read, or no record is left.
+    """
+    from privcode.records import hold_out, read_rows
 
     data, privacy = config.data, config.privacy
     if data.columns:
@@ -606,7 +679,10 @@ def private_records(
     fingerprint = hashlib.sha256(
         "\x00".join(f"{r.unit}\x01{r.prompt}\x01{r.completion}" for r in records).encode()
     ).hexdigest()
-    kept, dropped = bound_contributions(records, privacy.max_records_per_unit, seed=privacy.seed)
-    planted = canaries.records(canaries.plant(config.audit.repetitions, config.audit.seed))
-    counts = {**asdict(report), "over_the_bound": dropped, "canaries": len(planted)}
-    return [*kept[:limit], *planted], counts, fingerprint
+    trained, held_out = hold_out(records, config.audit.holdout / privacy.units, config.audit.seed)
+    (kept, dropped), (others, also) = (
+        bound_contributions(some, privacy.max_records_per_unit, seed=privacy.seed)
+        for some in (trained, held_out)
+    )
+    counts = {**asdict(report), "over_the_bound": dropped + also, "held_out": len(others)}
+    return kept, others, counts, fingerprint

@@ -2,11 +2,21 @@
 
 import ast
 import json
+import math
 from ipaddress import ip_address
 
 import pytest
 
-from privcode.audit.canaries import KINDS, Canary, leaks, plant, records
+from privcode.audit import canaries as module
+from privcode.audit.canaries import (
+    KINDS,
+    Canary,
+    candidates,
+    leaks,
+    plant,
+    records,
+    space_bits,
+)
 from privcode.errors import UserError
 
 COUNTS = (1, 5, 10, 100)
@@ -33,6 +43,39 @@ def test_the_secret_is_verbatim_in_a_completion_that_is_python_and_not_in_the_pr
         ast.parse(canary.completion)
         assert canary.completion.count(canary.secret) == 1
         assert canary.secret not in canary.prompt
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_size_of_a_space_is_that_of_what_is_drawn_from(kind: str) -> None:
+    parts = module._SPACES[kind]
+    for part in parts:  # different choices, all of one length: no two draws spell the same secret
+        assert len(set(part)) == len(part)
+        assert len({len(choice) for choice in part}) == 1
+    assert 2 ** space_bits(kind) == pytest.approx(math.prod(len(part) for part in parts))
+    assert space_bits(kind) >= 48
+    secrets = [c.secret for seed in range(200) for c in plant((1,), seed) if c.kind == kind]
+    for secret in secrets:
+        start = 0
+        for part in parts:
+            width = len(part[0])
+            assert secret[start : start + width] in part
+            start += width
+        assert start == len(secret)
+
+
+def test_candidates_are_other_secrets_in_the_canary_s_own_completion() -> None:
+    for canary in plant((1, 10), 3):
+        head, tail = canary.completion.split(canary.secret)
+        found = candidates(canary, 200, seed=3)
+        assert found == candidates(canary, 200, seed=3)
+        assert len(set(found)) == 200
+        assert canary.completion not in found
+        for text in found:
+            assert text.startswith(head)
+            assert text.endswith(tail)
+            assert len(text) == len(canary.completion)
+    one, ten = (candidates(c, 50, seed=3) for c in plant((1, 10), 3) if c.kind == "name")
+    assert not set(one) & set(ten)
 
 
 def test_addresses_cannot_belong_to_anybody() -> None:

@@ -7,6 +7,7 @@ canaries are units of their own beside the real ones.
 Does not: bound the privacy loss, or find a secret that came out changed by one character.
 """
 
+import math
 import random
 import string
 from collections.abc import Iterable, Sequence
@@ -34,6 +35,21 @@ _COMPLETIONS = {
 }
 
 
+_SYLLABLE = ("bcdfghjklmnprstvwxyz", "aeiou")
+_CAPITAL = (_SYLLABLE[0].upper(), _SYLLABLE[1])
+_NAME = (*_CAPITAL, *_SYLLABLE * 3)
+_GROUP = tuple(f"{n:x}" for n in range(0x1000, 0x10000))
+_SPACES: dict[str, tuple[Sequence[str], ...]] = {
+    "email": (*_SYLLABLE * 4, ".", *_SYLLABLE * 4, "@", *_SYLLABLE * 2, (".example",)),
+    "name": (*_NAME, " ", *_NAME),
+    # IPv6 from the range reserved for documentation: an IPv4 address holds too few bits.
+    "ip": (("2001:db8",), *(":", _GROUP) * 6),
+    "password": (string.ascii_letters + string.digits,) * 16,
+    "username": (*_SYLLABLE * 6, tuple(str(n) for n in range(1000, 10_000))),
+}
+"""The space each kind of secret is drawn from: one choice out of each part, all of one length."""
+
+
 @dataclass(frozen=True)
 class Canary:
     """One made-up secret and the pair that holds it; `repetitions` is how often it is planted."""
@@ -45,26 +61,21 @@ class Canary:
     repetitions: int
 
 
-def _word(rng: random.Random, syllables: int) -> str:
-    """A word that can be spoken; a syllable holds 6.6 bits."""
-    return "".join(
-        rng.choice("bcdfghjklmnprstvwxyz") + rng.choice("aeiou") for _ in range(syllables)
-    )
+def _draw(parts: Sequence[Sequence[str]], rng: random.Random) -> str:
+    return "".join(rng.choice(part) for part in parts)
 
 
-def _secret(kind: str, rng: random.Random) -> str:
-    match kind:
-        case "email":
-            return f"{_word(rng, 4)}.{_word(rng, 4)}@{_word(rng, 2)}.example"
-        case "name":
-            return f"{_word(rng, 4)} {_word(rng, 4)}".title()
-        case "ip":
-            # IPv6 from the range reserved for documentation: an IPv4 address holds too few bits.
-            return "2001:db8:" + ":".join(f"{rng.randrange(0x1000, 0x10000):x}" for _ in range(6))
-        case "password":
-            return "".join(rng.choices(string.ascii_letters + string.digits, k=16))
-        case _:
-            return f"{_word(rng, 6)}{rng.randrange(1000, 10000)}"
+def space_bits(kind: str) -> float:
+    """log2 of the number of secrets of a kind, all equally likely."""
+    return sum(math.log2(len(part)) for part in _SPACES[kind])
+
+
+def candidates(canary: Canary, n: int, seed: int) -> list[str]:
+    """`n` completions like the canary's, each with a secret that could have been drawn instead."""
+    # A stream of its own: a candidate must tell nothing about what was planted.
+    rng = random.Random(f"privcode candidates {seed} {canary.kind} {canary.repetitions}")
+    secrets = (_draw(_SPACES[canary.kind], rng) for _ in range(n))
+    return [_COMPLETIONS[canary.kind].format(secret=secret) for secret in secrets]
 
 
 def plant(repetitions: Sequence[int], seed: int) -> list[Canary]:
@@ -79,8 +90,8 @@ def plant(repetitions: Sequence[int], seed: int) -> list[Canary]:
     canaries = []
     for count in repetitions:
         for kind in KINDS:
-            secret = _secret(kind, rng)
-            prompt = _PROMPTS[kind].format(codename=_word(rng, 4).title())
+            secret = _draw(_SPACES[kind], rng)
+            prompt = _PROMPTS[kind].format(codename=_draw(_NAME, rng))
             completion = _COMPLETIONS[kind].format(secret=secret)
             canaries.append(Canary(kind, prompt, completion, secret, count))
     return canaries

@@ -52,7 +52,8 @@ class Evidence:
         premium: name of the untuned premium model.
         filters: "samples", "accepted", "reasons" (reason -> count), "execution", "round_trip".
         evaluation: task -> model -> {"pass@1", "tasks", "errors", …}.
-        audit: {"samples_per_prompt", "places": {place: leaks}}, where canaries were planted.
+        audit: {"samples_per_prompt", "places": {place: leaks}, "exposure": `stages.audit.exposures`
+            or None}, where canaries were planted.
         versions: package -> version.
     """
 
@@ -111,11 +112,13 @@ def page(evidence: Evidence) -> str:
 
     facts = guarantee(evidence)
     epsilon = facts["epsilon"]
-    pictures: dict[str, Any] = {"attack": None, "funnel": None, "scores": None}
+    pictures: dict[str, Any] = {"attack": None, "funnel": None, "scores": None, "exposure": None}
     if isinstance(epsilon, float):
         pictures["attack"] = plots.attack(epsilon, evidence.plan.delta)
     if evidence.filters.get("samples"):
         pictures["funnel"] = plots.funnel(evidence.filters)
+    if evidence.audit and evidence.audit.get("exposure"):
+        pictures["exposure"] = plots.exposure(evidence.audit["exposure"])
     found = [figures for models in evidence.evaluation.values() for figures in models.values()]
     rates = sorted(
         {name for figures in found for name in figures if name.startswith("pass@")},

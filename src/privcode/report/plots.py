@@ -95,6 +95,42 @@ def scores(evaluation: Mapping[str, Mapping[str, Any]], measure: str = "pass@1")
     return _svg(figure)
 
 
+def exposure(found: Mapping[str, Any]) -> Markup:
+    """Exposure against repetitions: mean over the canaries, from the least to the most exposed."""
+    models = found["models"]
+    counts = list(next(iter(models.values()))["by_repetitions"])
+    figure, axes = _axes(1.8 + 1.1 * len(counts), 2.6)
+    tuned = iter([GOLD, BLUE, RED])
+    for number, (name, rows) in enumerate(models.items()):
+        colour = GREY if name.endswith("before tuning") else next(tuned, BLUE)
+        groups = [rows["by_repetitions"][count] for count in counts]
+        means = [group["mean"] for group in groups]
+        axes.errorbar(
+            [place + 0.12 * (number - (len(models) - 1) / 2) for place in range(len(counts))],
+            means,
+            [
+                [mean - group["least"] for mean, group in zip(means, groups, strict=True)],
+                [group["most"] - mean for mean, group in zip(means, groups, strict=True)],
+            ],
+            color=colour,
+            marker="o" if colour != GREY else "x",
+            markersize=4,
+            linewidth=0.9,
+            linestyle="none",
+            capsize=2,
+            label=_short(name),
+        )
+    most = math.log2(found["candidates"] + 1)
+    axes.axhline(1 / math.log(2), color=GREY, linewidth=0.8, linestyle="--", label="not learned")
+    axes.axhline(most, color=RED, linewidth=0.8, linestyle=":", label="most that can be seen")
+    axes.set_xticks(range(len(counts)), [f"{count}×" for count in counts])
+    axes.set_xlim(-0.5, len(counts) - 0.5)
+    axes.set_ylim(0, 1.08 * most)
+    axes.set_ylabel("exposure, bits")
+    _legend(axes, loc="center left", bbox_to_anchor=(1.0, 0.5))
+    return _svg(figure)
+
+
 def wilson(rate: float, n: int, z: float = 1.96) -> tuple[float, float]:
     """95 % interval of a share of `n` (Wilson 1927)."""
     centre = (rate + z * z / (2 * n)) / (1 + z * z / n)

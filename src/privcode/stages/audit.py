@@ -1,27 +1,158 @@
-"""Audit: attack what a run made, with canaries that were planted before training.
+"""Audit: attack what a run made, with canaries planted before training and records held out of it.
 
-Promises: what is asked of the models is made up, so that with a model tuned under the plan the
-result is post-processing, and holds no secret. Does not: bound the privacy loss.
+Promises: what `leakage` and `exposures` ask of the models is made up, so that with a model tuned
+under the plan the result is post-processing, and holds no secret. `membership` is the exception:
+it scores real records outside the mechanism, so what it returns is for `private/` alone.
+Does not: bound the privacy loss, or choose which units are held out (`records.hold_out` does).
 """
 
+import random
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
-from privcode.audit.canaries import Canary, leaks
+import numpy as np
 
-Ask = Callable[[list[str]], list[str]]
-"""Prompts to everything that a model answered."""
+from privcode.audit.canaries import Canary, candidates, leaks, space_bits
+from privcode.audit.exposure import exposure, summary
+from privcode.audit.membership import SCORES, Curve, inference, roc, scores
+from privcode.audit.scores import token_log_probabilities
+from privcode.generation.local import LocalGenerator
+from privcode.models import render
+from privcode.records import Record
+from privcode.stages.sanitize import by_unit, encode
+
+Progress = Callable[[int], object]
+
+
+@dataclass(frozen=True)
+class Target:
+    """A tuned model under attack, and the same model before tuning; loaded when called.
+
+    Attributes:
+        name: "junior" or "tuned model".
+        ask: prompts to everything that the model answered.
+        tuned, untuned: load the model.
+        template: how prompts are put to it.
+        max_tokens: longer records were cut in training, or left out.
+        batch_size: examples scored at a time.
+    """
+
+    name: str
+    ask: Callable[[list[str]], list[str]]
+    tuned: Callable[[], LocalGenerator]
+    untuned: Callable[[], LocalGenerator]
+    template: str
+    max_tokens: int
+    batch_size: int
 
 
 def leakage(
-    planted: Sequence[Canary], places: Mapping[str, Sequence[str]], models: Mapping[str, Ask]
+    planted: Sequence[Canary], places: Mapping[str, Sequence[str]], targets: Sequence[Target]
 ) -> dict[str, Any]:
-    """Which secrets come out, by place: `places` (name -> texts), and what `models` answer.
+    """Which secrets come out, by place: `places` (name -> texts), and what the targets answer.
 
     Each model is asked every canary's own prompt.
     """
     texts = {place: list(found) for place, found in places.items()}
-    for name, ask in models.items():
-        texts[f"{name}, asked for them"] = ask([canary.prompt for canary in planted])
+    for target in targets:
+        answers = target.ask([canary.prompt for canary in planted])
+        texts[f"{target.name}, asked for them"] = answers
     texts["anywhere"] = [text for found in texts.values() for text in found]
     return {place: leaks(planted, found) for place, found in texts.items()}
+
+
+def exposures(
+    planted: Sequence[Canary], targets: Sequence[Target], n: int, seed: int, progress: Progress
+) -> dict[str, Any] | None:
+    """The exposure of every canary among `n` candidates, in the targets and before their tuning.
+
+    `progress` is called with numbers of examples: there are 2 × (n + 1) × canaries × targets.
+
+    Returns:
+        {"candidates": n, "models": {name: `exposure.summary`}}; None for no candidates.
+    """
+    if not n:
+        return None
+    models = {}
+    for target in targets:
+        forms = {target.name: target.tuned, f"{target.name}, before tuning": target.untuned}
+        for name, load in forms.items():
+            generator = load()
+            found = []
+            for canary in planted:
+                texts = [canary.completion, *candidates(canary, n, seed)]
+                records = [Record(canary.prompt, text, "python", "", 0) for text in texts]
+                likely = [float(p.sum()) for p in _score(target, generator, records, progress)]
+                one = exposure(-likely[0], [-p for p in likely[1:]], space_bits(canary.kind))
+                found.append((canary.kind, canary.repetitions, one))
+            models[name] = summary(found)
+    return {"candidates": n, "models": models}
+
+
+def sides(
+    trained: Sequence[Record], held_out: Sequence[Record], seed: int
+) -> tuple[list[list[Record]], list[list[Record]]]:
+    """Members and non-members, by unit: as many of the trained units, drawn, as are held out."""
+    units, others = (
+        [[records[i] for i in unit] for unit in by_unit(records)] for records in (trained, held_out)
+    )
+    return random.Random(seed).sample(units, min(len(units), len(others))), others
+
+
+def membership(
+    members: Sequence[Sequence[Record]],
+    others: Sequence[Sequence[Record]],
+    targets: Sequence[Target],
+    progress: Progress,
+) -> tuple[dict[str, Any], dict[str, Curve]]:
+    """How well units that were trained on can be told from others: private figures.
+
+    A unit's score is the mean over its records. Records longer than the context are left aside on
+    both sides, as some methods train on part of them and others leave them out. `progress` is
+    called with numbers of examples: there are 2 × records × targets.
+
+    Returns:
+        {"members": N, "non_members": N, "models": {target: {score: `membership.inference`}}}, and
+        ROC curves by name.
+    """
+    records = [record for unit in (*members, *others) for record in unit]
+    models: dict[str, Any] = {}
+    curves: dict[str, Curve] = {}
+    for target in targets:
+        after, before = (
+            _score(target, load(), records, progress) for load in (target.tuned, target.untuned)
+        )
+        pairs = zip(after, before, strict=True)
+        rows = []  # one a unit: the mean of its records' scores, or NaN for each
+        for unit in (*members, *others):
+            found = [scores(a, b) for a, b in islice(pairs, len(unit)) if len(a)]
+            rows.append(np.mean(found, axis=0) if found else np.full(len(SCORES), np.nan))
+        models[target.name] = {}
+        for name, column in zip(SCORES, np.transpose(rows), strict=True):
+            inside, outside = (part[~np.isnan(part)] for part in np.split(column, [len(members)]))
+            if len(inside) and len(outside):
+                models[target.name][name] = inference(inside, outside)
+                curves[f"{target.name}, {name}"] = roc(inside, outside)
+    facts = {"members": len(members), "non_members": len(others), "models": models}
+    return facts, curves
+
+
+def _score(
+    target: Target, generator: LocalGenerator, records: Sequence[Record], progress: Progress
+) -> list[np.ndarray]:
+    """Log-probabilities of each record's code; empty for one that is longer than the context."""
+    examples, whole = [], []
+    for index, record in enumerate(records):
+        prompt = render(target.template, prompt=record.prompt)
+        example, cut = encode(record, prompt, generator.tokenizer, target.max_tokens, syntax=False)
+        if not cut:
+            examples.append(example)
+            whole.append(index)
+    progress(len(records) - len(whole))
+    found = [np.empty(0)] * len(records)
+    scores = token_log_probabilities(generator.model, examples, target.batch_size, progress)
+    for index, score in zip(whole, scores, strict=True):
+        found[index] = score
+    return found

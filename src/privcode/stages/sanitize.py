@@ -15,6 +15,7 @@ import hashlib
 import io
 import math
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -186,6 +187,7 @@ def sanitize(
         trained, lr=settings.learning_rate, weight_decay=settings.weight_decay, foreach=False
     )
     randomness = plan.randomness()
+    beside = ThreadPoolExecutor(1)  # noise takes processor time while an accelerator works
     curve: list[dict[str, float]] = []
 
     def state(step: int) -> dict[str, Any]:
@@ -221,6 +223,8 @@ def sanitize(
     lengths = [len(e.ids) for e in examples]
     for step in range(first, plan.steps):
         drawn = [units[u] for u in from_first(partial(spend, step))]
+        # One draw for all ranks, in the sum before it is reduced.
+        noise = beside.submit(plan.noise, clipper, step, randomness) if rank() == 0 else None
         weight = syntax_weight(
             step, settings.syntax, settings.lambda_max, settings.lambda_min, settings.lambda_decay
         )
@@ -235,8 +239,8 @@ def sanitize(
             clipper.accumulate(torch.tensor([unit for unit, _ in rows]))
             total += float(losses.detach().nan_to_num(0.0, 0.0, 0.0).sum())  # the curve is JSON
         clipped = clipper.take_sum()
-        if rank() == 0:  # one draw for all ranks, in the sum before it is reduced
-            clipped = clipped + plan.noise(clipper, step, randomness).to(device)
+        if noise:
+            clipped = clipped + noise.result().to(device)
         clipper.set_gradients(sum_(clipped) / plan.expected_batch)
         for group_settings in optimizer.param_groups:
             group_settings["lr"] = _rate(step, plan.steps, settings)

@@ -75,12 +75,13 @@ def step(
     examples: Sequence[Example] = EXAMPLES,
     units: Sequence[Sequence[int]] | None = None,
     micro_batch: int = 4,
+    syntax: float = 2.0,
 ) -> tuple[torch.Tensor, list[dict[str, float]]]:
     """The gradient of one step, and the training curve."""
     folder.mkdir(exist_ok=True)
     ledger = Ledger(folder / "ledger.jsonl")
     ledger.begin(plan, "fingerprint")
-    settings = Settings(learning_rate=1e-2, lambda_max=2.0, micro_batch=micro_batch)
+    settings = Settings(learning_rate=1e-2, lambda_max=syntax, micro_batch=micro_batch)
     alone = [[i] for i in range(len(examples))]
     checkpoint = folder / "checkpoint.pt"
     curve = sanitize(tiny(), 0, examples, units or alone, plan, settings, ledger, checkpoint)
@@ -109,6 +110,19 @@ def test_the_step_is_the_clipped_sum_of_plain_autograd_over_the_expected_batch(
     assert 0 < clipped < len(units)
     plan = plan_for(unit="owner", max_records_per_unit=3)
     assert distance(step(tmp_path, plan, units=units)[0], total / 16) < 1e-5
+
+
+@pytest.mark.parametrize("syntax", [0.0, 1000.0])
+def test_one_unit_less_moves_the_step_by_at_most_the_clip_norm_over_the_expected_batch(
+    tmp_path: Path, syntax: float
+) -> None:
+    # Micro-batches are made of what is there: without a unit the others meet in other groups.
+    everybody, _ = step(tmp_path / "all", plan_for(), syntax=syntax)
+    for gone in (0, 5, 10, 15):
+        others = [[i] for i in range(16) if i != gone]
+        without, _ = step(tmp_path / str(gone), plan_for(), units=others, syntax=syntax)
+        moved = float((everybody - without).double().norm())
+        assert 0 < moved < CLIP / 16 * (1 + 1e-4)
 
 
 def test_the_divisor_is_the_expected_batch_whoever_took_part(tmp_path: Path) -> None:

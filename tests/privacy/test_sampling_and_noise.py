@@ -5,7 +5,9 @@ import math
 import numpy as np
 import pytest
 import torch
+from scipy.stats import binom
 
+from privcode.privacy import make_plan
 from privcode.privacy.noise import gaussian
 from privcode.privacy.randomness import Randomness
 from privcode.privacy.sampling import poisson_sample
@@ -33,6 +35,33 @@ def test_every_unit_is_drawn_at_the_rate_and_independently_of_its_neighbour() ->
     assert np.all(abs(drawn.mean(0) - rate) < bound)
     together = (drawn[:, 0] & drawn[:, 1]).mean()
     assert abs(together - rate**2) < bound
+
+
+@pytest.mark.parametrize("seed", [None, 7])
+def test_the_plan_draws_each_unit_whoever_else_and_whenever_it_was_drawn(seed: int | None) -> None:
+    units, rate, steps = 200, 0.1, 3_000
+    plan = make_plan(
+        epsilon=None,
+        noise_multiplier=1.0,
+        delta=1e-3,
+        units=units,
+        batch=int(rate * units),
+        steps=steps,
+        reproducible_seed=seed,
+    )
+    randomness = plan.randomness()
+    drawn = np.zeros((steps, units))
+    for t in range(steps):
+        drawn[t, plan.sample(units, t, randomness)] = 1
+    # Binomial sizes: their variance, and the share far above the mean, where a cap would cut.
+    sizes, mean, variance = drawn.sum(1), units * rate, units * rate * (1 - rate)
+    assert abs(sizes.mean() - mean) < 6 * math.sqrt(variance / steps)
+    assert abs(sizes.var() / variance - 1) < 6 * math.sqrt(2 / steps)
+    above = 1 - binom.cdf(1.25 * mean, units, rate)
+    assert abs((sizes > 1.25 * mean).mean() - above) < 6 * math.sqrt(above / steps)
+    # Drawn in this step and in the next: rate² of the pairs, not none as in one shuffled epoch.
+    again = (drawn[1:] * drawn[:-1]).mean()
+    assert abs(again - rate**2) < 6 * rate / math.sqrt(drawn[1:].size)
 
 
 @pytest.mark.parametrize(("rate", "size"), [(0.0, 0), (1.0, 50)])

@@ -1,5 +1,6 @@
 """Sanitize: resumable, counted, cut-invariant, and the syntax term trains."""
 
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -10,10 +11,19 @@ from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 from privcode.errors import UserError
 from privcode.exercises.bundle import ASSETS
 from privcode.exercises.corpus import private_records
+from privcode.privacy.clipping import Clipper
 from privcode.privacy.ledger import Ledger, read_ledger, spent_in
 from privcode.privacy.plan import PrivacyPlan, make_plan
+from privcode.privacy.randomness import Randomness
 from privcode.records import Record
-from privcode.stages.sanitize import Settings, by_unit, encode, micro_batches, sanitize
+from privcode.stages.sanitize import (
+    Settings,
+    _dropout_seed,
+    by_unit,
+    encode,
+    micro_batches,
+    sanitize,
+)
 from privcode.syntax.loss import collate, per_example_losses, syntax_weight
 
 TOKENIZER = AutoTokenizer.from_pretrained(ASSETS / "junior")
@@ -115,6 +125,24 @@ def test_a_step_lost_with_cryptographic_noise_stays_spent_and_is_not_taken_again
     assert [e["step"] for e in ledger.entries[1:]] == [0, 1, 2, 3, 4]
 
 
+def test_every_noise_drawn_over_all_resumptions_has_its_own_ledger_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan, noise = plan_for(reproducible_seed=None), PrivacyPlan.noise
+    drawn = []
+
+    def noted(plan: PrivacyPlan, clipper: Clipper, step: int, source: Randomness) -> torch.Tensor:
+        drawn.append(step)
+        return noise(plan, clipper, step, source)
+
+    monkeypatch.setattr(PrivacyPlan, "noise", noted)
+    for stop in (1, 3, None):  # after the first, and after one behind a checkpoint
+        with nullcontext() if stop is None else pytest.raises(KeyboardInterrupt):
+            _, ledger = train(tmp_path, plan, stop=stop)
+    assert drawn == [e["step"] for e in ledger.entries[1:]]
+    assert len(drawn) == plan.steps
+
+
 def test_two_runs_with_cryptographic_randomness_differ(tmp_path: Path) -> None:
     plan = plan_for(reproducible_seed=None)
     assert not torch.equal(train(tmp_path / "a", plan)[0], train(tmp_path / "b", plan)[0])
@@ -194,6 +222,49 @@ def test_the_syntax_term_looks_at_structural_positions_only() -> None:
         kl = [(teacher[t].exp() * (teacher[t] - student[t])).sum() for t in at]
         assert at
         assert float(got[i]) == pytest.approx(float(sum(kl) / len(kl)), rel=1e-3)
+
+
+def test_the_syntax_terms_gradient_is_that_of_a_teacher_that_stands_still() -> None:
+    model = tiny()
+    for name, parameter in model.named_parameters():
+        if "lora_B" in name:
+            parameter.data.normal_(std=0.3)
+    trained = [p for p in model.parameters() if p.requires_grad]
+
+    def gradient(loss: torch.Tensor) -> torch.Tensor:
+        return torch.cat([g.flatten() for g in torch.autograd.grad(loss, trained)])
+
+    for example in EXAMPLES[:3]:
+        batch, ids = collate([example], 0), torch.tensor([example.ids])
+        got = gradient(per_example_losses(model, batch, 1.0).sum())
+        got -= gradient(per_example_losses(model, batch, 0.0).sum())
+        with torch.no_grad(), model.disable_adapter():
+            teacher = model(input_ids=ids).logits[0].log_softmax(-1)
+        student = model(input_ids=ids).logits[0].log_softmax(-1)
+        at = [t - 1 for t, structural in enumerate(example.structure) if structural]
+        kl = (teacher[at].exp() * (teacher[at] - student[at])).sum(-1).mean()
+        expected = gradient(kl)
+        assert float((got - expected).norm()) < 1e-3 * float(expected.norm())
+
+
+def test_no_two_examples_steps_layers_or_ranks_share_a_dropout_mask(tmp_path: Path) -> None:
+    masks = []
+
+    def note(module: torch.nn.Module, inputs: tuple[torch.Tensor], output: torch.Tensor) -> None:
+        if isinstance(module, torch.nn.Dropout) and module.training and module.p > 0:
+            for row, kept in zip(inputs[0][:, :4], output[:, :4] != 0, strict=True):
+                assert bool(row.all())  # so that a zero is the mask's
+                masks.append(kept.numpy().tobytes())  # at least 4 × 32 coins
+
+    hook = torch.nn.modules.module.register_module_forward_hook(note)
+    try:
+        train(tmp_path, plan_for(steps=2), dropout=0.5, micro_batch=3)
+    finally:
+        hook.remove()
+    assert len(masks) > 2 * 4 * 6  # steps, layers, and at least so many units
+    assert len(set(masks)) == len(masks)
+    seeds = [_dropout_seed(0, step, rank) for step in range(100) for rank in range(8)]
+    assert len(set(seeds)) == len(seeds)
 
 
 def test_an_examples_loss_does_not_depend_on_its_batch() -> None:

@@ -334,9 +334,14 @@ def release(
 @app.command()
 def verify(
     folder: Annotated[Path, typer.Argument(help="A run's directory, or a release bundle.")],
+    digest: Annotated[
+        str | None, typer.Option(help="The bundle's, as its maker published it elsewhere.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Recompute ε and every hash of a run or a release bundle; fails on any byte changed."""
+    from privcode.workspace import versions
+
     if (folder / "privacy.json").exists():
         from privcode.stages.release import verify_bundle
 
@@ -346,10 +351,25 @@ def verify(
         from privcode.run import Run
 
         facts = results.verify(Run.open(folder))
+    if digest and facts.get("digest") != digest.lower():
+        raise UserError(
+            f"{folder}: its digest is {facts.get('digest') or 'not there: it is no bundle'}, not "
+            f"{digest}; this is not what its maker published: get the bundle again"
+        )
+    here = versions()
+    other = {n: v for n, v in facts["versions"].items() if here.get(n) != v}
+    facts |= {"verified_with": here}
     epsilon = "–" if facts["epsilon"] is None else f"{float(facts['epsilon']):.4g}"
     text = f"{folder}: unchanged; ε = {epsilon}, δ = {facts['delta']:g}, recomputed"
     if facts["noise"] == "reproducible":
         text += "; the noise was reproducible: this holds while nobody knows the seed"
+    if other:
+        stated = ", ".join(f"{name} {made} (here {here.get(name)})" for name, made in other.items())
+        text += f"\nmade with other versions than these: {stated}"
+    if "digest" in facts and not digest:
+        text += "\ndigest    " + facts["digest"]
+        text += "\n          compare it with the one its maker published, or give --digest: who can"
+        text += "\n          write the bundle can seal it again"
     answer(facts, as_json, text)
 
 

@@ -8,6 +8,8 @@ Does not: change a run.
 from collections import Counter
 from typing import TYPE_CHECKING, Any
 
+import pyarrow.parquet as pq
+
 from privcode.config import json_number, load_config
 from privcode.errors import UserError
 from privcode.files import read_json, read_jsonl, read_sealed
@@ -104,12 +106,13 @@ def verify(run: "Run") -> dict[str, Any]:
     known = {*expected, "manifest.json", "private/manifest.json"}
     for path in sorted(run.out.rglob("*")):
         name = str(path.relative_to(run.out))
-        hidden = any(part.startswith(".") for part in path.relative_to(run.out).parts)
-        if path.is_file() and name not in known and not hidden and not name.startswith("release/"):
+        there = path.is_file() or path.is_symlink()
+        if there and not (name in known or name.startswith("release/") or _passing(name)):
             raise UserError(f"{path}: is not part of the run; move it elsewhere")
     entries = read_ledger(run.ledger)
     noise = run.plan.describe()["noise"]
     facts: dict[str, Any] = {"run": str(run.out), "files": len(expected), "noise": noise}
+    facts["versions"] = manifest["versions"]
     if "sanitize" not in manifest["stages"]:
         return facts | {"epsilon": None, "delta": run.plan.delta}
     if not entries or entries[0]["plan"] != run.plan.describe():
@@ -121,13 +124,44 @@ def verify(run: "Run") -> dict[str, Any]:
     if run.bundle.exists():
         from privcode.stages.release import verify_bundle
 
-        verify_bundle(run.bundle)
+        _check_origin(run, manifest["stages"], verify_bundle(run.bundle))
     return facts | {
         "epsilon": json_number(cost.epsilon),
         "epsilon_rdp": json_number(cost.epsilon_rdp),
         "delta": run.plan.delta,
         "steps": taken.steps,
     }
+
+
+def _passing(name: str) -> bool:
+    """Whether a file is one that privcode itself leaves for a while."""
+    parts = name.split("/")
+    return any(p.startswith(".") and p.endswith((".lock", ".partial", ".tmp")) for p in parts)
+
+
+def _check_origin(run: "Run", stages: dict[str, Any], facts: dict[str, Any]) -> None:
+    """Refuse a bundle, whole by itself, that states or holds something else than the run does."""
+    for name, value in run.plan.describe().items():
+        if facts[name] != value:
+            raise UserError(
+                f"{run.bundle / 'privacy.json'}: states {name} {facts[name]}, the run {value}; "
+                f"make the bundle again with privcode release {run.out}"
+            )
+    rows = [row for _, row in read_jsonl(run.accepted)]
+    if pq.read_table(run.bundle / "data").to_pylist() != rows:
+        raise UserError(
+            f"{run.bundle / 'data'}: holds other rows than {run.accepted}; "
+            f"make the bundle again with privcode release {run.out}"
+        )
+    models = {k: v for stage in stages.values() for k, v in stage["outputs"].items()}
+    for name, digest in facts["files"].items():
+        folder, _, file = name.partition("/")
+        origin = str((run.premium / file).relative_to(run.out))
+        if folder == "adapter" and models.get(origin) != digest:
+            raise UserError(
+                f"{run.bundle / name}: is not the run's {origin}; "
+                f"make the bundle again with privcode release {run.out}"
+            )
 
 
 def evidence(run: "Run") -> "Evidence":

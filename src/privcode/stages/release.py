@@ -11,6 +11,7 @@ import os
 import shutil
 from collections.abc import Sequence
 from dataclasses import fields
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from privcode.report import Evidence, card, guarantee, page
 
 SCHEMA = pa.schema([(name, pa.string()) for name in ("id", "prompt", "completion")])
 FACTS = "privacy.json"
+ACCOUNTANT = "dp-accounting"
 
 
 def release(
@@ -101,6 +103,7 @@ def verify_bundle(folder: Path) -> dict[str, Any]:
         facts = read_sealed(where)
         files = {str(name): str(digest) for name, digest in facts["files"].items()}
         _check_files(folder, files)
+        facts["versions"] = {str(name): str(made) for name, made in facts["versions"].items()}
         _check_figures(where, facts)
     except (KeyError, TypeError, ValueError, AttributeError, ArithmeticError):
         raise UserError(f"{where}: is not that of a release; get the bundle again") from None
@@ -145,6 +148,13 @@ def _check_figures(where: Path, facts: Row) -> None:
             isinstance(value, float) and math.isclose(facts[name], value, rel_tol=1e-6)
         )
         if not same:
+            stated, here = facts["versions"].get(ACCOUNTANT), version(ACCOUNTANT)
             raise UserError(
-                f"{where}: states {name} {facts[name]}; it is {value}; get the bundle again"
+                f"{where}: states {name} {facts[name]}; it is {value}; "
+                + (
+                    "get the bundle again"
+                    if stated == here
+                    else f"it was made with {ACCOUNTANT} {stated} and this is {here}: verify it "
+                    "with that version, or get the bundle again"
+                )
             )

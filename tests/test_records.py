@@ -23,8 +23,8 @@ from privcode.records import (
     Record,
     bound_contributions,
     guess_columns,
-    owner,
     hold_out,
+    owner,
     read_records,
     read_rows,
 )

@@ -92,13 +92,98 @@ def test_account_refuses_nonsense_in_one_line(arguments: tuple[str, ...], word: 
     assert len(done.stderr.strip().splitlines()) == 1
 
 
-def test_plan_reads_no_data_and_states_the_guarantee(tmp_path: Path) -> None:
+def test_plan_needs_no_data_and_states_the_guarantee(tmp_path: Path) -> None:
     (tmp_path / "privcode.yaml").write_text(CONFIG)
-    facts = json.loads(privcode("plan", tmp_path / "privcode.yaml", "--json").stdout)
+    done = privcode("plan", tmp_path / "privcode.yaml", "--json")
+    assert done.stderr.count("\n") == 1
+    assert "private.jsonl: not here" in done.stderr
+    facts = json.loads(done.stdout)
     assert facts["epsilon"] <= 4
+    assert facts["memory_bytes"] > 4e6
+    groups = facts["group_epsilon"]
+    assert list(groups) == ["2", "5", "10"]
+    assert 4 < groups["2"] < groups["5"] < groups["10"]
     assert facts["neighbouring"] == "add or remove one unit"
     assert facts["noise"] == "cryptographic"
     assert "reproducible_seed" not in facts
+
+
+def repeated(path: Path, shared: int) -> None:
+    """Records of which `shared` have one e-mail address and one code, owned by 3 people."""
+    rows = [
+        {"prompt": f"Write {n}.", "code": f"f{'(' * n}a{')' * n}", "author": f"owner{n}"}
+        for n in range(60)
+    ]
+    for n in range(shared):
+        rows[n] |= {"code": f"send(to='ann@corp.example', n={n})", "author": f"owner{n % 3}"}
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
+def test_plan_tells_the_console_alone_what_stands_in_many_records(tmp_path: Path) -> None:
+    config = tmp_path / "privcode.yaml"
+    config.write_text(CONFIG)
+    without = privcode("plan", config), privcode("plan", config, "--json")
+    repeated(tmp_path / "private.jsonl", 37)
+    within = privcode("plan", config), privcode("plan", config, "--json")
+    # The same with and without the data: nothing in it can come from them.
+    assert [done.stdout for done in within] == [done.stdout for done in without]
+    for done in within:
+        assert done.stderr.count("stands in 37 records: protected at ε = ") == 2
+        assert "keep them to yourself" in done.stderr
+        assert "ann@corp.example" not in done.stderr
+    assert {path.name for path in tmp_path.iterdir()} == {"privcode.yaml", "private.jsonl"}
+    columns = "columns: {prompt: prompt, code: code, unit: author}"
+    by_owner = CONFIG.replace("jsonl}", f"jsonl, {columns}}}", 1)
+    config.write_text(by_owner.replace("units: 16000", "units: 16000, unit: column"))
+    assert privcode("plan", config).stderr.count("stands in 3 owners") == 2
+
+
+def test_plan_says_nothing_where_records_share_nothing_and_why_where_it_cannot_look(
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "privcode.yaml").write_text(CONFIG)
+    repeated(tmp_path / "private.jsonl", 0)
+    assert privcode("plan", tmp_path / "privcode.yaml").stderr == ""
+    (tmp_path / "private.jsonl").write_text("{}\n")
+    done = privcode("plan", tmp_path / "privcode.yaml")
+    assert done.returncode == 0
+    assert done.stderr.startswith("the data were not looked at: ")
+    assert done.stderr.count("\n") == 1
+
+
+def test_a_plan_without_privacy_protects_no_group(tmp_path: Path) -> None:
+    (tmp_path / "privcode.yaml").write_text(CONFIG.replace("epsilon: 4", "epsilon: .inf"))
+    repeated(tmp_path / "private.jsonl", 37)
+    done = privcode("plan", tmp_path / "privcode.yaml", "--json")
+    assert set(json.loads(done.stdout)["group_epsilon"].values()) == {"more than 1000"}
+    assert done.stderr == ""
+
+
+def test_a_model_that_is_not_here_has_unknown_memory(tmp_path: Path) -> None:
+    config = tmp_path / "privcode.yaml"
+    config.write_text(CONFIG.replace("bundled:junior", "nobody/no-such-model"))
+    done = privcode("plan", config)
+    assert done.returncode == 0
+    assert "memory            unknown" in done.stdout
+
+
+def test_planted_canaries_are_not_taken_for_repeated_secrets(tmp_path: Path) -> None:
+    (tmp_path / "privcode.yaml").write_text(CONFIG + "audit: {repetitions: [50]}\n")
+    repeated(tmp_path / "private.jsonl", 0)
+    assert privcode("plan", tmp_path / "privcode.yaml").stderr == ""
+
+
+def test_init_tells_the_console_alone_what_stands_in_many_records(tmp_path: Path) -> None:
+    repeated(tmp_path / "private.jsonl", 37)
+    config = tmp_path / "privcode.yaml"
+    done = privcode("init", tmp_path / "private.jsonl", "-o", config)
+    assert done.stderr.count("stands in 37 records: protected at ε = ") == 2
+    assert "37" not in done.stdout.replace(str(tmp_path), "") + config.read_text()
+    config.unlink()
+    done = privcode("init", tmp_path / "private.jsonl", "-o", config, "--json")
+    assert done.stderr.count("stands in 37 records: protected at ε = ") == 2
+    assert json.loads(done.stdout) == {"config": str(config)}
+    assert {path.name for path in tmp_path.iterdir()} == {"privcode.yaml", "private.jsonl"}
 
 
 @pytest.mark.parametrize(

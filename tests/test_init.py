@@ -19,8 +19,9 @@ from pydantic import BaseModel
 from privcode.config import Config, load_config, parse_config, plan_of
 from privcode.errors import UserError
 from privcode.files import write_jsonl, write_text
-from privcode.init import _NOTES, CHANGE_ME, draft, summary
-from privcode.inspect import Findings, Lengths, UnitColumn, look
+from privcode.init import _NOTES, CHANGE_ME, draft, proposed_plan, shared, summary
+from privcode.inspect import Findings, Lengths, Repeats, UnitColumn, look
+from privcode.privacy import make_plan
 from privcode.records import Columns
 from privcode.run import private_records
 from privcode.syntax.spans import LANGUAGES
@@ -39,17 +40,47 @@ FINDINGS = Findings(
     languages_from="sample",
     prompt_chars=Lengths(median=181, p90=283, max=2_903),
     code_chars=Lengths(median=331, p90=487, max=40_961),
-    exact_duplicates=59,
-    near_duplicates=263,
+    repeats=Repeats(59, 263, widest_code=47, widest_secret={"e-mail address": 37, "access key": 1}),
     secrets={"e-mail address": 71, "access key": 19},
-    unit_columns=(UnitColumn("author", distinct=3_347, max_rows=83),),
+    unit_columns=(UnitColumn("author", distinct=3_347, max_rows=83, several=211),),
     proposed_units=17_000,
 )
 
-PRIVATE = [17_389, 29, 13, 197, 181, 283, 2_903, 331, 487, 40_961, 59, 263, 71, 19, 3_347, 83]
+PRIVATE = [
+    17_389,
+    29,
+    13,
+    197,
+    181,
+    283,
+    2_903,
+    331,
+    487,
+    40_961,
+    59,
+    263,
+    71,
+    19,
+    3_347,
+    83,
+    47,
+    37,
+    211,
+]
 
 
-def text(findings: Findings = FINDINGS, source: str = "owner/data", **options: Any) -> str:
+PLAN = make_plan(epsilon=None, noise_multiplier=0.5, delta=1e-6, units=10_000, batch=100, steps=10)
+
+
+def text(
+    findings: Findings = FINDINGS,
+    source: str = "owner/data",
+    *,
+    unit: str | None = None,
+    **options: Any,
+) -> str:
+    if unit:
+        findings = replace(findings, guess=replace(findings.guess, unit=unit))
     return draft(findings, source, OUT, **options)
 
 
@@ -110,7 +141,7 @@ def test_the_draft_with_prompts_loads_and_reads_the_data_from_any_directory(
     write(Path(name), data)
     write_text(Path("prompts.txt"), "Add.\nSubtract.\n")
     out = tmp_path / "privcode.yaml"
-    write_text(out, draft(look(name), name, out, prompts=Path("prompts.txt"), unit=unit))
+    write_text(out, draft(look(name, unit=unit), name, out, prompts=Path("prompts.txt")))
 
     monkeypatch.chdir(tmp_path / "else")
     config = load_config(out)
@@ -204,30 +235,52 @@ def test_no_figure_of_the_data_is_in_the_draft() -> None:
 
 
 def test_the_summary_has_the_figures_and_says_what_weakens_the_guarantee() -> None:
-    said = summary(FINDINGS)
+    said = summary(FINDINGS, PLAN)
     for figure in [17_389, 17_347, *PRIVATE[1:]]:
         assert re.search(rf"(?<![\d,]){figure:,}(?!,?\d)", said), figure
-    for word in ("data.on_bad_row", "signs of secrets", "repeat others", "--unit author", "yours"):
+    for word in (
+        "data.on_bad_row",
+        "e-mail address stands in 37 records",
+        "--unit author",
+        "yours",
+    ):
         assert word in said
     clean = replace(
         FINDINGS,
         unusable={},
         secrets={},
-        exact_duplicates=0,
-        near_duplicates=0,
+        repeats=Repeats(0, 0, 1, {}),
         unit_columns=(),
     )
-    assert "!" not in summary(clean)
-    assert "fewer than 1,000 units" in summary(replace(clean, proposed_units=990))
-    assert "data.language" in summary(replace(clean, languages={"python": 5, "go": 5}))
+    assert "!" not in summary(clean, PLAN)
+    assert "fewer than 1,000 units" in summary(replace(clean, proposed_units=990), PLAN)
+    assert "data.language" in summary(replace(clean, languages={"python": 5, "go": 5}), PLAN)
     named = replace(clean, guess=Columns("prompt", "code", "lang"), languages_from="column")
-    said = summary(replace(named, languages={"python": 5, "julia": 7}))
+    said = summary(replace(named, languages={"python": 5, "julia": 7}), PLAN)
     assert "left out (data.languages): julia 7" in said
+
+
+def test_what_several_units_share_is_told_with_the_figure_of_their_number() -> None:
+    one, many = f"{PLAN.cost().epsilon:.3g}", f"{PLAN.group_epsilon(37):.3g}"
+    said = summary(FINDINGS, PLAN)
+    mail = "! the same e-mail address stands in 37 records"
+    assert f"{mail}: protected at ε = {many}, not {one}\n" in said
+    assert "access key stands" not in said
+    assert "several owners in 211 rows" in said
+    by_owner = replace(PLAN, unit="author")
+    assert "stands in 47 owners" in "".join(shared(FINDINGS.repeats, by_owner))
+    assert "ε = more than 1000" in "".join(shared(Repeats(0, 0, 9_000, {}), PLAN))
+    assert not list(shared(FINDINGS.repeats, replace(PLAN, noise_multiplier=0.0)))
+
+
+def test_the_summary_reckons_with_the_plan_of_the_draft() -> None:
+    found = replace(FINDINGS, guess=replace(FINDINGS.guess, unit="author"))
+    assert proposed_plan(found) == plan_of(filled(text(found)))
 
 
 def test_the_summary_gives_the_terminal_no_commands_and_no_endless_list() -> None:
     odd = {f"\x1b[2J{n}": 1 for n in range(30)}
-    said = summary(replace(FINDINGS, languages=odd))
+    said = summary(replace(FINDINGS, languages=odd), PLAN)
     assert "\x1b" not in said
     assert "22 more kinds" in said
     assert all(line.isprintable() for line in said.split("\n"))
@@ -279,9 +332,6 @@ def test_the_owner_is_the_unit_only_if_asked_for() -> None:
     assert config.privacy.max_records_per_unit > 1
     assert config.data.columns
     assert config.data.columns.unit == "author"
-    assert text(unit="author") == text(
-        replace(FINDINGS, guess=Columns("prompt", "code", unit="author"))
-    )
     with pytest.raises(UserError, match=r"unit code: .*\(author\)"):
         text(unit="code")
 

@@ -66,7 +66,64 @@ def test_duplicates_are_exact_up_to_white_space_and_near_up_to_names_and_literal
             "def f(a, b):\n    return a - b * 2",  # another function
         )
     )
-    assert (found.exact_duplicates, found.near_duplicates) == (1, 1)
+    assert (found.repeats.exact, found.repeats.near) == (1, 1)
+
+
+SHARED = [
+    ("ann", "def f(a):\n    return a + 1"),
+    ("ann", "def g(b):\n    return b + 7"),
+    ("bob", "def h(c):\n    return c + 2"),
+    ("cyd", "mail = 'x@corp.example'; print(mail)"),
+    ("cyd", "# X@corp.example wrote this\npass"),
+    ("dan", "raise ValueError('x@corp.example')"),
+    ("dan", "x = ['y@corp.example']"),
+]
+
+
+def test_repeats_are_counted_in_units_and_the_widest_of_each_kind_is_kept(tmp_path: Path) -> None:
+    rows = [{"prompt": "p", "code": code, "author": author} for author, code in SHARED]
+    rows[0]["prompt"] = "for x@corp.example, password = 'hunter22'"
+    source = jsonl(tmp_path / "a.jsonl", *rows)
+    by_record, by_author = look(source).repeats, look(source, unit="author").repeats
+    assert (by_record.exact, by_record.near) == (by_author.exact, by_author.near) == (0, 2)
+    assert (by_record.widest_code, by_author.widest_code) == (3, 2)
+    assert by_record.widest_secret == {"e-mail address": 4, "secret assigned": 1}
+    assert by_author.widest_secret == {"e-mail address": 3, "secret assigned": 1}
+    assert "corp" not in repr(look(source))
+    unowned = {"prompt": "p", "code": "t = 'x@corp.example'", "author": None}
+    source = jsonl(tmp_path / "a.jsonl", *rows, unowned)
+    assert look(source, unit="author").repeats == by_author
+
+
+def test_only_what_is_trained_on_counts_as_shared(tmp_path: Path) -> None:
+    rows = [{"prompt": "p", "code": f"f{'(' * n}", "email": "x@corp.example"} for n in range(3)]
+    found = look(jsonl(tmp_path / "a.jsonl", *rows))
+    assert (found.secrets, found.repeats.widest_secret) == ({"e-mail address": 3}, {})
+    rows = [{"instruction": "p", "input": f"x@corp.example {n}", "output": "c"} for n in range(3)]
+    found = look(jsonl(tmp_path / "a.jsonl", *rows))
+    assert found.repeats.widest_secret == {"e-mail address": 3}
+
+
+def test_two_private_keys_are_two_secrets(tmp_path: Path) -> None:
+    begin = "-----BEGIN RSA PRIVATE KEY-----"
+    keys = [f"{begin}\nMIIEpAIBAAKCAQEA{letter * 40}" for letter in "aab"]
+    escaped = [key.replace("\n", "\\n") for key in keys]
+    for codes in (keys, escaped):
+        assert look(coded(tmp_path / "a.jsonl", *codes)).repeats.widest_secret == {"private key": 2}
+
+
+@pytest.mark.parametrize("name", ["authors", "repositories", "owner"])
+def test_a_column_of_lists_is_a_unit_and_rows_with_several_owners_are_told(
+    name: str, tmp_path: Path
+) -> None:
+    owners: list[object] = [["a"], ["a", "b"], ["b", "b"], "a", [], None, ["c", "a"]]
+    rows = [{"prompt": "p", "code": "c", name: value} for value in owners]
+    source = jsonl(tmp_path / "a.jsonl", *rows)
+    assert look(source).unit_columns == (UnitColumn(name, distinct=2, max_rows=2, several=2),)
+    found = look(source, unit=name)
+    assert found.guess == Columns("prompt", "code", unit=name)
+    assert found.unusable == {f"{name}: several owners": 2, f"{name}: empty": 1, f"{name}: null": 1}
+    assert found.repeats.widest_code == 2
 
 
 @pytest.mark.parametrize(
@@ -159,7 +216,7 @@ def test_gpteacher_is_looked_at() -> None:
     assert (found.rows, found.proposed_units) == (4535, 4500)
     assert found.guess == Columns("instruction", "response", input="input")
     assert next(iter(found.languages)) == "python"
-    assert found.exact_duplicates > 0
+    assert found.repeats.exact > 0
 
 
 @pytest.mark.skipif(not DATA.is_dir(), reason="needs the shared data folder")

@@ -304,8 +304,16 @@ def plan_of(config: Config) -> PrivacyPlan:
     Raises:
         UserError: a number is out of range, by field.
     """
-    p = config.privacy
     columns = config.data.columns
+    return plan_from(config.privacy, columns.unit if columns else None)
+
+
+def plan_from(p: Privacy, owner: str | None) -> PrivacyPlan:
+    """The plan of a privacy section; `owner` is the unit's column, where the unit is one.
+
+    Raises:
+        UserError: a number is out of range, by field.
+    """
     return make_plan(
         epsilon=p.epsilon,
         noise_multiplier=p.noise_multiplier,
@@ -314,7 +322,7 @@ def plan_of(config: Config) -> PrivacyPlan:
         batch=p.batch,
         steps=p.steps,
         clip_norm=p.clip_norm,
-        unit="record" if p.unit == "record" or columns is None else str(columns.unit),
+        unit="record" if p.unit == "record" else str(owner),
         max_records_per_unit=p.max_records_per_unit,
         reproducible_seed=p.seed if p.noise == "reproducible" else None,
     )

@@ -1,7 +1,8 @@
 """What the person at the terminal sees.
 
 Promises: results go to stdout (one JSON document with --json), everything else to stderr.
-Does not: show anything computed from private records but progress and public figures.
+Does not: show anything computed from private records but progress, public figures, and on stderr
+what `init` and `plan` tell the owner, which they call private.
 """
 
 import json

@@ -20,9 +20,11 @@ import yaml
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
-from privcode.config import Config, Privacy
+from privcode.config import Config, Privacy, plan_from
 from privcode.errors import UserError
-from privcode.inspect import Findings, Lengths, two_digits
+from privcode.inspect import Findings, Lengths, Repeats, two_digits
+from privcode.privacy.accounting import GROUP_CEILING
+from privcode.privacy.plan import PrivacyPlan
 from privcode.prompts import read_prompts
 from privcode.syntax.spans import LANGUAGES
 
@@ -61,26 +63,24 @@ def draft(
     *,
     prompts: Path | None = None,
     tasks: Sequence[Path] = (),
-    unit: str | None = None,
 ) -> str:
     """A commented YAML config for `source`, to be written to `out`.
 
     Args:
-        findings: what `inspect.look` saw in `source`.
+        findings: what `inspect.look` saw in `source`; `guess.unit` is the unit.
         source: the private data, as `records.read_rows` takes it.
         out: where the config will be written; file names in it are made to work from there.
         prompts: file of prompts, which its owner states to be public; without it the config does
             not load until the owner has named one.
         tasks: files of tasks in HumanEval's format.
-        unit: the column that names each record's owner, where the owner is what is protected.
 
     Raises:
-        UserError: no row is usable; prompts or tasks cannot be read; `unit` is no such column.
+        UserError: no row is usable; prompts or tasks cannot be read; the unit is no such column.
     """
     folder = out.parent.resolve()
-    unit = unit or findings.guess.unit
-    units = _units(findings, unit)
-    if not units:
+    unit = findings.guess.unit
+    privacy = _privacy(findings)
+    if not privacy["units"]:
         reasons = ", ".join(findings.unusable) or "no owner is named"
         raise UserError(f"{source}: no row is usable ({reasons}); mend the data or name columns")
     tokens = max(findings.prompt_chars.p90 + findings.code_chars.p90, 1) / _CHARS_PER_TOKEN
@@ -89,17 +89,11 @@ def draft(
     values = {
         "data": {
             "source": _reach(source, folder),
-            "columns": asdict(findings.guess) | {"unit": unit},
+            "columns": asdict(findings.guess),
             "language": _main_language(findings),
             "languages": list(LANGUAGES) if _unsupported(findings) else None,
         },
-        "privacy": {
-            "delta": float(Context(prec=2, rounding=ROUND_DOWN).divide(1, 10 * units)),
-            "units": units,
-            "unit": "column" if unit else "record",
-            "max_records_per_unit": _RECORDS_PER_OWNER if unit else 1,
-            "batch": min(_default(Privacy.model_fields["batch"]), max(units // _BATCHES, 1)),
-        },
+        "privacy": privacy,
         "junior": {"model": "bundled:junior", "max_tokens": context},
         "premium": {"model": "bundled:premium", "max_tokens": context},
         "evaluate": {"tasks": [_task(path, folder) for path in tasks]} if tasks else {},
@@ -120,7 +114,24 @@ def draft(
     return "\n".join([_HEADER, *lines, ""])
 
 
-def summary(findings: Findings) -> str:
+def proposed_plan(findings: Findings) -> PrivacyPlan:
+    """The plan of the config that `draft` writes."""
+    return plan_from(Privacy(**_privacy(findings)), findings.guess.unit)
+
+
+def _privacy(findings: Findings) -> dict[str, Any]:
+    unit = findings.guess.unit
+    units = _units(findings, unit)
+    return {
+        "delta": float(Context(prec=2, rounding=ROUND_DOWN).divide(1, 10 * max(units, 1))),
+        "units": units,
+        "unit": "column" if unit else "record",
+        "max_records_per_unit": _RECORDS_PER_OWNER if unit else 1,
+        "batch": min(_default(Privacy.model_fields["batch"]), max(units // _BATCHES, 1)),
+    }
+
+
+def summary(findings: Findings, plan: PrivacyPlan) -> str:
     """What the owner should know about the data, for a console: all its figures are private."""
     guess = findings.guess
     usable = findings.rows - sum(findings.unusable.values())
@@ -131,6 +142,7 @@ def summary(findings: Findings) -> str:
     owners = (
         f"column {column.name}: {column.distinct:,} values, the most frequent in "
         f"{column.max_rows:,} rows"
+        + (f", several owners in {column.several:,} rows" if column.several else "")
         for column in findings.unit_columns
     )
     rows = [
@@ -142,7 +154,7 @@ def summary(findings: Findings) -> str:
         ("code", _lengths(findings.code_chars)),
         (
             "duplicates",
-            f"{findings.exact_duplicates:,} exact, {findings.near_duplicates:,} near",
+            f"{findings.repeats.exact:,} exact, {findings.repeats.near:,} near",
         ),
         ("secrets", f"rows with {_counts(findings.secrets)}"),
         ("owners", "; ".join(owners) or "no column looks like one"),
@@ -150,8 +162,36 @@ def summary(findings: Findings) -> str:
     ]
     text = [f"{name.ljust(12)}{value}" for name, value in rows]
     text += [f"! {warning}" for warning in _warnings(findings)]
-    text += ["These figures were not computed under the guarantee: keep them to yourself."]
+    text += [f"! {warning}" for warning in shared(findings.repeats, plan)]
+    text += [KEEP]
     return "\n".join(map(_printable, text))
+
+
+KEEP = "These figures were not computed under the guarantee: keep them to yourself."
+
+
+def shared(repeats: Repeats, plan: PrivacyPlan) -> Iterator[str]:
+    """What stands in several units' records, with the ε it really has under `plan`: private.
+
+    Without noise nothing is promised to anyone, and nothing is said.
+    """
+    one = plan.cost().epsilon
+    if math.isinf(one):
+        return
+    owners = "records" if plan.unit == "record" else "owners"
+    widest = {f"the same {kind}": units for kind, units in repeats.widest_secret.items()}
+    widest["the same code, up to names and literals,"] = repeats.widest_code
+    found = sorted((item for item in widest.items() if item[1] > 1), key=lambda item: -item[1])
+    for what, units in found:
+        epsilon = epsilon_words(plan.group_epsilon(units))
+        yield f"{what} stands in {units:,} {owners}: protected at ε = {epsilon}, not {one:.3g}"
+    if found:
+        yield "what must not be learned at all has to be taken out of the data"
+
+
+def epsilon_words(epsilon: float) -> str:
+    """ε of a group, as one reads it."""
+    return f"more than {GROUP_CEILING:.0f}" if math.isinf(epsilon) else f"{epsilon:.3g}"
 
 
 def _warnings(findings: Findings) -> Iterator[str]:
@@ -160,6 +200,12 @@ def _warnings(findings: Findings) -> Iterator[str]:
             "some rows are not usable, and a run refuses them: mend them, or set data.on_bad_row: "
             "skip"
         )
+    for column in findings.unit_columns:
+        if column.several:
+            yield (
+                f"column {column.name} names several owners in {column.several:,} rows: if it is "
+                "the unit, a run refuses them, or leaves them out with data.on_bad_row: skip"
+            )
     if unsupported := _unsupported(findings):
         yield f"rows in other languages are left out (data.languages): {_counts(unsupported)}"
     if not findings.guess.language and not _main_language(findings):
@@ -167,17 +213,7 @@ def _warnings(findings: Findings) -> Iterator[str]:
             "no column names the language and no language prevails: set data.language or "
             "data.contains, or the syntax term leaves out code whose fence names none"
         )
-    if findings.secrets:
-        yield (
-            "there are signs of secrets: the guarantee is for one record, so one that stands in "
-            "k records is protected k times less; remove what must not be learned at all"
-        )
-    if findings.exact_duplicates or findings.near_duplicates:
-        yield (
-            "some rows repeat others: what stands in k records is protected k times less; "
-            "remove the repeats, or protect their owner"
-        )
-    for column in findings.unit_columns:
+    for column in findings.unit_columns if not findings.guess.unit else ():
         yield (
             f"column {column.name} may name an owner: --unit {column.name} protects all records "
             f"of each, with {column.proposed_units:,} proposed units"

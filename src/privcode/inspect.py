@@ -1,4 +1,4 @@
-"""The look at a private data set behind `privcode init DATA`.
+"""The look at a private data set behind `privcode init DATA` and `privcode plan CONFIG`.
 
 Promises: counts and column names only, never the text of a record; every figure is exact or says
 that it comes from a sample. The figures are themselves private (they were computed without the
@@ -10,16 +10,25 @@ owner knows what to ask before training.
 
 import hashlib
 import re
-from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from statistics import median_low
 from typing import Literal
 
 from tree_sitter import Node
 
 from privcode.files import Row
-from privcode.records import BadField, Columns, guess_columns, read_rows, text_field
+from privcode.records import (
+    SEVERAL_OWNERS,
+    BadField,
+    Columns,
+    guess_columns,
+    owner,
+    prompt_text,
+    read_rows,
+    text_field,
+)
 from privcode.syntax.spans import LANGUAGES, canonical_language, code_blocks, parse
 
 SAMPLE = 200
@@ -37,11 +46,15 @@ class Lengths:
 
 @dataclass(frozen=True)
 class UnitColumn:
-    """A column that could name the unit: distinct values and the rows of the most frequent one."""
+    """A column that could name the unit: distinct owners and the rows of the most frequent one.
+
+    `several` counts rows with several owners, which belong to no unit and are counted nowhere else.
+    """
 
     name: str
     distinct: int
     max_rows: int
+    several: int = 0
 
     @property
     def proposed_units(self) -> int:
@@ -50,14 +63,29 @@ class UnitColumn:
 
 
 @dataclass(frozen=True)
+class Repeats:
+    """What stands in more than one record; every figure is private.
+
+    `exact` and `near` count records whose code an earlier one has too: exact up to white space,
+    near up to white space, literals and consistently renamed words. `widest_code` is the number of
+    units with the code that most units have, exact or near; `widest_secret`, by kind, that of the
+    sign of a secret that most units have in prompt or code. The texts themselves are not kept.
+    """
+
+    exact: int
+    near: int
+    widest_code: int
+    widest_secret: Mapping[str, int]
+
+
+@dataclass(frozen=True)
 class Findings:
     """What `look` saw; every figure is private.
 
     `unusable` counts rows by "FIELD: REASON". `languages` counts usable rows, all of them where
     `languages_from` is "column", a sample of at most `SAMPLE` where it is "sample"; "unknown" is
-    what no parser read. Duplicates are usable rows whose code an earlier row has too: exact up to
-    white space, near up to white space, literals and consistently renamed words. `secrets` counts
-    rows with at least one sign of each kind.
+    what no parser read. `repeats` is about usable rows, by the unit in `guess`. `secrets` counts
+    rows with at least one sign of each kind in any column.
     """
 
     rows: int
@@ -68,8 +96,7 @@ class Findings:
     languages_from: Literal["column", "sample"]
     prompt_chars: Lengths
     code_chars: Lengths
-    exact_duplicates: int
-    near_duplicates: int
+    repeats: Repeats
     secrets: Mapping[str, int]
     unit_columns: tuple[UnitColumn, ...]
     proposed_units: int
@@ -83,10 +110,12 @@ _SECRETS = {
         r"(25[0-5]|2[0-4]\d|1?\d?\d)(?![\w.])"
     ),
     "access key": re.compile(
-        r"\b((AKIA|ASIA)[0-9A-Z]{16}|gh[opsur]_\w{36}|AIza[\w-]{35}|sk-[\w-]{20}"
-        r"|xox[abprs]-[\w-]{10})"
+        r"\b((AKIA|ASIA)[0-9A-Z]{16}|gh[opsur]_\w{36,255}|AIza[\w-]{35}|sk-[\w-]{20,200}"
+        r"|xox[abprs]-[\w-]{10,200})"
     ),
-    "private key": re.compile(r"-----BEGIN [A-Z ]{0,30}PRIVATE KEY-----"),
+    "private key": re.compile(
+        r"-----BEGIN [A-Z ]{0,30}PRIVATE KEY-----((\s|\\[nr]){1,4}[\w+/=]{16,80})?"
+    ),
     "secret assigned": re.compile(
         r"(passw(or)?d|passwd|pwd|secret|token|api_?key)\w{0,20}[\"']?\s{0,5}(:|=|=>)\s{0,5}"
         r"[\"'][^\"'\s]{6,}[\"']",
@@ -94,8 +123,8 @@ _SECRETS = {
     ),
 }
 _UNIT_WORDS = re.compile(
-    r"(?<![a-z])(author|user|username|owner|repo|repository|project|e-?mail|committer|developer"
-    r"|contributor|organi[sz]ation|org|team|customer|client|tenant)(?![a-z])"
+    r"(?<![a-z])(author|user|username|owner|repo|repositor(y|ie)|project|e-?mail|committer|developer"
+    r"|contributor|organi[sz]ation|org|team|customer|client|tenant)s?(?![a-z])"
 )
 _TOKEN = re.compile(r"\"(?:[^\"\\\n]|\\.)*\"|'(?:[^'\\\n]|\\.)*'|[^\W\d]\w*|\d[\w.]*|[^\w\s]")
 
@@ -135,19 +164,27 @@ def _renamed(code: str) -> list[str]:
     ]
 
 
-def _duplicates(codes: Sequence[str]) -> tuple[int, int]:
-    exact: set[bytes] = set()
-    near: set[bytes] = set()
-    repeats = similar = 0
-    for code in codes:
+def repeats(records: Iterable[tuple[str, str, str]]) -> Repeats:
+    """Look for what several records share, given (unit, prompt, code) of each."""
+    seen: set[bytes] = set()
+    codes: defaultdict[bytes, set[str]] = defaultdict(set)
+    secrets: defaultdict[tuple[str, bytes], set[str]] = defaultdict(set)
+    exact = near = 0
+    for unit, prompt, code in records:
         digest, renamed = _digest(code.split()), _digest(_renamed(code))
-        if digest in exact:
-            repeats += 1
-        elif renamed in near:
-            similar += 1
-        exact.add(digest)
-        near.add(renamed)
-    return repeats, similar
+        if digest in seen:
+            exact += 1
+        elif renamed in codes:
+            near += 1
+        seen.add(digest)
+        codes[renamed].add(unit)
+        for kind, sign in _SECRETS.items():
+            for found in sign.finditer(f"{prompt}\n{code}"):
+                secrets[kind, _digest(found[0].casefold().split())].add(unit)
+    widest: Counter[str] = Counter()
+    for (kind, _), units in secrets.items():
+        widest[kind] = max(widest[kind], len(units))
+    return Repeats(exact, near, max(map(len, codes.values()), default=0), dict(widest))
 
 
 def _errors(root: Node) -> int:
@@ -184,10 +221,18 @@ def guess_language(completion: str) -> str | None:
 def _unit_columns(rows: Sequence[Row], names: Sequence[str]) -> tuple[UnitColumn, ...]:
     candidates = []
     for name in names:
-        if _UNIT_WORDS.search(name.lower().replace("_", " ")):
-            counts = Counter(str(row[name]) for row in rows if row.get(name) not in (None, ""))
-            if counts:
-                candidates.append(UnitColumn(name, len(counts), max(counts.values())))
+        if not _UNIT_WORDS.search(name.lower().replace("_", " ")):
+            continue
+        counts: Counter[str] = Counter()
+        several = 0
+        for row in rows:
+            try:
+                counts[owner(row, name)] += 1
+            except BadField as bad:
+                several += bad.reason == SEVERAL_OWNERS
+        if counts or several:
+            most = max(counts.values(), default=0)
+            candidates.append(UnitColumn(name, len(counts), most, several))
     return tuple(candidates)
 
 
@@ -195,6 +240,7 @@ def look(
     source: str,
     columns: Columns | None = None,
     *,
+    unit: str | None = None,
     progress: Callable[[int], None] | None = None,
 ) -> Findings:
     """Look at a data set without training on it.
@@ -202,6 +248,7 @@ def look(
     Args:
         source: see `records.read_rows`; all rows are held in memory.
         columns: its columns, if the guess from their names would be wrong.
+        unit: the column that names each record's owner; without it each record is a unit.
         progress: is told of rows as they are examined.
 
     Raises:
@@ -209,23 +256,26 @@ def look(
     """
     rows = [row for _, row in read_rows(source)]
     names = tuple(dict.fromkeys(str(name) for row in rows for name in row))
-    guess = columns or guess_columns(names)
+    guess = columns or replace(guess_columns(names), unit=unit)
     prompts: list[str] = []
     codes: list[str] = []
+    units: list[str] = []
     languages: Counter[str] = Counter()
     unusable: Counter[str] = Counter()
     secrets: Counter[str] = Counter()
-    for row in rows:
+    for number, row in enumerate(rows, start=1):
         if progress:
             progress(1)
         try:
-            prompt, code = text_field(row, guess.prompt), text_field(row, guess.code)
+            prompt, code = prompt_text(row, guess), text_field(row, guess.code)
+            whose = owner(row, guess.unit) if guess.unit else f"row-{number}"
             named = text_field(row, guess.language) if guess.language else None
         except BadField as bad:
             unusable[f"{bad.field}: {bad.reason}"] += 1
             continue
         prompts.append(prompt)
         codes.append(code)
+        units.append(whose)
         if named:
             languages[canonical_language(named) or named] += 1
         texts = [value for value in row.values() if isinstance(value, str)]
@@ -235,7 +285,6 @@ def look(
     if not guess.language:
         step = max(-(-len(codes) // SAMPLE), 1)
         languages.update(guess_language(code) or "unknown" for code in codes[::step])
-    repeats, similar = _duplicates(codes)
     return Findings(
         rows=len(rows),
         columns=names,
@@ -245,8 +294,7 @@ def look(
         languages_from="column" if guess.language else "sample",
         prompt_chars=_lengths(prompts),
         code_chars=_lengths(codes),
-        exact_duplicates=repeats,
-        near_duplicates=similar,
+        repeats=repeats(zip(units, prompts, codes, strict=True)),
         secrets=dict(secrets),
         unit_columns=_unit_columns(rows, names),
         proposed_units=two_digits(len(codes)),

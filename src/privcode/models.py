@@ -15,6 +15,7 @@ import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors import SafetensorError
 from transformers import (
+    AutoConfig,
     AutoModel,
     AutoModelForCausalLM,
     AutoTokenizer,
@@ -111,6 +112,23 @@ def attach_lora(
         task_type="CAUSAL_LM", r=r, lora_alpha=alpha, lora_dropout=dropout, target_modules=chosen
     )
     return get_peft_model(model, config, autocast_adapter_dtype=True)
+
+
+def sizes(name: str, r: int, targets: list[str] | None = None) -> tuple[int, int]:
+    """Parameters of model `name` and of its adapter, from its config: no weights, no network.
+
+    Raises:
+        UserError: the config is not on this machine or unsupported; what `attach_lora` raises.
+    """
+    config = _load(AutoConfig, "model", name, local_files_only=True)
+    with torch.device("meta"):
+        try:
+            model = AutoModelForCausalLM.from_config(config)
+        except _LOAD_ERRORS as error:
+            raise UserError(f"model {name}: is not supported ({_reason(error)})") from error
+        base = model.num_parameters()
+        adapted = attach_lora(model, r, r, 0.0, targets)
+    return base, sum(p.numel() for p in adapted.parameters() if p.requires_grad)
 
 
 def load_adapter(model: PreTrainedModel, path: Path) -> PeftModel:

@@ -17,6 +17,7 @@ from privcode import results
 from privcode.errors import UserError
 from privcode.exercises.corpus import prelude, private_records, public_prompts, tasks
 from privcode.files import write_jsonl
+from privcode.privacy.ledger import read_ledger
 from privcode.run import STAGES, Run
 from privcode.stages.release import verify_bundle
 
@@ -40,7 +41,10 @@ evaluate:
   max_new_tokens: 40
 audit: {repetitions: [2], samples: 2, candidates: 20, max_new_tokens: 40}
 """
-ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
+
+
+def environment() -> dict[str, str]:
+    return {**os.environ, "OMP_NUM_THREADS": "1"}  # with this test's own registry
 
 
 @pytest.fixture
@@ -59,13 +63,13 @@ def configure(tmp_path: Path) -> Path:
 
 def privcode(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "privcode", *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, check=False, env=ENVIRONMENT)
+    return subprocess.run(command, capture_output=True, text=True, check=False, env=environment())
 
 
 def start(*arguments: str | Path) -> subprocess.Popen[bytes]:
     command = [sys.executable, "-m", "privcode", *map(str, arguments)]
     quiet = subprocess.DEVNULL
-    return subprocess.Popen(command, stdout=quiet, stderr=quiet, env=ENVIRONMENT)
+    return subprocess.Popen(command, stdout=quiet, stderr=quiet, env=environment())
 
 
 def kill_when(process: subprocess.Popen[bytes], ready: "callable[[], bool]") -> None:  # type: ignore[valid-type]
@@ -77,11 +81,15 @@ def kill_when(process: subprocess.Popen[bytes], ready: "callable[[], bool]") -> 
 
 
 def files(run: Path) -> dict[str, bytes]:
-    return {
-        str(p.relative_to(run)): p.read_bytes()
-        for p in sorted(run.rglob("*"))
-        if p.is_file() and p != run / "manifest.json"  # it holds seconds
-    }
+    """All but seconds, and the random name that a run goes by in its ledger."""
+    found = {str(p.relative_to(run)): p.read_bytes() for p in run.rglob("*") if p.is_file()}
+    hashes = {"private/ledger.jsonl", "private/manifest.json", "manifest.json"}
+    ledger = [
+        {k: v for k, v in entry.items() if k not in ("run", "hash", "previous")}
+        for entry in read_ledger(run / "private" / "ledger.jsonl")
+    ]
+    same = {name: content for name, content in found.items() if name not in hashes}
+    return same | {"ledger": json.dumps(ledger).encode()}
 
 
 def stages(run: Path) -> list[str]:
@@ -274,13 +282,13 @@ def test_a_full_disk_is_one_line_and_the_run_goes_on_when_there_is_room(
         capture_output=True,
         text=True,
         check=False,
-        env=ENVIRONMENT,
+        env=environment(),
         cwd=tmp_path,
     )
     assert done.returncode == 2, done.stderr
     assert "Traceback" not in done.stderr
     assert "free space" in done.stderr.splitlines()[-1]
-    subprocess.run(command, check=True, env=ENVIRONMENT, cwd=tmp_path, capture_output=True)
+    subprocess.run(command, check=True, env=environment(), cwd=tmp_path, capture_output=True)
     assert files(tmp_path / "whole") == files(finished.parent / "whole")
 
 

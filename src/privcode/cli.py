@@ -121,6 +121,7 @@ def plan(
     room = "unknown: the model's config cannot be read here"
     if memory is not None:
         room = f"at least {memory / 1e6:,.0f} MB for sanitize, plus activations"
+    selection, selection_text = _planned_selection(loaded, chosen)
     whom = "record" if chosen.unit == "record" else f"owner (column {chosen.unit})"
     text = f"""\
 guarantee         ε = {cost.epsilon:.4g}, δ = {chosen.delta:g} (by RDP: ε = {cost.epsilon_rdp:.4g})
@@ -131,9 +132,9 @@ noise multiplier  {chosen.noise_multiplier:.4f}, {facts["noise"]}
 sampling          rate {chosen.sampling_rate:.5g}: {chosen.expected_batch} of {chosen.units} units \
 expected per step, {chosen.steps} steps, clip norm {chosen.clip_norm:g}
 memory            {room}
-not covered       the prompts are taken as public; settings chosen by looking at other runs on
-                  the same data are not charged"""
-    answer(facts, as_json, text)
+not covered       the prompts are taken as public; settings chosen by looking at runs that are
+                  not counted below are not charged"""
+    answer(facts | selection, as_json, f"{text}\n{selection_text}")
     _say_shared(loaded, chosen)
 
 
@@ -180,6 +181,23 @@ def _say_shared(config: "Config", plan: "PrivacyPlan") -> None:
         say(f"! {line}")
     if lines:
         say(KEEP)
+
+
+def _planned_selection(config: "Config", plan: "PrivacyPlan") -> tuple[dict[str, Any], str]:
+    """What the plan's selection means beside the runs that are known by now."""
+    from privcode.results import charged, spent_elsewhere
+
+    charge = plan.charge(tuple(spent_elsewhere(config).values()))
+    facts = charged(charge)
+    others = facts["runs_over_the_same_data"] - 1
+    text = f"selection         {plan.selection}: {others} other run(s) over this source are known"
+    if plan.trials:
+        text += f"; the best of\n{' ' * 18}Poisson-many trials, mean {plan.trials:g}, is charged"
+    if charge.words:
+        text += f"\n{charge.words}"
+    elif others:
+        text += f"; with all of\n{' ' * 18}them ε = {charge.cost.epsilon:.4g}"
+    return facts, text
 
 
 @app.command()
@@ -308,9 +326,15 @@ def _summary(run: "Run", as_json: bool) -> None:
     from privcode.results import summary
 
     facts = summary(run)
+    answer(facts, as_json, _summary_text(facts))
+
+
+def _summary_text(facts: dict[str, Any]) -> str:
     lines = [f"run        {facts['run']}"]
     if facts["epsilon"] is not None:
         lines.append(f"guarantee  ε = {float(facts['epsilon']):.4g}, δ = {facts['delta']:g}")
+        if facts["warning"]:
+            lines.append(facts["warning"])
     if facts["samples"]:
         lines.append(
             f"samples    {facts['samples']['accepted']} of {facts['samples']['samples']} accepted"
@@ -323,7 +347,7 @@ def _summary(run: "Run", as_json: bool) -> None:
     if facts["leaks"]:
         found = facts["leaks"]["places"]["anywhere"]
         lines.append(f"canaries   {found['leaked']} of {found['planted']} came out")
-    answer(facts, as_json, "\n".join(lines))
+    return "\n".join(lines)
 
 
 @app.command()
@@ -375,6 +399,7 @@ def release(
     as_json: Json = False,
 ) -> None:
     """Check a run and bundle what may leave the building."""
+    from privcode.report import loud
     from privcode.run import Run
 
     opened = Run.open(run)
@@ -392,6 +417,8 @@ def release(
             delete_patterns=".gitattributes",
         )
     text = f"release {opened.bundle}: ε = {facts['epsilon']:.4g}, δ = {facts['delta']:g}\n"
+    if words := loud(facts):
+        text += f"{words}\n"
     text += f"digest  {facts['digest']} (publish it by another way than the bundle)\n"
     text += f"next    privcode verify {opened.bundle}"
     answer({"release": str(opened.bundle)} | facts, as_json, text)
@@ -409,14 +436,17 @@ def verify(
     from privcode.workspace import versions
 
     if (folder / "privacy.json").exists():
+        from privcode.report import loud
         from privcode.stages.release import verify_bundle
 
         facts = verify_bundle(folder)
+        words = loud(facts)
     else:
         from privcode import results
         from privcode.run import Run
 
         facts = results.verify(Run.open(folder))
+        words = facts.get("warning")
     if digest and facts.get("digest") != digest.lower():
         raise UserError(
             f"{folder}: its digest is {facts.get('digest') or 'not there: it is no bundle'}, not "
@@ -429,6 +459,8 @@ def verify(
     text = f"{folder}: unchanged; ε = {epsilon}, δ = {facts['delta']:g}, recomputed"
     if facts["noise"] == "reproducible":
         text += "; the noise was reproducible: this holds while nobody knows the seed"
+    if words:
+        text += f"\n{words}"
     if other:
         stated = ", ".join(f"{name} {made} (here {here.get(name)})" for name, made in other.items())
         text += f"\nmade with other versions than these: {stated}"
@@ -452,6 +484,22 @@ def compare(
     folder = out or Path("runs") / f"{config.stem}-compare"
     facts = compare(load_config(config), folder)
     answer(facts, as_json, f"{_table(facts['table'])}\n\nfigures {folder / 'compare.json'}")
+
+
+@app.command()
+def sweep(
+    config: Annotated[Path, typer.Argument(help="A YAML file; see its section sweep.")],
+    out: Out = None,
+    as_json: Json = False,
+) -> None:
+    """Try settings and keep the best run, charged as privacy.selection says."""
+    from privcode.config import load_config
+    from privcode.sweep import sweep
+
+    facts = sweep(load_config(config), out or Path("runs") / f"{config.stem}-sweep")
+    settings = ", ".join(f"{field} {value}" for field, value in facts["settings"].items())
+    text = f"{_summary_text(facts)}\nbest       {settings}: pass@1 {facts['score']:.3f}\n"
+    answer(facts, as_json, f"{text}next       privcode release {facts['run']}")
 
 
 def _table(rows: list[dict[str, Any]]) -> str:

@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -32,38 +33,7 @@ def compare(config: Config, out: Path) -> dict[str, Any]:
         UserError: an arm failed; its last line says why.
     """
     chosen = arms(config)
-    for name, arm in chosen.items():
-        path = out / f"{name}.yaml"
-        text = dump_config(arm)
-        if path.exists() and path.read_text(encoding="utf-8") != text:
-            raise UserError(
-                f"{path}: belongs to a comparison with other settings; choose another --out"
-            )
-        write_text(path, text)
-    threads = max(1, (os.cpu_count() or 1) // config.compare.parallel)
-    waiting, running = list(chosen), dict[str, subprocess.Popen[bytes]]()
-    finished = 0
-    total = sum(len(stages_of(arm)) for arm in chosen.values())
-    try:
-        with progress_bar("compare", total) as progress:
-            while waiting or running:
-                while waiting and len(running) < config.compare.parallel:
-                    name = waiting.pop(0)
-                    running[name] = _start(out, name, threads)
-                time.sleep(0.5)
-                for name, process in list(running.items()):
-                    if process.poll() is not None:
-                        del running[name]
-                        if process.returncode:
-                            raise UserError(f"arm {name}: {_last_line(out / f'{name}.log')}")
-                        say(f"compare: {name} done")
-                done = sum(map(len, (_done(out, name) for name in chosen)))
-                progress(done - finished)
-                finished = done
-    finally:
-        for process in running.values():
-            process.kill()
-            process.wait()
+    run_all("compare", chosen, out, config.compare.parallel)
     rows = []
     for name, arm in chosen.items():
         run = Run.open(out / name)
@@ -74,8 +44,73 @@ def compare(config: Config, out: Path) -> dict[str, Any]:
     return result
 
 
-def _done(out: Path, name: str) -> dict[str, Any]:
-    path = out / name / "manifest.json"
+def run_all(
+    title: str,
+    chosen: Mapping[str, Config],
+    out: Path,
+    parallel: int,
+    *,
+    counted: bool = True,
+    may_fail: Callable[[Path], bool] = lambda run: False,
+) -> None:
+    """Run every config of `chosen` in OUT/NAME, `parallel` at a time, each in its own process.
+
+    Args:
+        title: of the progress bar.
+        chosen: name -> config.
+        out: where the runs are, their configs and their logs.
+        parallel: runs at a time, each on its share of the cores.
+        counted: False does not show how many there are.
+        may_fail: whether the run in this directory is one that may end in an error.
+
+    Raises:
+        UserError: a run failed; its last line says why.
+    """
+    for name, config in chosen.items():
+        keep(out / f"{name}.yaml", config)
+    threads = max(1, (os.cpu_count() or 1) // parallel)
+    waiting, running = list(chosen), dict[str, subprocess.Popen[bytes]]()
+    finished = 0
+    total = sum(len(stages_of(config)) for config in chosen.values())
+    try:
+        with progress_bar(title, total, counted=counted) as progress:
+            while waiting or running:
+                while waiting and len(running) < parallel:
+                    name = waiting.pop(0)
+                    running[name] = _start(out, name, threads)
+                time.sleep(0.5)
+                for name, process in list(running.items()):
+                    if process.poll() is not None:
+                        del running[name]
+                        if process.returncode and not may_fail(out / name):
+                            which = f"arm {name}" if counted else "a trial"
+                            raise UserError(f"{which}: {_last_line(out / f'{name}.log')}")
+                        if counted:
+                            say(f"{title}: {name} done")
+                done = sum(len(done_in(out / name)) for name in chosen)
+                progress(done - finished)
+                finished = done
+    finally:
+        for process in running.values():
+            process.kill()
+            process.wait()
+
+
+def keep(path: Path, config: Config) -> None:
+    """Write a config, once.
+
+    Raises:
+        UserError: another one is there.
+    """
+    text = dump_config(config)
+    if path.exists() and path.read_text(encoding="utf-8") != text:
+        raise UserError(f"{path}: has other settings; choose another --out")
+    write_text(path, text)
+
+
+def done_in(run: Path) -> dict[str, Any]:
+    """The stages that are done in the directory of a run: name -> facts."""
+    path = run / "manifest.json"
     stages: dict[str, Any] = read_json(path)["stages"] if path.exists() else {}
     return stages
 

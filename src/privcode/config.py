@@ -13,7 +13,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from privcode.errors import UserError
-from privcode.privacy.plan import PrivacyPlan, make_plan
+from privcode.privacy.plan import PrivacyPlan, Selection, make_plan
 
 Positive = Annotated[int, Field(ge=1)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
@@ -75,11 +75,22 @@ class Privacy(Section):
         "cryptographic", description="reproducible noise makes runs repeatable, not releasable"
     )
     seed: int = Field(0, description="of reproducible noise; unused otherwise")
+    selection: Selection = Field(
+        "composition",
+        description="runs over the same data, and choosing settings by them: composition composes "
+        "all of them into ε; trials charges the best of a privcode sweep; not-charged leaves them "
+        "out of ε, and says so on everything",
+    )
+    trials: float | None = Field(
+        None, ge=1, description="selection trials: mean of the random number of trials"
+    )
 
     @model_validator(mode="after")
     def _one_target(self) -> "Privacy":
         if self.noise_multiplier is not None and self.epsilon is not None:
             raise ValueError("give epsilon: null with noise_multiplier")
+        if (self.selection == "trials") != (self.trials is not None):
+            raise ValueError("trials belongs to selection: trials; give both or none")
         return self
 
 
@@ -259,6 +270,23 @@ class Compare(Section):
     parallel: Positive = Field(1, description="arms at a time, each on its share of the cores")
 
 
+class Score(Section):
+    """What makes one setting better than another: pass@1 on a public task file."""
+
+    task: str | None = Field(None, description="one of evaluate.tasks; default: the first")
+    model: Literal["junior", "tuned"] = Field("tuned", description="one of evaluate.models")
+
+
+class Sweep(Section):
+    """Settings that `privcode sweep` tries: nothing that bears on the guarantee or the score."""
+
+    settings: dict[str, list[Any]] = Field(
+        default_factory=dict, description="e.g. {sanitize.learning_rate: [1.0e-4, 1.0e-3]}"
+    )
+    score: Score = Field(default_factory=lambda: Score())
+    parallel: Positive = Field(1, description="runs at a time, each on its share of the cores")
+
+
 class Config(Section):
     """One run."""
 
@@ -280,6 +308,7 @@ class Config(Section):
     evaluate: Evaluate = Field(default_factory=Evaluate)
     audit: Audit = Field(default_factory=Audit)
     compare: Compare = Field(default_factory=lambda: Compare())
+    sweep: Sweep = Field(default_factory=lambda: Sweep())
 
     @model_validator(mode="after")
     def _unit_has_a_column(self) -> "Config":
@@ -325,6 +354,8 @@ def plan_from(p: Privacy, owner: str | None) -> PrivacyPlan:
         unit="record" if p.unit == "record" else str(owner),
         max_records_per_unit=p.max_records_per_unit,
         reproducible_seed=p.seed if p.noise == "reproducible" else None,
+        selection=p.selection,
+        trials=p.trials,
     )
 
 

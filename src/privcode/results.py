@@ -6,15 +6,19 @@ Does not: change a run.
 """
 
 from collections import Counter
+from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pyarrow.parquet as pq
 
-from privcode.config import json_number, load_config
+from privcode.config import Config, json_number, load_config
 from privcode.errors import UserError
-from privcode.files import read_json, read_jsonl, read_sealed
-from privcode.privacy.accounting import Spent, spend
-from privcode.privacy.ledger import read_ledger, spent_in
+from privcode.files import Row, read_json, read_jsonl, read_sealed
+from privcode.privacy.accounting import Spent
+from privcode.privacy.ledger import identity, read_ledger, spent_in
+from privcode.privacy.plan import Charge
+from privcode.privacy.registry import place, registered
 from privcode.workspace import changed, versions
 
 if TYPE_CHECKING:
@@ -60,32 +64,86 @@ def spent(run: "Run") -> Spent | None:
 
 
 def spent_beside(run: "Run") -> tuple[Spent, ...]:
-    """What other runs beside this one spent on the same data, or on the same source."""
-    mine = {entry["data"] for entry in read_ledger(run.ledger)[:1]}
-    found = []
+    """What other runs spent on the same data, or on the same source, each run once.
+
+    Those beside this one, and those that the registry knows (see `spent_elsewhere`).
+    """
+    own = read_ledger(run.ledger)
+    data = own[0]["data"] if own else None
+    found = spent_elsewhere(run.config, data)
     for path in sorted(run.out.resolve().parent.glob("*/private/ledger.jsonl")):
-        if path == run.ledger.resolve():
-            continue
         entries = read_ledger(path)
         config = path.parent.parent / "config.yaml"
-        source = load_config(config).data.source if config.exists() else None
-        if entries and (entries[0]["data"] in mine or source == run.config.data.source):
-            found.append(spent_in(entries))
-    return tuple(found)
+        source = place(load_config(config).data.source) if config.exists() else None
+        same = entries and (entries[0]["data"] == data or source == place(run.config.data.source))
+        if same and path != run.ledger.resolve():
+            found[_named(entries) or str(path)] = _spent(entries)
+    if own:
+        found.pop(_named(own) or "", None)
+    return tuple(found.values())
+
+
+def spent_elsewhere(config: Config, data: str | None = None) -> dict[str, Spent]:
+    """What the registry says was spent on data of this fingerprint or source, by name.
+
+    A run's own ledger counts where it still is what was registered, else the whole plan. All
+    trials of a sweep count as one. Runs over public data are not registered and look up nothing.
+    """
+    found: dict[str, Spent] = {}
+    for entry in () if config.data.public else registered():
+        if entry["data"] != data and entry["source"] != place(config.data.source):
+            continue
+        entries = [] if entry["ledger"] is None else _still_readable(Path(entry["ledger"]))
+        there = identity(entries) == entry["run"]
+        found[entry["sweep"] or entry["run"]] = (
+            _spent(entries) if there else Spent(**entry["spent"])
+        )
+    return found
+
+
+def _still_readable(ledger: Path) -> list[Row]:
+    """Entries of another run's ledger; none where they are gone or spoilt: its plan counts."""
+    try:
+        return read_ledger(ledger)
+    except (UserError, OSError):
+        return []
+
+
+def _named(entries: list[Row]) -> str | None:
+    """What a run counts as: the trials of one sweep are one."""
+    return entries[0].get("sweep") or identity(entries)
+
+
+def _spent(entries: list[Row]) -> Spent:
+    """What a run spent; a trial stands for its sweep, of which others may have gone further."""
+    taken = spent_in(entries)
+    if "sweep" not in entries[0]:
+        return taken
+    return replace(taken, steps=entries[0]["plan"]["steps"])
 
 
 def summary(run: "Run") -> dict[str, Any]:
     """The public figures of a run as JSON."""
-    cost = run.plan.cost(spent_beside(run)) if spent(run) else None
+    charge = run.plan.charge(spent_beside(run)) if spent(run) else None
     return {
         "run": str(run.out),
         "method": run.config.method,
         "stages": [name for name in run.stages if name in run.done()],
-        "epsilon": None if cost is None else json_number(cost.epsilon),
+        "epsilon": None if charge is None else json_number(charge.cost.epsilon),
         "delta": run.plan.delta,
+        **(charged(charge) if charge else {}),
         "samples": funnel(run),
         "evaluation": evaluation(run),
         "leaks": leaks(run),
+    }
+
+
+def charged(charge: Charge) -> dict[str, Any]:
+    """How many runs there were over the same data, which are charged, and the words if not."""
+    return {
+        "runs_over_the_same_data": len(charge.spent) + len(charge.not_charged),
+        "warning": charge.words,
+        "epsilon_of_all_runs": json_number(charge.of_all.epsilon),
     }
 
 
@@ -120,16 +178,17 @@ def verify(run: "Run") -> dict[str, Any]:
     taken = spent_in(entries)
     if taken.steps != run.plan.steps:
         raise UserError(f"{run.ledger}: holds {taken.steps} of {run.plan.steps} steps; restore it")
-    cost = spend((taken, *spent_beside(run)), run.plan.delta)
+    charge = run.plan.charge(spent_beside(run))
     if run.bundle.exists():
         from privcode.stages.release import verify_bundle
 
         _check_origin(run, manifest["stages"], verify_bundle(run.bundle))
     return facts | {
-        "epsilon": json_number(cost.epsilon),
-        "epsilon_rdp": json_number(cost.epsilon_rdp),
+        "epsilon": json_number(charge.cost.epsilon),
+        "epsilon_rdp": json_number(charge.cost.epsilon_rdp),
         "delta": run.plan.delta,
         "steps": taken.steps,
+        **charged(charge),
     }
 
 
@@ -164,6 +223,19 @@ def _check_origin(run: "Run", stages: dict[str, Any], facts: dict[str, Any]) -> 
             )
 
 
+def _tried(config: Config) -> dict[str, Any]:
+    """What a sweep tries and by what it judges, without places on the owner's machine."""
+    from privcode.models import public_name
+    from privcode.stages.sweep import checked
+
+    sweep = checked(config)
+    tried = {
+        field: [public_name(value) if isinstance(value, str) else value for value in values]
+        for field, values in sweep.settings.items()
+    }
+    return {"settings": tried, "score": sweep.score.model_dump()}
+
+
 def evidence(run: "Run") -> "Evidence":
     """Everything public that a report or a release is made of."""
     from privcode.report import Evidence
@@ -175,6 +247,7 @@ def evidence(run: "Run") -> "Evidence":
         plan=run.plan,
         spent=(taken,) if taken else (),
         others=spent_beside(run),
+        sweep=_tried(run.config) if run.plan.trials else None,
         prompts=run.config.prompts.file.rsplit("/", 1)[-1],
         junior=run.config.junior.model,
         premium=run.config.premium.model,

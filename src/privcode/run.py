@@ -8,7 +8,8 @@ Does not: train or judge; the stages do.
 """
 
 import hashlib
-from collections.abc import Callable
+import secrets
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -17,9 +18,18 @@ from typing import Any
 from privcode.config import Config, Model, load_config, plan_of
 from privcode.console import progress_bar, say
 from privcode.errors import UserError
-from privcode.files import read_jsonl, read_text, write_json, write_jsonl, write_text, write_with
+from privcode.files import (
+    read_jsonl,
+    read_sealed,
+    read_text,
+    write_json,
+    write_jsonl,
+    write_text,
+    write_with,
+)
 from privcode.privacy.distributed import from_first, rank
-from privcode.privacy.ledger import Ledger
+from privcode.privacy.ledger import Ledger, identity, read_ledger
+from privcode.privacy.registry import check, place, register, registered
 from privcode.records import Columns, Record, bound_contributions, guess_columns, read_records
 from privcode.workspace import Workspace
 
@@ -35,6 +45,9 @@ STAGES = {
 
 UNTUNED = {"junior": "untuned junior", "tuned": "base"}
 """A tuned model's label (see `Run._generator`) to that of what it was made from."""
+
+SWEEP = "sweep.json"
+"""What a sweep has drawn: in its `private/`, beside the directories of its trials."""
 
 Texts = Callable[[list[str]], list[list[str]]]
 
@@ -116,16 +129,17 @@ class Run(Workspace):
                     cut += truncated
                     progress(1)
             first = rank() == 0
-            from_first(lambda: Ledger(self.ledger).begin(self.plan, fingerprint))
+            from_first(lambda: self._begin(fingerprint))
             ledger = Ledger(self.ledger)  # whole by now: the first rank has mended and begun it
             if first:
                 counts["truncated"] = cut
                 write_json(self.private / "data.json", counts, mode=0o600)
             if first and (others := spent_beside(self)):
+                charge = self.plan.charge(others)
                 say(
-                    f"sanitize: {len(others)} other run(s) in {self.out.parent} spent budget on "
-                    "these data; all of them count: together ε = "
-                    f"{self.plan.cost(others).epsilon:.4g}"
+                    charge.words
+                    or f"sanitize: {len(others)} other run(s) spent budget on these data; all of "
+                    f"them count: together ε = {charge.cost.epsilon:.4g}"
                 )
             with progress_bar("sanitize", self.plan.steps) as progress:
                 curve = sanitize(
@@ -432,6 +446,11 @@ class Run(Workspace):
             raise UserError(
                 f"{self.out}: its method is {self.config.method}; only a privcode run is released"
             )
+        if self.plan.trials and (self.out.parent / SWEEP).exists():
+            raise UserError(
+                f"{self.out}: is one trial of a sweep, of which only the best is released; let "
+                f"privcode sweep finish, and release {self.out.parent.parent / 'best'}"
+            )
         self._finished()
         verify(self)
         rows = [row for _, row in read_jsonl(self.accepted)]
@@ -443,6 +462,68 @@ class Run(Workspace):
             allow_reproducible_noise=allow_reproducible_noise,
             license=license,
         )
+
+    def _begin(self, fingerprint: str) -> None:
+        """Register the run, then begin its ledger: a crash in between counts a run too many."""
+        ledger, run = Ledger(self.ledger), secrets.token_hex(16)
+        here, sweep = str(self.ledger.resolve()), self._sweep()
+        known = {} if self.config.data.public else {e["run"]: e for e in registered()}
+        if not ledger.entries:
+            if sweep and any((e["sweep"], e["ledger"]) == (sweep, here) for e in known.values()):
+                raise UserError(
+                    f"{self.ledger}: is gone, but this trial was begun, and a sweep pays for each "
+                    "trial once; put it back, or start a fresh sweep with another --out"
+                )
+            self._register(run, fingerprint, sweep)
+            ledger.begin(self.plan, fingerprint, run, sweep)
+            return
+        ledger.begin(self.plan, fingerprint)  # insists that nothing changed
+        if self.config.data.public or ledger.steps == self.plan.steps:
+            return
+        own = identity(ledger.entries)
+        if own and (own not in known or known[own]["ledger"] == here):
+            self._register(own, fingerprint, sweep)
+            return
+        if own and sweep:
+            raise UserError(
+                f"{self.ledger}: this trial was begun as {known[own]['ledger']}, and a sweep pays "
+                "for each trial once; let the sweep go on in its own place"
+            )
+        if own:
+            say(
+                f"sanitize: this run was begun as {known[own]['ledger']}; since a copy may have "
+                "gone on from there, what follows is counted as one run more"
+            )
+        self._register(run, fingerprint, sweep)
+        ledger.append(kind="named", run=run)
+
+    def _register(self, run: str, fingerprint: str, sweep: str | None) -> None:
+        if not self.config.data.public:
+            register(
+                run,
+                data=fingerprint,
+                source=place(self.config.data.source),
+                spent=self.plan.spent(),
+                ledger=self.ledger,
+                sweep=sweep,
+            )
+
+    def _sweep(self) -> str | None:
+        """Identity of the sweep that this run is a trial of.
+
+        Raises:
+            UserError: the plan pays for the best of several trials, and this is none of them.
+        """
+        if self.plan.trials is None:
+            return None
+        if (begun := read_ledger(self.ledger)) and "sweep" in begun[0]:
+            return str(begun[0]["sweep"])
+        if not (self.out.parent / SWEEP).exists():
+            raise UserError(
+                f"{self.out}: privacy.selection is trials, which charges the best run of a sweep; "
+                "start it with privcode sweep CONFIG"
+            )
+        return str(read_sealed(self.out.parent / SWEEP)["sweep"])
 
     def _before(self, name: str) -> list[Path]:
         """What stage `name` reads of the run; it is refused before the stages that make it."""
@@ -471,25 +552,9 @@ class Run(Workspace):
         return [path for path in inputs if not path.is_relative_to(self.private)]
 
     def _check(self) -> None:
-        """Refuse what a later stage would refuse, before budget is spent on an earlier one."""
-        from privcode.execution import choose_sandbox
-        from privcode.models import load_tokenizer
-        from privcode.prompts import read_prompts
-        from privcode.stages.evaluate import load_tasks
-
-        config, todo = self.config, [name for name in self.stages if name not in self.done()]
-        if "synthesize" in todo:
-            read_prompts(config.prompts.file, config.prompts.column, config.prompts.limit)
-        if "validate" in todo and config.validate_.execution.enabled:
-            choose_sandbox(config.validate_.execution.sandbox)
-            _text(config.validate_.execution.prelude)
-        if "evaluate" in todo:
-            choose_sandbox(config.evaluate.sandbox)
-            for file in config.evaluate.tasks:
-                load_tasks(Path(file.file))
-                _text(file.prelude)
-        for section in (config.junior, config.premium) if todo else ():
-            load_tokenizer(section.model)
+        if "sanitize" in (todo := [name for name in self.stages if name not in self.done()]):
+            self._sweep()
+        refuse_early(self.config, todo)
 
     def _finished(self) -> None:
         for name in self.stages:
@@ -578,6 +643,29 @@ class Run(Workspace):
             if tuned:
                 model = load_adapter(model, tuned)
         return LocalGenerator(model, load_tokenizer(section.model), batch_size)
+
+
+def refuse_early(config: Config, todo: Sequence[str]) -> None:
+    """Refuse what a stage to do would refuse, before budget is spent on an earlier one."""
+    from privcode.execution import choose_sandbox
+    from privcode.models import load_tokenizer
+    from privcode.prompts import read_prompts
+    from privcode.stages.evaluate import load_tasks
+
+    if "sanitize" in todo and not config.data.public:
+        check()
+    if "synthesize" in todo:
+        read_prompts(config.prompts.file, config.prompts.column, config.prompts.limit)
+    if "validate" in todo and config.validate_.execution.enabled:
+        choose_sandbox(config.validate_.execution.sandbox)
+        _text(config.validate_.execution.prelude)
+    if "evaluate" in todo:
+        choose_sandbox(config.evaluate.sandbox)
+        for file in config.evaluate.tasks:
+            load_tasks(Path(file.file))
+            _text(file.prelude)
+    for section in (config.junior, config.premium) if todo else ():
+        load_tokenizer(section.model)
 
 
 def merged(adapter: Path) -> Path:

@@ -31,6 +31,24 @@ def versions() -> dict[str, str]:
     return {name: version(name) for name in VERSIONED} | {"python": platform.python_version()}
 
 
+def lock(out: Path) -> int:
+    """Make OUT/private, for its owner's eyes, and lock OUT until the returned file is closed.
+
+    Raises:
+        UserError: another process has it.
+    """
+    private = out / "private"
+    private.mkdir(parents=True, exist_ok=True)
+    private.chmod(0o700)
+    held = os.open(private / ".lock", os.O_WRONLY | os.O_CREAT, 0o600)
+    try:
+        fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        os.close(held)
+        raise UserError(f"{out}: another privcode process is working in it; wait for it") from None
+    return held
+
+
 class Workspace:
     """One run's directory, locked by this process."""
 
@@ -59,16 +77,7 @@ class Workspace:
             raise UserError(f"{out}: is not empty and not a run; choose another --out")
         else:
             write_text(kept, text)
-        self.private.mkdir(exist_ok=True)
-        self.private.chmod(0o700)
-        self._lock = os.open(self.private / ".lock", os.O_WRONLY | os.O_CREAT, 0o600)
-        try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            os.close(self._lock)
-            raise UserError(
-                f"{out}: another privcode process is working in it; wait for it"
-            ) from None
+        self._lock = lock(out)
 
     def close(self) -> None:
         """Let other processes in."""

@@ -149,3 +149,12 @@ def test_the_plan_says_what_a_group_has_with_other_runs_too() -> None:
     other = Spent(0.01, 0.5, 20)
     assert plan.group_epsilon(3) == group_epsilon((plan.spent(),), 1e-6, 3)
     assert plan.group_epsilon(3, [other]) == group_epsilon((plan.spent(), other), 1e-6, 3)
+
+
+def test_a_group_in_the_best_of_several_trials_has_the_general_bound() -> None:
+    one = (Spent(0.016, 0.9, 80, trials=5.0),)
+    epsilon, delta = group_epsilon(one, 1e-5, 3) / 3, 1e-5
+    shrunk = delta * math.expm1(epsilon) / math.expm1(3 * epsilon)
+    assert spend(one, shrunk).epsilon <= epsilon
+    assert 3 * spend(one, delta).epsilon < 3 * epsilon
+    assert math.isinf(group_epsilon(one, 1e-5, 400))

@@ -87,6 +87,7 @@ def test_privacy_json_states_public_facts_and_nothing_else(bundle: Path) -> None
         *("neighbouring", "unit", "units", "max_records_per_unit", "protects"),
         *("sampling_rate", "expected_batch", "clip_norm", "noise_multiplier", "steps", "noise"),
         *("delta", "epsilon", "epsilon_rdp", "accountant", "spent", "runs_over_the_same_data"),
+        *("selection", "trials", "sweep", "not_charged", "epsilon_of_all_runs"),
         *("covered", "not_covered", "versions", "files", "digest"),
     }
 
@@ -202,6 +203,74 @@ def test_other_runs_over_the_same_data_compose(bundle: Path, adapter: Path) -> N
     assert facts["runs_over_the_same_data"] == 2
     assert facts["epsilon"] > 1.5 * verify_bundle(bundle)["epsilon"]
     assert verify_bundle(both)["epsilon"] == facts["epsilon"]
+
+
+NOT_CHARGED = evidence(
+    plan=replace(PLAN, selection="not-charged"), others=(Spent(0.01, 2.0, 500), Spent(0.01, 3, 9))
+)
+
+
+def test_runs_that_are_not_charged_are_counted_and_said_loudly(
+    tmp_path: Path, adapter: Path
+) -> None:
+    out = tmp_path / "out"
+    facts = release(NOT_CHARGED, ROWS, adapter, out)
+    together = PLAN.cost(NOT_CHARGED.others).epsilon
+    assert facts["epsilon"] == PLAN.cost().epsilon < together / 1.5
+    assert (facts["selection"], facts["runs_over_the_same_data"]) == ("not-charged", 3)
+    assert facts["epsilon_of_all_runs"] == together
+    words = (
+        "NOT CHARGED: 2 other runs over the same data were made; settings chosen by looking at "
+        f"such runs are not covered by this ε; with all of them ε = {together:.4g}"
+    )
+    for name in ("README.md", "report.html", "privacy.json"):
+        assert words in (out / name).read_text()
+    page = (out / "report.html").read_text()
+    assert page.index(words) < page.index("<b>ε =")  # the first box
+    assert (out / "README.md").read_text().index(words) < 1200
+    verify_bundle(out)
+
+
+@pytest.mark.parametrize(
+    ("changes", "word"),
+    [
+        ({"epsilon_of_all_runs": 0.1}, "epsilon_of_all_runs"),
+        ({"runs_over_the_same_data": 1}, "runs_over_the_same_data"),
+        ({"not_charged": []}, "what is not charged"),
+        ({"not_covered": []}, "what is not charged"),
+        ({"selection": "composition"}, "does not charge"),
+        ({"accountant": "another"}, "accountant"),
+    ],
+)
+def test_what_is_not_charged_cannot_be_left_out_of_a_bundle(
+    tmp_path: Path, adapter: Path, changes: Row, word: str
+) -> None:
+    release(NOT_CHARGED, ROWS, adapter, tmp_path / "out")
+    facts = read_json(tmp_path / "out" / "privacy.json")
+    write_sealed(tmp_path / "out" / "privacy.json", facts | changes)
+    with pytest.raises(UserError, match=word):
+        verify_bundle(tmp_path / "out")
+
+
+def test_the_best_of_several_trials_says_what_it_was_chosen_from(
+    tmp_path: Path, adapter: Path
+) -> None:
+    plan = replace(PLAN, selection="trials", trials=4.0)
+    settings = {"sanitize.learning_rate": [0.017, 0.29]}
+    sweep = {"settings": settings, "score": {"task": "house", "model": "tuned"}}
+    best = evidence(plan=plan, spent=(plan.spent(),), sweep=sweep)
+    facts = release(best, ROWS, adapter, tmp_path / "out")
+    assert facts["epsilon"] == facts["epsilon_rdp"] == plan.cost().epsilon > PLAN.cost().epsilon
+    assert "RDP (Papernot & Steinke 2022)" in facts["accountant"]
+    assert (facts["trials"], facts["sweep"], facts["runs_over_the_same_data"]) == (4.0, sweep, 1)
+    assert any("Poisson, mean 4" in line for line in facts["covered"])
+    for name in ("README.md", "report.html"):
+        assert "Poisson with mean 4" in (tmp_path / "out" / name).read_text()
+    assert "0.017, 0.29" in (tmp_path / "out" / "report.html").read_text()
+    for change in ({"trials": 2.0}, {"trials": None}, {"trials": None, "selection": "composition"}):
+        write_sealed(tmp_path / "out" / "privacy.json", facts | change)
+        with pytest.raises(UserError, match=r"privacy\.json|privacy\.trials"):
+            verify_bundle(tmp_path / "out")
 
 
 def test_reproducible_noise_is_released_only_on_request_and_says_so(

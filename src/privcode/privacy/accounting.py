@@ -3,7 +3,8 @@
 Promises: every ε is for one unit added or removed, from the privacy loss distribution (PLD,
 pessimistic discretisation: an upper bound), with Rényi DP (RDP) beside it as a check; the
 same inputs give the same figure on every machine, which is what lets a recipient recompute it.
-`group_epsilon` says what several units that come and go together have, by PLD too.
+`group_epsilon` says what several units that come and go together have, by PLD too. The best of a
+random number of trials is accounted for by RDP alone: no PLD of it is known.
 Does not: account for anything but the mechanism named: hyper-parameters chosen by looking at
 private results, or a run that is not in the list given, cost more.
 """
@@ -33,34 +34,42 @@ _GROUP_BINS = 2**17  # of a step's losses; a coarser grid is still an upper boun
 
 @dataclass(frozen=True)
 class Spent:
-    """Some number of steps of one mechanism: the unit of composition."""
+    """Some number of steps of one mechanism: the unit of composition.
+
+    With `trials`, the steps are those of each trial, of which there were Poisson-many with this
+    mean and the best was kept (Papernot & Steinke 2022, "Hyperparameter tuning with Rényi
+    differential privacy", theorem 6; of no trial at all, nothing is kept).
+    """
 
     sampling_rate: float
     noise_multiplier: float
     steps: int
+    trials: float | None = None
 
 
 @dataclass(frozen=True)
 class Cost:
-    """What a list of `Spent` costs at one δ. Both figures in nats; infinite without noise."""
+    """What a list of `Spent` costs at one δ. Both figures in nats; infinite without noise.
+
+    `epsilon` is by PLD, or by RDP as well where the best of several trials is among them.
+    """
 
     epsilon: float
     epsilon_rdp: float
 
 
 def _event(spent: Iterable[Spent]) -> dp_accounting.DpEvent:
-    return dp_accounting.ComposedDpEvent(
-        [
-            dp_accounting.SelfComposedDpEvent(
-                dp_accounting.PoissonSampledDpEvent(
-                    s.sampling_rate, dp_accounting.GaussianDpEvent(s.noise_multiplier)
-                ),
-                s.steps,
-            )
-            for s in spent
-            if s.steps
-        ]
+    return dp_accounting.ComposedDpEvent([_one_event(s) for s in spent if s.steps])
+
+
+def _one_event(s: Spent) -> dp_accounting.DpEvent:
+    step = dp_accounting.PoissonSampledDpEvent(
+        s.sampling_rate, dp_accounting.GaussianDpEvent(s.noise_multiplier)
     )
+    run = dp_accounting.SelfComposedDpEvent(step, s.steps)
+    if s.trials is None:
+        return run
+    return dp_event.RepeatAndSelectDpEvent(run, mean=s.trials, shape=math.inf)  # Poisson
 
 
 def _rdp(event: dp_accounting.DpEvent, delta: float) -> float:
@@ -87,6 +96,8 @@ def spend(spent: tuple[Spent, ...], delta: float) -> Cost:
         return Cost(math.inf, math.inf)
     event = _event(taken)
     rdp = _rdp(event, delta)
+    if any(s.trials is not None for s in taken):
+        return Cost(rdp, rdp)
     pld = PLDAccountant(value_discretization_interval=_interval(rdp)).compose(event)
     return Cost(float(pld.get_epsilon(delta)), rdp)
 
@@ -99,8 +110,9 @@ def group_epsilon(spent: tuple[Spent, ...], delta: float, group: int) -> float:
     independently, so its sum moves by at most j clip norms with probability Binomial(group, q)(j):
     a mixture of Gaussians, accounted in both directions. `group` 1 gives the figure of `spend`.
     Source: Ganesh 2024 (arXiv 2401.10294), tight for this mechanism; the general k·ε at a δ that
-    grows like e^(k·ε) is far from it. For a group of which some units are added and others
-    removed it says nothing: count both.
+    grows like e^(k·ε) is far from it, and is used only where the best of several trials is among
+    `spent`. For a group of which some units are added and others removed it says nothing: count
+    both.
 
     Returns:
         An upper bound; infinite where it is above `GROUP_CEILING`.
@@ -110,6 +122,8 @@ def group_epsilon(spent: tuple[Spent, ...], delta: float, group: int) -> float:
         return 0.0
     if any(s.noise_multiplier == 0 or _beyond_ceiling(s, delta, group) for s in taken):
         return math.inf
+    if any(s.trials is not None for s in taken):
+        return _general_group_epsilon(spent, delta, group)
     # No step draws more than `most` of the group, except with probability `cut`. Call P the run
     # with the group, Q without, P' the run with it in which no step draws more, t = steps·cut.
     # P ≤ P' + t and (1 - cut)^steps·P' ≤ P, so what P' and Q satisfy at (ε, δ - t), P and Q
@@ -140,6 +154,20 @@ def group_epsilon(spent: tuple[Spent, ...], delta: float, group: int) -> float:
     return float(epsilon) if epsilon <= GROUP_CEILING else math.inf
 
 
+def _general_group_epsilon(spent: tuple[Spent, ...], delta: float, group: int) -> float:
+    """k·ε₁, where ε₁ is that of one unit at the δ₁ with δ₁·(e^(kε₁) - 1)/(e^ε₁ - 1) = `delta`."""
+    one = spend(spent, delta).epsilon
+    while group * one <= GROUP_CEILING:
+        shrunk = math.log(delta) + math.log(math.expm1(one)) - group * one  # at most log δ₁
+        if shrunk < -700:  # no such number
+            break
+        needed = spend(spent, math.exp(shrunk)).epsilon
+        if needed <= one:
+            return group * one
+        one = needed * (1 + 1e-6)
+    return math.inf
+
+
 def _beyond_ceiling(spent: Spent, delta: float, group: int) -> bool:
     """Whether a simple attack already shows a larger ε: add up the steps, compare to a threshold.
 
@@ -155,18 +183,22 @@ def _beyond_ceiling(spent: Spent, delta: float, group: int) -> bool:
 
 @lru_cache(maxsize=64)
 def calibrate_noise_multiplier(
-    epsilon: float, delta: float, sampling_rate: float, steps: int
+    epsilon: float, delta: float, sampling_rate: float, steps: int, trials: float | None = None
 ) -> float:
-    """The smallest noise multiplier whose PLD ε is at most `epsilon`, to 0.1 % in ε.
+    """The smallest noise multiplier whose ε as `spend` quotes it is at most `epsilon`.
 
-    Infinite ε gives 0. Source: false position on log ε against log σ, which is nearly a
-    straight line, between bounds from RDP, which costs milliseconds where PLD costs seconds.
+    To 0.1 % in ε (with `trials`: in the noise multiplier). Infinite ε gives 0. Source: false
+    position on log ε against log σ, which is nearly a straight line, between bounds from RDP,
+    which costs milliseconds where PLD costs seconds.
 
     Raises:
         UserError: no noise multiplier below 10,000 reaches the target.
     """
     if math.isinf(epsilon):
         return 0.0
+
+    if trials is not None:
+        return _rdp_noise_multiplier(epsilon, delta, sampling_rate, steps, trials, to=1.001)
 
     def reached(noise_multiplier: float) -> float:
         return spend((Spent(sampling_rate, noise_multiplier, steps),), delta).epsilon
@@ -190,11 +222,19 @@ def calibrate_noise_multiplier(
     return high
 
 
-def _rdp_noise_multiplier(epsilon: float, delta: float, sampling_rate: float, steps: int) -> float:
-    """Noise multiplier, to 1 %, whose RDP ε is at most `epsilon`."""
+def _rdp_noise_multiplier(
+    epsilon: float,
+    delta: float,
+    sampling_rate: float,
+    steps: int,
+    trials: float | None = None,
+    to: float = 1.01,
+) -> float:
+    """Noise multiplier, to within a factor `to`, whose RDP ε is at most `epsilon`."""
 
     def enough(noise_multiplier: float) -> bool:
-        return _rdp(_event([Spent(sampling_rate, noise_multiplier, steps)]), delta) <= epsilon
+        spent = Spent(sampling_rate, noise_multiplier, steps, trials)
+        return _rdp(_event([spent]), delta) <= epsilon
 
     low = high = 1e-2
     while not enough(high):
@@ -204,7 +244,7 @@ def _rdp_noise_multiplier(epsilon: float, delta: float, sampling_rate: float, st
                 "privacy.epsilon: no noise multiplier below 10,000 reaches it at this sampling "
                 "rate and number of steps; raise epsilon, or lower steps or batch"
             )
-    while high / low > 1.01:
+    while high / low > to:
         middle = math.sqrt(low * high)
         low, high = (low, middle) if enough(middle) else (middle, high)
     return high

@@ -63,7 +63,12 @@ class Ledger:
             with path.open("r+b") as file:
                 file.truncate(data.rfind(b"\n") + 1)
 
-    def _append(self, **facts: Any) -> None:
+    def append(self, **facts: Any) -> None:
+        """Add one entry, on disk when this returns.
+
+        Raises:
+            UserError: the file cannot be written.
+        """
         previous = self.entries[-1]["hash"] if self.entries else _GENESIS
         entry: Row = {**facts, "previous": previous}
         entry["hash"] = _digest(entry)
@@ -77,12 +82,16 @@ class Ledger:
             raise UserError(f"{self.path}: cannot be written ({error.strerror})") from error
         self.entries.append(entry)
 
-    def begin(self, plan: PrivacyPlan, data: str) -> None:
+    def begin(
+        self, plan: PrivacyPlan, data: str, run: str | None = None, sweep: str | None = None
+    ) -> None:
         """State the plan once; on a later call, insist that plan and data are the same.
 
         Args:
             plan: what the run will do.
             data: fingerprint of the private data.
+            run: the ledger's identity, a fresh random name: moved or copied, it stays the same.
+            sweep: identity of the sweep that the run is a trial of.
 
         Raises:
             UserError: the ledger was begun with another plan or other data.
@@ -91,7 +100,8 @@ class Ledger:
         if plan.reproducible_seed is not None:
             facts["seed"] = plan.reproducible_seed
         if not self.entries:
-            self._append(**facts)
+            named = {"run": run, "sweep": sweep}
+            self.append(**facts, **{name: value for name, value in named.items() if value})
         elif any(self.entries[0].get(k) != v for k, v in facts.items()):
             raise UserError(
                 f"{self.path}: was begun with another plan or other private data; "
@@ -102,7 +112,7 @@ class Ledger:
         """Note that `step` is about to be taken. Taking a seeded step again adds nothing."""
         if "seed" in self.entries[0] and step < self.steps:
             return  # the same bits give the same result: nothing new is released
-        self._append(kind="step", step=step)
+        self.append(kind="step", step=step)
 
     @property
     def steps(self) -> int:
@@ -114,4 +124,12 @@ def spent_in(entries: list[Row]) -> Spent:
     """What a ledger's entries add up to."""
     plan = entries[0]["plan"]
     steps = sum(e["kind"] == "step" for e in entries)
-    return Spent(plan["sampling_rate"], plan["noise_multiplier"], steps)
+    return Spent(plan["sampling_rate"], plan["noise_multiplier"], steps, plan.get("trials"))
+
+
+def identity(entries: list[Row]) -> str | None:
+    """The name that the run of a ledger goes by, if it has one; see `Ledger.begin`.
+
+    A run that goes on in another place than it began has a new one from there on.
+    """
+    return next((e["run"] for e in reversed(entries) if "run" in e), None)

@@ -10,7 +10,7 @@ Does not: look at data. The sampling rate comes from the declared, public number
 import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
@@ -30,6 +30,7 @@ from privcode.privacy.randomness import Randomness
 from privcode.privacy.sampling import poisson_sample
 
 NEIGHBOURING: Literal["add or remove one unit"] = "add or remove one unit"
+Selection = Literal["composition", "trials", "not-charged"]
 
 
 @dataclass(frozen=True)
@@ -48,6 +49,10 @@ class PrivacyPlan:
         reproducible_seed: None draws all randomness from the operating system's cryptographic
             generator; a number makes the run repeatable, and the guarantee conditional on
             nobody knowing that number.
+        selection: how other runs over the same data, and choosing settings by them, are charged:
+            composed; as the best of `trials`; or not at all, which is then said loudly.
+        trials: mean of the Poisson number of trials of which this run is the best; at least 1,
+            without which the theorem (see `Spent`) does not cover the case of no trial.
     """
 
     unit: str
@@ -59,6 +64,8 @@ class PrivacyPlan:
     noise_multiplier: float
     delta: float
     reproducible_seed: int | None = None
+    selection: Selection = "composition"
+    trials: float | None = None
     neighbouring: Literal["add or remove one unit"] = NEIGHBOURING
 
     def __post_init__(self) -> None:
@@ -82,6 +89,17 @@ class PrivacyPlan:
                 f"privacy.batch: {self.expected_batch} is more than privacy.units, {self.units}; "
                 "lower the batch or correct the units"
             )
+        if self.selection not in get_args(Selection):
+            raise UserError(f"privacy.selection: is {self.selection}; choose of {Selection}")
+        if (self.selection == "trials") != (self.trials is not None):
+            raise UserError("privacy.trials: belongs to privacy.selection: trials; give both")
+        if self.trials is not None and not 1 <= self.trials < math.inf:
+            raise UserError(f"privacy.trials: is {self.trials}; the mean must be at least 1")
+        if self.trials is not None and self.reproducible_seed is not None:
+            raise UserError(
+                "privacy.noise: is reproducible, which would give every trial the same noise; "
+                "privacy.selection: trials needs cryptographic noise"
+            )
 
     @property
     def sampling_rate(self) -> float:
@@ -91,7 +109,7 @@ class PrivacyPlan:
     def spent(self, steps: int | None = None) -> Spent:
         """The accounting event of `steps` steps (default: all)."""
         taken = self.steps if steps is None else steps
-        return Spent(self.sampling_rate, self.noise_multiplier, taken)
+        return Spent(self.sampling_rate, self.noise_multiplier, taken, self.trials)
 
     def cost(self, others: Sequence[Spent] = ()) -> Cost:
         """ε of the whole run, by PLD and RDP, composed with `others` over the same data."""
@@ -103,6 +121,18 @@ class PrivacyPlan:
         An upper bound by PLD, infinite where it is above `accounting.GROUP_CEILING`.
         """
         return group_epsilon((self.spent(), *others), self.delta, units)
+
+    def charge(self, others: Sequence[Spent] = (), taken: Spent | None = None) -> "Charge":
+        """What is quoted for this run, where `others` spent budget on the same data.
+
+        `taken` is what the run has spent; by default all of the plan.
+        """
+        own = (taken or self.spent(),)
+        of_all = spend((*own, *others), self.delta)
+        if self.selection != "not-charged":
+            return Charge(of_all, (*own, *others), (), of_all, self.selection)
+        alone = spend(own, self.delta)
+        return Charge(alone, own, tuple(others), of_all, self.selection)
 
     def randomness(self) -> Randomness:
         """Where the sampler's and the noise's bits come from."""
@@ -131,6 +161,36 @@ class PrivacyPlan:
         }
 
 
+@dataclass(frozen=True)
+class Charge:
+    """The cost that is quoted, what it covers, and what it leaves out.
+
+    Attributes:
+        cost: what is quoted.
+        spent: what it covers: the run's own, then what is composed with it.
+        not_charged: what other runs over the same data spent and `cost` leaves out.
+        of_all: the cost of everything.
+    """
+
+    cost: Cost
+    spent: tuple[Spent, ...]
+    not_charged: tuple[Spent, ...]
+    of_all: Cost
+    selection: Selection
+
+    @property
+    def words(self) -> str | None:
+        """What nobody may overlook where other runs, or choosing by them, are not charged."""
+        if self.selection != "not-charged":
+            return None
+        others = len(self.not_charged)
+        return (
+            f"NOT CHARGED: {others} other run{'' if others == 1 else 's'} over the same data "
+            f"{'was' if others == 1 else 'were'} made; settings chosen by looking at such runs are "
+            f"not covered by this ε; with all of them ε = {self.of_all.epsilon:.4g}"
+        ).replace("= inf", "= ∞")
+
+
 def make_plan(
     *,
     epsilon: float | None,
@@ -143,6 +203,8 @@ def make_plan(
     max_records_per_unit: int = 1,
     noise_multiplier: float | None = None,
     reproducible_seed: int | None = None,
+    selection: Selection = "composition",
+    trials: float | None = None,
 ) -> PrivacyPlan:
     """A plan for a target `epsilon` (infinite allowed), or for a given noise multiplier.
 
@@ -165,10 +227,12 @@ def make_plan(
             noise_multiplier=noise,
             delta=delta,
             reproducible_seed=reproducible_seed,
+            selection=selection,
+            trials=trials,
         )
 
     if noise_multiplier is not None:
         return plan(noise_multiplier)
     assert epsilon is not None
     checked = plan(0.0)  # refuses bad numbers before the calibration uses them
-    return plan(calibrate_noise_multiplier(epsilon, delta, checked.sampling_rate, steps))
+    return plan(calibrate_noise_multiplier(epsilon, delta, checked.sampling_rate, steps, trials))

@@ -8,7 +8,8 @@ Does not: compute a guarantee; `guarantee` asks the plan for it.
 
 import html
 import math
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescap
 
 from privcode.config import json_number
 from privcode.models import public_name
-from privcode.privacy.accounting import Spent, spend
+from privcode.privacy.accounting import Spent
 from privcode.privacy.plan import PrivacyPlan
 
 COVERED = (
@@ -32,6 +33,10 @@ NOT_COVERED = (
     "here, are not charged.",
     "Two records of different units that describe the same person are two units.",
 )
+CHOICE = (
+    "That the settings are the best of a random number of trials (Poisson, mean {:g}), each with "
+    "settings drawn from those that are listed, by their score on public tasks."
+)
 SEED_WARNING = (
     "The noise was drawn from a seed, so that the run can be repeated. Whoever knows the seed can "
     "take the noise away: the guarantee holds only while nobody does."
@@ -46,7 +51,8 @@ class Evidence:
         title: the run's name.
         plan: its privacy plan.
         spent: what its ledger says was spent; empty for a run without DP training.
-        others: what other runs over the same data spent; composed.
+        others: what other runs over the same data spent; composed unless the plan says not.
+        sweep: {"settings", "score"} that the run is the best trial of, if it is one.
         prompts: name of the public prompts' file.
         junior: name of the untuned junior model.
         premium: name of the untuned premium model.
@@ -68,34 +74,48 @@ class Evidence:
     evaluation: dict[str, dict[str, Any]]
     audit: dict[str, Any] | None
     versions: dict[str, str]
+    sweep: dict[str, Any] | None = None
 
 
 def guarantee(evidence: Evidence) -> dict[str, Any]:
     """What is promised, with all it takes to compute it again; None figures without DP."""
     plan = evidence.plan
-    every = (*evidence.spent, *evidence.others)
-    cost = spend(every, plan.delta) if evidence.spent else None
     facts = plan.describe()
+    charge = plan.charge(evidence.others, *evidence.spent) if evidence.spent else None
+    spent = charge.spent if charge else evidence.others
+    left_out = charge.not_charged if charge else ()
     warning = [SEED_WARNING] if facts["noise"] == "reproducible" else []
+    if charge and charge.words:
+        warning.append(charge.words)
     return {
         **facts,
-        "epsilon": None if cost is None else json_number(cost.epsilon),
-        "epsilon_rdp": None if cost is None else json_number(cost.epsilon_rdp),
-        "accountant": "dp-accounting: epsilon by privacy loss distribution (PLD), "
-        "epsilon_rdp by Rényi DP",
-        "runs_over_the_same_data": len(every),
-        "spent": [
-            {
-                "sampling_rate": s.sampling_rate,
-                "noise_multiplier": s.noise_multiplier,
-                "steps": s.steps,
-            }
-            for s in every
-        ],
+        "epsilon": None if charge is None else json_number(charge.cost.epsilon),
+        "epsilon_rdp": None if charge is None else json_number(charge.cost.epsilon_rdp),
+        "epsilon_of_all_runs": None if charge is None else json_number(charge.of_all.epsilon),
+        "accountant": accountant(spent),
+        "runs_over_the_same_data": len(spent) + len(left_out),
+        "spent": [asdict(s) for s in spent],
+        "not_charged": [asdict(s) for s in left_out],
+        "sweep": evidence.sweep,
         "protects": f"{whom(plan)} added to or removed from the private data",
-        "covered": list(COVERED),
+        "covered": [*COVERED, *([CHOICE.format(plan.trials)] if plan.trials else [])],
         "not_covered": [*warning, *NOT_COVERED],
     }
+
+
+def loud(facts: dict[str, Any]) -> str | None:
+    """The words of a guarantee that nobody may overlook, if it leaves other runs out."""
+    return next((line for line in facts["not_covered"] if line.startswith("NOT CHARGED")), None)
+
+
+def accountant(spent: Sequence[Spent]) -> str:
+    """How the figures for `spent` are computed."""
+    if any(s.trials for s in spent):
+        return (
+            "dp-accounting: RDP (Papernot & Steinke 2022); for the best of a random number of "
+            "trials there is no privacy loss distribution (PLD)"
+        )
+    return "dp-accounting: epsilon by privacy loss distribution (PLD), epsilon_rdp by Rényi DP"
 
 
 def whom(plan: PrivacyPlan) -> str:
@@ -152,7 +172,8 @@ def _render(template: str, evidence: Evidence, facts: dict[str, Any], **more: An
         junior=public_name(evidence.junior),
         premium=public_name(evidence.premium),
     )
-    text: str = environment.get_template(template).render(e=shown, g=facts, **more)
+    words = loud(facts)
+    text: str = environment.get_template(template).render(e=shown, g=facts, words=words, **more)
     return text
 
 

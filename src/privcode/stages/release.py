@@ -18,11 +18,12 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from privcode.config import json_number
 from privcode.errors import UserError
 from privcode.files import Row, read_sealed, sha256_file, sha256_tree, write_sealed, write_text
 from privcode.privacy.accounting import Spent
 from privcode.privacy.plan import PrivacyPlan
-from privcode.report import Evidence, card, guarantee, page
+from privcode.report import Evidence, accountant, card, guarantee, page
 
 SCHEMA = pa.schema([(name, pa.string()) for name in ("id", "prompt", "completion")])
 FACTS = "privacy.json"
@@ -136,12 +137,19 @@ def _check_figures(where: Path, facts: Row) -> None:
         raise UserError(f"{where}: what was spent is not what the plan says; get the bundle again")
     if facts["noise"] not in ("cryptographic", "reproducible"):
         raise UserError(f"{where}: states noise of an unknown kind; get the bundle again")
-    cost = plan.cost(spent[1:])
+    left_out = tuple(Spent(**one) for one in facts["not_charged"])
+    charge = plan.charge((*spent[1:], *left_out))
+    if (charge.spent, charge.not_charged) != (spent, left_out):
+        raise UserError(f"{where}: does not charge the runs that it lists; get the bundle again")
+    if charge.words not in (None, *facts["not_covered"]):
+        raise UserError(f"{where}: does not say what is not charged; get the bundle again")
     again = plan.describe() | {
         "noise": facts["noise"],
-        "epsilon": cost.epsilon,
-        "epsilon_rdp": cost.epsilon_rdp,
-        "runs_over_the_same_data": len(spent),
+        "epsilon": charge.cost.epsilon,
+        "epsilon_rdp": charge.cost.epsilon_rdp,
+        "epsilon_of_all_runs": json_number(charge.of_all.epsilon),
+        "accountant": accountant(spent),
+        "runs_over_the_same_data": len(spent) + len(left_out),
     }
     for name, value in again.items():
         same = facts[name] == value or (

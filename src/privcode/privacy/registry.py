@@ -1,0 +1,119 @@
+"""What one user's runs over private data were to spend, wherever the runs lie or lay.
+
+Promises: a run is noted here, on disk, before its ledger begins, with all the steps it may take;
+so a run that was moved, or deleted after somebody looked at its model, still counts, and a crash
+in between counts one run too many, never one too few. The file is hash-chained like a ledger, and
+its owner's alone.
+Does not: see runs of other users or machines, nor the second spending of a run that was put back
+from a backup in the same place and taken on from there. It holds private facts (fingerprints,
+file names) and never goes into a release.
+"""
+
+import fcntl
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+
+from privcode.errors import UserError
+from privcode.files import Row
+from privcode.privacy.accounting import Spent
+from privcode.privacy.ledger import Ledger, read_ledger
+
+
+def registry() -> Path:
+    """The file: in $PRIVCODE_STATE, $XDG_STATE_HOME/privcode or ~/.local/state/privcode.
+
+    Raises:
+        UserError: none of them is known.
+    """
+    if chosen := os.environ.get("PRIVCODE_STATE"):
+        return Path(chosen) / "spent.jsonl"
+    try:
+        home = os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state"
+    except RuntimeError:
+        raise UserError(
+            "PRIVCODE_STATE: is not set and there is no home directory; set it to a directory "
+            "that you keep: what is spent on private data is noted there"
+        ) from None
+    return Path(home) / "privcode" / "spent.jsonl"
+
+
+@contextmanager
+def _open() -> Iterator[Ledger]:
+    path = registry()
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        lock = os.open(path.with_name(".lock"), os.O_WRONLY | os.O_CREAT, 0o600)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            os.close(os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600))
+            yield Ledger(path)
+        finally:
+            os.close(lock)
+    except OSError as error:
+        raise UserError(
+            f"{path}: cannot be written ({error.strerror}); what is spent on private data is noted "
+            "there: set PRIVCODE_STATE to a directory that you keep"
+        ) from error
+
+
+def check() -> None:
+    """Refuse early what `register` would refuse.
+
+    Raises:
+        UserError: the file cannot be written, or was altered.
+    """
+    with _open():
+        pass
+
+
+def register(
+    run: str, *, data: str, source: str, spent: Spent, ledger: Path | None, sweep: str | None = None
+) -> None:
+    """Note, once, that `run` may spend `spent`.
+
+    Args:
+        run: identity of the run's ledger.
+        data: fingerprint of the private data.
+        source: where the data lie; see `place`.
+        spent: all that is planned.
+        ledger: the run's; None for a sweep as such.
+        sweep: identity of the sweep that the run is a trial of.
+
+    Raises:
+        UserError: the file cannot be written, or was altered.
+    """
+    with _open() as known:
+        if all(entry["run"] != run for entry in known.entries):
+            known.append(
+                kind="run",
+                run=run,
+                data=data,
+                source=source,
+                spent=asdict(spent),
+                ledger=None if ledger is None else str(ledger.resolve()),
+                sweep=sweep,
+            )
+
+
+def registered() -> list[Row]:
+    """All entries.
+
+    Raises:
+        UserError: the file cannot be read, or was altered.
+    """
+    path = registry()
+    try:
+        return read_ledger(path)
+    except OSError as error:
+        raise UserError(
+            f"{path}: cannot be read ({error.strerror}); what was spent on private data is noted "
+            "there: mend its rights"
+        ) from error
+
+
+def place(source: str) -> str:
+    """`source` so that it is the same from everywhere: files absolute, links followed."""
+    return str(Path(source).resolve()) if Path(source).exists() else source

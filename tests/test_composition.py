@@ -1,0 +1,274 @@
+"""What was spent on the same data counts, wherever it was spent and whatever became of the run."""
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from privcode.config import load_config
+from privcode.errors import UserError
+from privcode.files import write_sealed
+from privcode.privacy.accounting import Spent
+from privcode.privacy.ledger import Ledger, read_ledger
+from privcode.privacy.registry import register, registered, registry
+from privcode.results import spent_beside
+from privcode.run import SWEEP, Run
+
+CONFIG = """\
+data: {source: private.jsonl, language: python}
+privacy: {epsilon: null, noise_multiplier: 1.0, delta: 1.0e-4, units: 200, batch: 16, steps: 6}
+prompts: {source: public, file: prompts.jsonl}
+junior: {model: "bundled:junior"}
+premium: {model: "bundled:premium"}
+"""
+WHOLE = Spent(16 / 200, 1.0, 6)
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> Path:
+    (tmp_path / "private.jsonl").write_text('{"prompt": "a", "code": "b"}\n')
+    (tmp_path / "c.yaml").write_text(CONFIG)
+    return tmp_path / "c.yaml"
+
+
+def begun(config: Path, out: str, steps: int = 0, data: str = "fingerprint") -> Run:
+    """A run in a directory of its own that took some steps, and is closed."""
+    run = Run(load_config(config), config.parent / out / "run")
+    run._begin(data)
+    run.close()
+    ledger = Ledger(run.ledger)
+    for step in range(ledger.steps, steps):
+        ledger.step(step)
+    return run
+
+
+def others(run: Run) -> list[Spent]:
+    return sorted(spent_beside(run), key=lambda s: s.steps)
+
+
+def taken(steps: int) -> Spent:
+    return Spent(WHOLE.sampling_rate, WHOLE.noise_multiplier, steps)
+
+
+def test_runs_in_other_places_count_with_the_steps_they_took(config: Path) -> None:
+    begun(config, "a", 6)
+    begun(config, "b", 2)
+    assert others(begun(config, "c")) == [taken(2), WHOLE]
+
+
+def test_a_deleted_run_counts_with_all_it_may_have_taken(config: Path) -> None:
+    first = begun(config, "a", 2)
+    shutil.rmtree(first.out)
+    assert others(begun(config, "b")) == [WHOLE]
+    again = begun(config, "a", 3)  # in the place of the deleted run: not the same run
+    assert others(again) == [taken(0), WHOLE]
+
+
+def test_a_run_whose_ledger_was_spoilt_elsewhere_counts_with_all_it_may_have_taken(
+    config: Path,
+) -> None:
+    first = begun(config, "a", 2)
+    first.ledger.write_text("{}\n")
+    assert others(begun(config, "b")) == [WHOLE]
+
+
+def test_a_run_beside_this_one_is_counted_once(config: Path) -> None:
+    begun(config, "a", 6)
+    beside = Run(load_config(config), config.parent / "a" / "other")
+    beside._begin("fingerprint")
+    beside.close()
+    assert others(beside) == [WHOLE]
+
+
+def test_a_finished_run_that_is_moved_or_copied_is_counted_once(config: Path) -> None:
+    first = begun(config, "a", 6)
+    shutil.copytree(first.out, first.out.with_name("copy"))
+    shutil.move(first.out, config.parent / "moved")
+    moved = Run.open(config.parent / "moved")
+    moved.close()
+    assert others(moved) == []
+    assert others(begun(config, "b")) == [WHOLE]
+    copy = Run.open(first.out.with_name("copy"))
+    copy._begin("fingerprint")  # nothing is left to take
+    copy.close()
+    assert len(others(copy)) == 1
+    assert len(registered()) == 2
+
+
+def test_a_copy_that_goes_on_is_counted_as_one_run_more(config: Path) -> None:
+    first = begun(config, "a", 3)
+    shutil.copytree(first.out.parent, config.parent / "b")
+    copy = begun(config, "b", 6)
+    assert others(copy) == [taken(3)]
+    begun(config, "a", 6)
+    shutil.rmtree(config.parent / "a")
+    assert others(begun(config, "c")) == [WHOLE, WHOLE]
+    assert len(read_ledger(copy.ledger)) == 1 + 6 + 1
+    begun(config, "b", 6)  # where it went on it may go on again
+    assert len(registered()) == 3
+
+
+def test_going_on_in_the_same_place_counts_nothing_twice(config: Path) -> None:
+    begun(config, "a", 2)
+    run = begun(config, "a", 6)
+    assert others(run) == []
+    assert len(registered()) == 1
+
+
+def test_a_run_that_was_begun_before_the_registry_was_lost_is_noted_again(config: Path) -> None:
+    begun(config, "a", 2)
+    registry().unlink()
+    begun(config, "a", 4)
+    shutil.rmtree(config.parent / "a")
+    assert others(begun(config, "b")) == [WHOLE]
+
+
+def test_the_same_source_or_the_same_records_are_the_same_data(config: Path) -> None:
+    begun(config, "a", 6, data="grown since")
+    shutil.copy(config.parent / "private.jsonl", config.parent / "renamed.jsonl")
+    config.with_name("d.yaml").write_text(CONFIG.replace("private.jsonl", "renamed.jsonl"))
+    begun(config.with_name("d.yaml"), "b", 5)
+    config.with_name("e.yaml").write_text(CONFIG.replace("private.jsonl", "c.yaml"))
+    begun(config.with_name("e.yaml"), "c", 4, data="something else")
+    assert others(begun(config, "d")) == [taken(5), WHOLE]
+
+
+def test_public_data_are_not_registered_and_look_up_nothing(config: Path) -> None:
+    private = begun(config, "a", 6)
+    config.write_text(CONFIG.replace("python}", "python, public: true}"))
+    public = begun(config, "b", 6)
+    assert len(registered()) == 1
+    assert others(public) == []
+    assert others(private) == []
+
+
+def test_a_crash_between_registry_and_ledger_counts_a_run_too_many(config: Path) -> None:
+    run = Run(load_config(config), config.parent / "a" / "run")
+    run.ledger.symlink_to(config.parent / "none" / "ledger.jsonl")
+    with pytest.raises(UserError, match="cannot be written"):
+        run._begin("fingerprint")
+    run.close()
+    assert len(registered()) == 1
+    run.ledger.unlink()
+    assert others(begun(config, "a", 6)) == [WHOLE]
+
+
+def test_the_registry_is_its_owners_alone_and_shows_what_was_altered(config: Path) -> None:
+    for place in "abc":
+        begun(config, place)
+    path = registry()
+    assert path.parent.stat().st_mode & 0o777 == 0o700
+    assert path.stat().st_mode & 0o777 == 0o600
+    lines = path.read_text().splitlines(keepends=True)
+    for number, rows in enumerate([(1, 2), (1, 0, 2), (0, 2)]):
+        path.write_text("".join(lines[row] for row in rows))
+        with pytest.raises(UserError, match="was altered"):
+            begun(config, f"spoilt-{number}")
+    path.write_text("".join(lines) + lines[0][:40])  # a crash in the middle of a line
+    begun(config, "d")
+    assert len(registered()) == 4
+
+
+@pytest.mark.parametrize("rows", [(0, 2, 1, 3), (0, 1, 1, 2), (1, 2, 3), (0, 2, 3), (0, 1, 3)])
+def test_a_ledger_row_removed_repeated_or_moved_is_found(
+    config: Path, rows: tuple[int, ...]
+) -> None:
+    run = begun(config, "a", 3)
+    lines = run.ledger.read_text().splitlines(keepends=True)
+    run.ledger.write_text("".join(lines[row] for row in rows))
+    with pytest.raises(UserError, match="was altered or does not follow"):
+        read_ledger(run.ledger)
+
+
+def test_a_registry_that_cannot_be_written_stops_a_run_before_it_spends(
+    config: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PRIVCODE_STATE", str(config))  # a file
+    (config.parent / "prompts.jsonl").write_text('{"prompt": "a"}\n')
+    arguments = ["run", str(config), "--out", str(config.parent / "a" / "run")]
+    done = subprocess.run(
+        [sys.executable, "-m", "privcode", *arguments], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 2
+    assert done.stderr.count("\n") == 1
+    assert "PRIVCODE_STATE" in done.stderr
+    run = Run.open(config.parent / "a" / "run")
+    with pytest.raises(UserError, match="PRIVCODE_STATE"):  # with a stage by itself
+        run._begin("fingerprint")
+    run.close()
+    assert not run.ledger.exists()
+
+
+@pytest.fixture
+def swept(config: Path) -> Path:
+    text = CONFIG.replace("steps: 6}", "steps: 6, selection: trials, trials: 3}")
+    config.with_name("t.yaml").write_text(text)
+    return config.with_name("t.yaml")
+
+
+def test_all_trials_of_a_sweep_count_as_one_choice(config: Path, swept: Path) -> None:
+    private = config.parent / "sweep" / "private"
+    write_sealed(private / SWEEP, {"sweep": "s", "trials": []})
+    whole = Spent(WHOLE.sampling_rate, WHOLE.noise_multiplier, 6, 3.0)
+    source = str(config.parent / "private.jsonl")
+    register("s", data="fingerprint", source=source, spent=whole, ledger=None, sweep="s")
+    assert others(begun(config, "a")) == [whole]  # which may have had no trial
+    for name, steps in (("one", 2), ("two", 6), ("three", 1)):
+        trial = Run(load_config(swept), private / name)
+        trial._begin("fingerprint")
+        trial.close()
+        for step in range(steps):
+            Ledger(trial.ledger).step(step)
+    assert others(trial) == [taken(0)]
+    shutil.rmtree(private / "two")
+    assert others(begun(config, "b")) == [taken(0), whole]
+
+
+def test_a_trial_is_taken_once_and_in_its_place(swept: Path) -> None:
+    private = swept.parent / "sweep" / "private"
+    write_sealed(private / SWEEP, {"sweep": "s", "trials": []})
+
+    def trial(place: Path) -> None:
+        run = Run(load_config(swept), place)
+        try:
+            run._begin("fingerprint")
+        finally:
+            run.close()
+
+    trial(private / "trial-1")
+    trial(private / "trial-1")  # going on
+    shutil.copytree(private / "trial-1", private / "copy")
+    with pytest.raises(UserError, match="in its own place"):
+        trial(private / "copy")
+    shutil.rmtree(private / "trial-1")
+    with pytest.raises(UserError, match="pays for each trial once"):
+        trial(private / "trial-1")
+    assert len(registered()) == 1
+
+
+def test_a_run_that_is_no_trial_cannot_pass_for_the_best_of_several(swept: Path) -> None:
+    run = Run(load_config(swept), swept.parent / "run")
+    with pytest.raises(UserError, match="start it with privcode sweep"):
+        run._begin("fingerprint")
+    assert not run.ledger.exists()
+    assert not registry().exists()
+    run.close()
+
+
+def test_a_trial_is_not_released_before_the_best_is_chosen(swept: Path) -> None:
+    write_sealed(swept.parent / SWEEP, {"sweep": "s", "trials": []})
+    run = Run(load_config(swept), swept.parent / "trial-1")
+    with pytest.raises(UserError, match="one trial of a sweep"):
+        run.release()
+    run.close()
+
+
+def test_nothing_of_the_registry_is_in_what_a_ledger_says_in_public(config: Path) -> None:
+    begun(config, "a", 6)
+    facts = json.dumps(begun(config, "b").plan.describe())
+    for entry in registered():
+        assert entry["run"] not in facts
+        assert entry["data"] not in facts

@@ -15,7 +15,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from privcode.config import Config, Model, load_config, plan_of
+from privcode.config import Config, Model, dump_config, load_config, plan_of
 from privcode.console import progress_bar, say
 from privcode.errors import UserError
 from privcode.files import (
@@ -465,7 +465,7 @@ class Run(Workspace):
 
     def _begin(self, fingerprint: str) -> None:
         """Register the run, then begin its ledger: a crash in between counts a run too many."""
-        ledger, run = Ledger(self.ledger), secrets.token_hex(16)
+        ledger, run = Ledger(self.ledger), self._name(fingerprint)
         here, sweep = str(self.ledger.resolve()), self._sweep()
         known = {} if self.config.data.public else {e["run"]: e for e in registered()}
         if not ledger.entries:
@@ -481,7 +481,7 @@ class Run(Workspace):
         if self.config.data.public or ledger.steps == self.plan.steps:
             return
         own = identity(ledger.entries)
-        if own and (own not in known or known[own]["ledger"] == here):
+        if own and (own == run or own not in known or known[own]["ledger"] == here):
             self._register(own, fingerprint, sweep)
             return
         if own and sweep:
@@ -496,6 +496,18 @@ class Run(Workspace):
             )
         self._register(run, fingerprint, sweep)
         ledger.append(kind="named", run=run)
+
+    def _name(self, fingerprint: str) -> str:
+        """What the run goes by in ledgers: a fresh random name.
+
+        With reproducible noise it follows from settings and data: the same run taken twice gives
+        the same bits, so it is spent once.
+        """
+        if self.plan.reproducible_seed is None:
+            return secrets.token_hex(16)
+        return hashlib.sha256(f"{dump_config(self.config)}\0{fingerprint}".encode()).hexdigest()[
+            :32
+        ]
 
     def _register(self, run: str, fingerprint: str, sweep: str | None) -> None:
         if not self.config.data.public:

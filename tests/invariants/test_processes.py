@@ -15,6 +15,7 @@ import torch
 from peft import LoraConfig, get_peft_model
 from transformers import LlamaConfig, LlamaForCausalLM
 
+from privcode.audit.gradient_canaries import GradientCanaries
 from privcode.errors import UserError
 from privcode.privacy.distributed import alone, from_first, rank, start, sum_, world
 from privcode.privacy.ledger import Ledger, read_ledger
@@ -32,6 +33,7 @@ SCENARIOS: dict[str, dict[str, Any]] = {
     "seeded, nobody drawn": SEEDED | NOBODY,
     "nobody drawn": NOBODY | {"noise_multiplier": 3.0},
     "cryptographic": {},
+    "seeded, with canaries": SEEDED,
 }
 
 
@@ -103,8 +105,16 @@ def work(scenario: str, folder: Path, die_at: int | None = None, unlike: bool = 
     data = examples()[::-1] if unlike and rank() else examples()
     settings = Settings(learning_rate=1e-2, checkpoint_every=2, lambda_max=1.0, micro_batch=4)
     checkpoint = folder / "checkpoint.pt"
-    curve = sanitize(model, 0, data, UNITS, plan, settings, from_first(begun), checkpoint, progress)
-    adapter = torch.cat([p.detach().flatten() for p in model.parameters() if p.requires_grad])
+    trained = [p for p in model.parameters() if p.requires_grad]
+    canaries = None
+    if scenario.endswith("canaries"):
+        canaries = GradientCanaries(plan, sum(p.numel() for p in trained), 200, 0)
+    curve = sanitize(
+        model, 0, data, UNITS, plan, settings, from_first(begun), checkpoint, progress, canaries
+    )
+    adapter = torch.cat([p.detach().flatten() for p in trained])
+    if canaries is not None:
+        torch.save(canaries.scores, folder / f"scores-{rank()}.pt")
     torch.save((adapter, curve), folder / f"rank-{rank()}.pt")
 
 
@@ -145,7 +155,18 @@ def gradient(folder: Path) -> torch.Tensor:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("scenario", ["seeded", "nearly without noise"])
+def test_two_processes_see_each_canary_as_one_does(both: Path) -> None:
+    one, first, second = (
+        torch.load(both / name / "seeded, with canaries" / f"scores-{rank}.pt", weights_only=True)
+        for name, rank in (("one", 0), ("two", 0), ("two", 1))
+    )
+    assert torch.equal(first, second)
+    assert torch.allclose(one, first, atol=1e-4)
+    assert float(one.std()) > 0.1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("scenario", ["seeded", "nearly without noise", "seeded, with canaries"])
 def test_two_processes_end_where_one_ends(both: Path, scenario: str) -> None:
     one, curve = result(both / "one" / scenario)
     two, shared_curve = result(both / "two" / scenario)

@@ -82,6 +82,7 @@ class Clipper:
         self.device = self._layers[0][1].weight.device
         self._sum = torch.zeros(offset, dtype=torch.float32, device=self.device)
         self._buffer = torch.empty(0, offset, dtype=torch.float32, device=self.device)
+        self._reserved: torch.Tensor | None = None
         self._rows: torch.Tensor | None = None
         self._hits: list[int] = []
         self._records = 0
@@ -90,6 +91,14 @@ class Clipper:
     def sensitivity(self) -> float:
         """L2 distance by which adding or removing one unit can move the sum."""
         return self.clip_norm
+
+    def reserve(self, coordinates: torch.Tensor) -> None:
+        """Keep recorded gradients out of these flat coordinates; only given ones have a part there.
+
+        Which ones has to be decided without the data: then it is a change of the function whose
+        gradient is taken, before the clip, and the sensitivity is what it was.
+        """
+        self._reserved = coordinates.to(self._sum.device)
 
     @contextmanager
     def recording(self, records: int) -> Iterator[None]:
@@ -170,20 +179,24 @@ class Clipper:
                 )
 
     @torch.no_grad()
-    def accumulate(self, unit_of_record: torch.Tensor) -> None:
+    def accumulate(self, unit_of_record: torch.Tensor, given: torch.Tensor | None = None) -> None:
         """Clip the recorded gradients per unit and add them to the sum.
 
         Args:
             unit_of_record: [records] long; records of one unit carry the same number, and all
                 records of a unit must be in this micro-batch.
+            given: [records, parameters] fp32 gradients in place of the recorded ones, for an
+                audit's canaries; changed where not finite.
         """
-        assert self._rows is not None
-        rows, self._rows = self._rows, None
+        rows, self._rows = self._rows if given is None else given, None
+        assert rows is not None
         units, row_unit = torch.unique(unit_of_record.to(rows.device), return_inverse=True)
         if len(units) < len(rows):
             rows = torch.zeros(len(units), self.parameters, device=rows.device).index_add_(
                 0, row_unit, rows
             )
+        if given is None and self._reserved is not None:
+            rows.index_fill_(1, self._reserved, 0.0)
         # Squares are added layer by layer and in double precision: one fp32 norm over a million
         # elements reads up to 1.5e-4 low on CPUs, which would leave rows above the clip norm.
         squares = torch.zeros(len(rows), dtype=torch.float64, device=rows.device)

@@ -24,6 +24,7 @@ from typing import Any, Literal
 import numpy as np
 import torch
 
+from privcode.audit.gradient_canaries import GradientCanaries
 from privcode.errors import UserError
 from privcode.files import write_with
 from privcode.privacy.clipping import Clipper
@@ -158,6 +159,7 @@ def sanitize(
     ledger: Ledger,
     checkpoint: Path,
     progress: Callable[[int], object] = lambda steps: None,
+    canaries: GradientCanaries | None = None,
 ) -> list[dict[str, float]]:
     """Train the adapter of `model` in place; returns the (private) training curve.
 
@@ -171,18 +173,22 @@ def sanitize(
         ledger: begun with this plan; only the first rank's is read and written.
         checkpoint: file (in `private/`) to go on from and to write, by the first rank.
         progress: called with the number of steps done.
+        canaries: units of an audit beside the private ones; scored step by step, in place.
 
     Raises:
         UserError: the model cannot be clipped per record; the ranks hold different data or
             settings; the ledger cannot be written.
     """
     start()
-    _insist_on_the_same(units, examples, plan, settings)
+    public = () if canaries is None else canaries.coordinates.tolist()
+    _insist_on_the_same(units, examples, plan, settings, public)
     trained = [p for p in model.parameters() if p.requires_grad]
     clipper, head = plan.clipper(model), split_head(model)
     device = clipper.device
     model.train()
     _try_out(model, head, clipper)
+    if canaries is not None:
+        clipper.reserve(canaries.coordinates)
     optimizer = torch.optim.AdamW(
         trained, lr=settings.learning_rate, weight_decay=settings.weight_decay, foreach=False
     )
@@ -193,7 +199,7 @@ def sanitize(
     def state(step: int) -> dict[str, Any]:
         adapter = [p.detach().cpu() for p in trained]
         kept = {"step": step, "adapter": adapter, "optimizer": optimizer.state_dict()}
-        return kept | {"curve": curve}
+        return kept | {"curve": curve, "scores": None if canaries is None else canaries.scores}
 
     def opening() -> tuple[dict[str, Any], int]:
         at = state(0)
@@ -211,7 +217,8 @@ def sanitize(
 
     def spend(step: int) -> np.ndarray:
         ledger.step(step)  # on disk before any rank learns whom the step draws
-        return plan.sample(len(units), step, randomness)
+        present = len(units) + (0 if canaries is None else canaries.present)
+        return plan.sample(present, step, randomness)
 
     before, first = from_first(opening)
     with torch.no_grad():
@@ -219,10 +226,13 @@ def sanitize(
             parameter.copy_(saved)
     optimizer.load_state_dict(before["optimizer"])
     curve.extend(before["curve"])
+    if canaries is not None:
+        canaries.scores = before["scores"]
     progress(first)
     lengths = [len(e.ids) for e in examples]
     for step in range(first, plan.steps):
-        drawn = [units[u] for u in from_first(partial(spend, step))]
+        chosen = from_first(partial(spend, step))
+        drawn = [units[u] for u in chosen if u < len(units)]
         # One draw for all ranks, in the sum before it is reduced.
         noise = beside.submit(plan.noise, clipper, step, randomness) if rank() == 0 else None
         weight = syntax_weight(
@@ -238,10 +248,17 @@ def sanitize(
                 losses.sum().backward()  # type: ignore[no-untyped-call]
             clipper.accumulate(torch.tensor([unit for unit, _ in rows]))
             total += float(losses.detach().nan_to_num(0.0, 0.0, 0.0).sum())  # the curve is JSON
+        if canaries is not None:
+            mine = (chosen[chosen >= len(units)] - len(units))[rank() :: world()]
+            for rows_given in canaries.gradients(mine, settings.micro_batch, device):
+                clipper.accumulate(torch.arange(len(rows_given)), rows_given)
         clipped = clipper.take_sum()
         if noise:
             clipped = clipped + noise.result().to(device)
-        clipper.set_gradients(sum_(clipped) / plan.expected_batch)
+        noised = sum_(clipped)
+        if canaries is not None:
+            canaries.observe(noised)
+        clipper.set_gradients(noised / plan.expected_batch)
         for group_settings in optimizer.param_groups:
             group_settings["lr"] = _rate(step, plan.steps, settings)
         optimizer.step()

@@ -1,0 +1,100 @@
+"""A whole white-box audit by itself: train under a plan with gradient canaries, bound its ε.
+
+Promises: what is trained goes through `sanitize`, as a run does; the bound is that of the claimed
+plan, whatever plan the engine is given. Does not: write anything that stays, or spend a budget:
+its records are made up.
+"""
+
+import os
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from privcode.audit.gradient_canaries import GradientCanaries
+from privcode.audit.one_run import Bound, choose_guesses, lower_bound
+from privcode.privacy.ledger import Ledger
+from privcode.privacy.plan import PrivacyPlan, make_plan
+from privcode.syntax.loss import Example
+
+
+@dataclass(frozen=True)
+class Trial:
+    """What a plan claims and what was found."""
+
+    claimed: float
+    bound: Bound
+
+    @property
+    def found(self) -> float:
+        """The stronger of the two bounds."""
+        return max(self.bound.epsilon, self.bound.epsilon_same_shape or 0.0)
+
+
+def trial(
+    model: Any,
+    examples: Sequence[Example],
+    claim: PrivacyPlan,
+    canaries: int,
+    seed: int,
+    engine: PrivacyPlan | None = None,
+) -> Trial:
+    """Train the adapter of `model` on the examples, each a unit, and bound ε from canaries.
+
+    Args:
+        model: a peft model whose adapter alone is trainable; changed.
+        examples: made-up records.
+        claim: the plan whose ε is claimed.
+        canaries: how many; half of them take part.
+        seed: of the coins.
+        engine: the plan that is really carried out, where a fault is to be shown.
+    """
+    from privcode.stages.sanitize import Settings, sanitize
+
+    parameters = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    planted = GradientCanaries(claim, parameters, canaries, seed)
+    done = engine or claim
+    with tempfile.TemporaryDirectory() as folder:
+        ledger = Ledger(Path(folder) / "ledger.jsonl")
+        ledger.begin(done, "made up")
+        sanitize(
+            model,
+            0,
+            examples,
+            [[i] for i in range(len(examples))],
+            done,
+            Settings(learning_rate=1e-2, micro_batch=16, checkpoint_every=done.steps, syntax="off"),
+            ledger,
+            Path(folder) / "checkpoint.pt",
+            canaries=planted,
+        )
+    scores = planted.scores.numpy()
+    guesses = choose_guesses(claim, canaries)
+    return Trial(claim.cost().epsilon, lower_bound(scores, planted.included, claim, guesses))
+
+
+def short_audit() -> Trial:
+    """A small white-box audit of this installation, on the bundled junior at ε 4: some seconds.
+
+    Noise and coins are fresh. `found` above `claimed` is a fault of the engine (the probability
+    that a sound one looks so is below 10 %, in practice far below); a `found` near 0 is one too,
+    as the same audit of a sound engine finds about half the claim.
+    """
+    from privcode.exercises.corpus import private_records
+    from privcode.models import attach_lora, load_model, load_tokenizer, render
+    from privcode.records import Record
+    from privcode.stages.sanitize import encode
+
+    tokenizer = load_tokenizer("bundled:junior")
+    template = "Question: {prompt}\n\nAnswer:\n"
+    examples = []
+    for number, row in enumerate(private_records(20, seed=0), start=1):
+        record = Record(row["prompt"], row["code"], "python", f"row-{number}", number)
+        prompt = render(template, prompt=record.prompt)
+        examples.append(encode(record, prompt, tokenizer, 64, syntax=False)[0])
+    plan = make_plan(
+        epsilon=None, noise_multiplier=2.65, delta=1e-5, units=2000, batch=1000, steps=20
+    )
+    model = attach_lora(load_model("bundled:junior"), 2, 4, 0.0)
+    return trial(model, examples, plan, 1500, int.from_bytes(os.urandom(4)))

@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 import pytest
-from scipy.stats import beta, norm
+from scipy.stats import beta, binom, norm
 
 from privcode.audit import one_run
 from privcode.audit.one_run import (
@@ -109,6 +109,18 @@ def test_the_trade_off_curve_is_that_of_a_gaussian_where_everybody_takes_part() 
     for r in (0.001, 0.01, 0.1, 0.5, 0.9, 0.99):
         exact = norm.cdf(norm.ppf(r) - 1)
         assert 0.98 * exact - 1e-6 < curve.least(r) <= exact + 1e-9
+
+
+@pytest.mark.parametrize("guesses", [50, 200, 500])
+def test_the_shape_bound_is_nearly_exact_for_randomised_response(guesses: int) -> None:
+    # Of ε-DP's own trade-off curve the worst case is known: a binomial. What is called too
+    # unlikely at 5 % has a probability below that, and not much below.
+    grow = math.exp(2.0)
+    curve = one_run._Curve(np.array([1 / grow, grow]), np.array([0.0, 1 - grow]), 2.0)
+    found = [one_run._too_unlikely(curve, guesses, guesses, v, 0.05) for v in range(guesses + 1)]
+    assert found == sorted(found)
+    tail = binom.sf(found.index(True) - 1, guesses, grow / (1 + grow))
+    assert 0.01 < tail <= 0.05
 
 
 @pytest.mark.parametrize("right", [0, 50, 100])

@@ -38,7 +38,8 @@ evaluate:
     - {name: one, file: tasks.jsonl, prelude: house.py, instruction: "{problem}"}
     - {name: two, file: tasks.jsonl, prelude: house.py, mode: complete}
   max_new_tokens: 40
-audit: {repetitions: [2], samples: 2, candidates: 20, max_new_tokens: 40}
+audit: {repetitions: [2], samples: 2, candidates: 20, max_new_tokens: 40,
+        gradient_canaries: 300, coin_canaries: 30}
 """
 
 
@@ -146,6 +147,22 @@ def test_nothing_about_the_records_is_outside_private(finished: Path) -> None:
     assert "2" in done.stderr
     assert not re.search(r"\b2(00|10)\b", done.stdout + done.stderr)  # records, with canaries
     shutil.rmtree(finished.parent / "loud")
+
+
+@pytest.mark.slow
+def test_the_lower_bounds_stand_beside_the_claim(finished: Path) -> None:
+    run = finished.parent / "whole"
+    assert privcode("release", run, "--allow-reproducible-noise").returncode == 0
+    facts = json.loads((run / "release" / "privacy.json").read_text())
+    bounds = facts["epsilon_lower_bounds"]
+    assert bounds == json.loads((run / "evaluation" / "audit.json").read_text())["one_run"]
+    assert list(bounds) == ["what training gives away", "junior", "tuned model"]
+    for found in bounds.values():
+        assert len(found["right"]) == len(found["guesses"])
+        assert max(found["epsilon"], found["epsilon_same_shape"]) < facts["epsilon"]
+    assert "What an attack showed" in (run / "release" / "report.html").read_text()
+    assert bounds["what training gives away"]["canaries"] == 300
+    assert bounds["junior"]["canaries"] == bounds["tuned model"]["canaries"] == 30
 
 
 @pytest.mark.slow

@@ -344,6 +344,9 @@ def _summary_text(facts: dict[str, Any]) -> str:
         for task, models in facts["evaluation"].items()
         for model, figures in models.items()
     ]
+    for place, found in facts["one_run"].items():
+        bounds = [b for b in (found["epsilon"], found["epsilon_same_shape"]) if b is not None]
+        lines.append(f"audit      ε is at least {max(bounds):.3g}, by {place}")
     if facts["leaks"]:
         found = facts["leaks"]["places"]["anywhere"]
         lines.append(f"canaries   {found['leaked']} of {found['planted']} came out")

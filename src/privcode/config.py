@@ -252,6 +252,17 @@ class Audit(Section):
     )
     max_new_tokens: Positive = 128
     seed: int = 0
+    gradient_canaries: int = Field(
+        0,
+        ge=0,
+        description="units of known gradient, half of which take part: a lower bound on ε from "
+        "what training gives away; each takes a coordinate of the adapter",
+    )
+    coin_canaries: int = Field(
+        0,
+        ge=0,
+        description="made-up records, half of which take part: lower bounds on ε from the models",
+    )
 
 
 class Compare(Section):

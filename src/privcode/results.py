@@ -38,10 +38,16 @@ def evaluation(run: "Run") -> dict[str, dict[str, Any]]:
     return found
 
 
-def leaks(run: "Run") -> dict[str, Any] | None:
-    """The audit's counts, if there was one."""
+def audit(run: "Run") -> dict[str, Any] | None:
+    """What the audit found, if there was one."""
     path = run.evaluation / "audit.json"
     return read_json(path) if path.exists() else None
+
+
+def leaks(run: "Run") -> dict[str, Any] | None:
+    """The audit's counts of planted secrets, if there were any."""
+    found = audit(run)
+    return found if found and "places" in found else None
 
 
 def funnel(run: "Run") -> dict[str, Any] | None:
@@ -135,6 +141,7 @@ def summary(run: "Run") -> dict[str, Any]:
         "samples": funnel(run),
         "evaluation": evaluation(run),
         "leaks": leaks(run),
+        "one_run": (audit(run) or {}).get("one_run", {}),
     }
 
 
@@ -257,6 +264,6 @@ def evidence(run: "Run") -> "Evidence":
             "round_trip": {"method": trip.method, "threshold": trip.threshold},
         },
         evaluation=evaluation(run),
-        audit=leaks(run),
+        audit=audit(run),
         versions=versions(),
     )

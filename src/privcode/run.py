@@ -13,12 +13,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from privcode.config import Config, Model, dump_config, load_config, plan_of
 from privcode.console import progress_bar, say
 from privcode.errors import UserError
 from privcode.files import (
+    read_json,
     read_jsonl,
     read_sealed,
     read_text,
@@ -32,6 +33,9 @@ from privcode.privacy.ledger import Ledger, identity, read_ledger
 from privcode.privacy.registry import check, place, register, registered
 from privcode.records import Columns, Record, bound_contributions, guess_columns, read_records
 from privcode.workspace import Workspace
+
+if TYPE_CHECKING:
+    from privcode.audit.gradient_canaries import GradientCanaries
 
 STAGES = {
     "privcode": ("sanitize", "synthesize", "validate", "boost", "evaluate", "audit"),
@@ -57,9 +61,15 @@ def stages_of(config: Config) -> tuple[str, ...]:
     return tuple(
         name
         for name in STAGES[config.method]
-        if (name != "audit" or config.audit.repetitions or config.audit.holdout)
+        if (name != "audit" or config.audit.repetitions or config.audit.holdout or coins(config))
         and (name != "evaluate" or config.evaluate.tasks)
     )
+
+
+def coins(config: Config) -> bool:
+    """Whether the audit bounds ε from below."""
+    trained = "sanitize" in STAGES[config.method]
+    return bool(config.audit.coin_canaries or (trained and config.audit.gradient_canaries))
 
 
 class Run(Workspace):
@@ -128,6 +138,7 @@ class Run(Workspace):
                     examples.append(example)
                     cut += truncated
                     progress(1)
+            canaries = self._gradient_canaries(model)
             first = rank() == 0
             from_first(lambda: self._begin(fingerprint))
             ledger = Ledger(self.ledger)  # whole by now: the first rank has mended and begun it
@@ -164,8 +175,13 @@ class Run(Workspace):
                     ledger,
                     self.private / "checkpoint.pt",
                     progress,
+                    canaries,
                 )
             if first:
+                if canaries is not None:
+                    coins, scores = canaries.included.tolist(), canaries.scores.tolist()
+                    kept = {"included": coins, "scores": scores}
+                    write_json(self.private / "gradient_canaries.json", kept, mode=0o600)
                 write_jsonl(self.private / "curve.jsonl", curve, mode=0o600)
                 save_model(model, output, base=section.model)
                 if settings.merge:
@@ -330,12 +346,12 @@ class Run(Workspace):
         self._next("evaluate", self.evaluation)
 
     def audit(self) -> None:
-        """How far the planted canaries come out; in `private/`, whether members can be told."""
+        """How far planted canaries come out; what coins say of ε; in `private/`, membership."""
         from privcode.audit import canaries
         from privcode.stages.audit import exposures, leakage
 
         config = self.config.audit
-        if not config.repetitions and not config.holdout:
+        if not config.repetitions and not config.holdout and not coins(self.config):
             raise UserError(
                 f"{self.out / 'config.yaml'}, field audit.repetitions: no canary was planted and "
                 "no record held out; both have to happen before training"
@@ -345,6 +361,7 @@ class Run(Workspace):
             if not needed:
                 return
             targets = self._targets()
+            facts: dict[str, Any] = {}
             if config.repetitions:
                 planted = canaries.plant(config.repetitions, config.seed)
                 places: dict[str, list[str]] = {}
@@ -356,10 +373,38 @@ class Run(Workspace):
                 with progress_bar("exposure", total) as progress:
                     ranked = exposures(planted, targets, n, config.seed, progress)
                 facts = {"samples_per_prompt": config.samples, "places": counts}
-                write_json(output, facts | {"exposure": ranked})
+                facts["exposure"] = ranked
+            if coins(self.config):
+                facts["one_run"] = self._one_run(targets)
+            if facts:
+                write_json(output, facts)
             if config.holdout:
                 output = self._membership(targets)
         self._next("audit", output)
+
+    def _one_run(self, targets: list[Any]) -> dict[str, Any]:
+        """Lower bounds on ε, by what the attack looked at."""
+        from privcode.audit import coin_canaries
+        from privcode.stages.audit import black_box, white_box
+
+        config, found = self.config.audit, {}
+        if config.gradient_canaries and "sanitize" in self.stages:
+            seen = read_json(self.private / "gradient_canaries.json")
+            found["what training gives away"] = white_box(
+                seen["scores"], seen["included"], self.plan
+            )
+        if config.coin_canaries:
+            thrown = coin_canaries.throw(config.coin_canaries, config.seed)
+            with progress_bar("coins", 2 * len(thrown) * len(targets)) as progress:
+                found |= black_box(thrown, targets, self.plan, progress)
+        return found
+
+    def _gradient_canaries(self, model: Any) -> "GradientCanaries | None":
+        from privcode.audit.gradient_canaries import GradientCanaries
+
+        count, seed = self.config.audit.gradient_canaries, self.config.audit.seed
+        parameters = sum(p.numel() for p in model.parameters() if p.requires_grad)
+        return GradientCanaries(self.plan, parameters, count, seed) if count else None
 
     def _targets(self) -> list[Any]:
         """The models to attack."""
@@ -739,10 +784,12 @@ def private_records(
     Raises:
         UserError: the data cannot be read, or no record is left.
     """
-    from privcode.audit import canaries
+    from privcode.audit import canaries, coin_canaries
 
     kept, _, counts, fingerprint = split_records(config)
-    planted = canaries.records(canaries.plant(config.audit.repetitions, config.audit.seed))
+    audit = config.audit
+    planted = canaries.records(canaries.plant(audit.repetitions, audit.seed))
+    planted += coin_canaries.records(coin_canaries.throw(audit.coin_canaries, audit.seed))
     return [*kept[:limit], *planted], counts | {"canaries": len(planted)}, fingerprint
 
 

@@ -100,3 +100,18 @@ def test_a_card_is_yaml_that_names_the_data() -> None:
 )
 def test_intervals_are_wilson_s(rate: float, n: int, low: float, high: float) -> None:
     assert wilson(rate, n) == pytest.approx((low, high), abs=1e-4)
+
+
+def test_lower_bounds_stand_beside_the_claim_with_or_without_planted_secrets() -> None:
+    bound = {"canaries": 300, "guesses": [30, 9], "right": [28, 9], "confidence": 0.95}
+    bound |= {"epsilon": 1.234, "epsilon_same_shape": None}
+    text = page(evidence(audit={"one_run": {"the <junior>": bound}}))
+    assert "What an attack showed" in text
+    assert "the &lt;junior&gt;" in text
+    assert "28 of 30, 9 of 9" in text
+    assert "1.234" in text
+    assert "Planted secrets" not in text
+    assert guarantee(evidence(audit={"one_run": {"x": bound}}))["epsilon_lower_bounds"] == {
+        "x": bound
+    }
+    assert "What an attack showed" not in page(evidence())

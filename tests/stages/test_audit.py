@@ -5,13 +5,17 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from privcode.audit.canaries import plant
+from privcode.audit.coin_canaries import records as planted_by_coin
+from privcode.audit.coin_canaries import throw
 from privcode.generation.local import LocalGenerator
 from privcode.models import load_adapter, load_model, load_tokenizer
+from privcode.privacy.plan import make_plan
 from privcode.records import Record
-from privcode.stages.audit import Target, exposures, membership, sides
+from privcode.stages.audit import Target, black_box, exposures, membership, sides, white_box
 from privcode.stages.boost import boost
 
 TEMPLATE = "Question: {prompt}\n\nAnswer:\n"
@@ -136,3 +140,33 @@ def test_as_many_members_are_drawn_as_units_are_held_out(held_out: int) -> None:
     members, others = sides(records(40, 1), records(2 * held_out, 2), seed=0)
     assert len(members) == len(others) == held_out
     assert all(len(unit) == 2 for unit in (*members, *others))
+
+
+PLAN = make_plan(epsilon=None, noise_multiplier=2.65, delta=1e-5, units=2000, batch=1000, steps=20)
+
+
+def test_gradient_canaries_that_show_their_coins_are_above_any_claim_others_bound_nothing() -> None:
+    rng = np.random.default_rng(0)
+    coins = rng.random(2000) < 0.5
+    seen = coins + 0.01 * rng.standard_normal(2000)
+    found = white_box(seen.tolist(), coins.tolist(), PLAN)
+    assert found["epsilon_same_shape"] > found["epsilon"] > PLAN.cost().epsilon
+    assert found["canaries"] == 2000
+    nothing = white_box(rng.standard_normal(2000).tolist(), coins.tolist(), PLAN)
+    assert (nothing["epsilon"], nothing["epsilon_same_shape"]) == (0.0, 0.0)
+
+
+@pytest.mark.slow
+def test_a_model_that_learned_its_coin_canaries_without_privacy_gives_the_coins_away(
+    tmp_path: Path,
+) -> None:
+    thrown = throw(60, 1)
+    pairs = [(record.prompt, record.completion) for record in planted_by_coin(thrown)]
+    learned = black_box(thrown, [target(tune(tmp_path, pairs, 40))], PLAN, lambda examples: None)[
+        "model"
+    ]
+    assert learned["guesses"] == (6, 60)
+    assert learned["right"][1] >= 55
+    assert learned["epsilon"] > 1
+    untouched = black_box(thrown, [target(untuned)], PLAN, lambda examples: None)["model"]
+    assert (untouched["epsilon"], untouched["epsilon_same_shape"]) == (0.0, 0.0)

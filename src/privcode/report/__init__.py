@@ -59,7 +59,8 @@ class Evidence:
         filters: "samples", "accepted", "reasons" (reason -> count), "execution", "round_trip".
         evaluation: task -> model -> {"pass@1", "tasks", "errors", …}.
         audit: {"samples_per_prompt", "places": {place: leaks}, "exposure": `stages.audit.exposures`
-            or None}, where canaries were planted.
+            or None}, where canaries were planted; {"one_run": {what was looked at:
+            `audit.one_run.Bound`}}, where coins were thrown.
         versions: package -> version.
     """
 
@@ -92,6 +93,7 @@ def guarantee(evidence: Evidence) -> dict[str, Any]:
         "epsilon": None if charge is None else json_number(charge.cost.epsilon),
         "epsilon_rdp": None if charge is None else json_number(charge.cost.epsilon_rdp),
         "epsilon_of_all_runs": None if charge is None else json_number(charge.of_all.epsilon),
+        "epsilon_lower_bounds": (evidence.audit or {}).get("one_run", {}),
         "accountant": accountant(spent),
         "runs_over_the_same_data": len(spent) + len(left_out),
         "spent": [asdict(s) for s in spent],

@@ -1,25 +1,31 @@
 """Audit: attack what a run made, with canaries planted before training and records held out of it.
 
-Promises: what `leakage` and `exposures` ask of the models is made up, so that with a model tuned
-under the plan the result is post-processing, and holds no secret. `membership` is the exception:
-it scores real records outside the mechanism, so what it returns is for `private/` alone.
-Does not: bound the privacy loss, or choose which units are held out (`records.hold_out` does).
+Promises: what `leakage`, `exposures` and `black_box` ask of the models is made up, so that with a
+model tuned under the plan the result is post-processing, and holds no secret; what `white_box` is
+given depends on no record. Numbers of guesses are fixed before a score is seen. `membership` is
+the exception: it scores real records outside the mechanism, so what it returns is for `private/`
+alone.
+Does not: bound the privacy loss from above, or choose which units are held out
+(`records.hold_out` does).
 """
 
 import random
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from itertools import islice
 from typing import Any
 
 import numpy as np
 
 from privcode.audit.canaries import Canary, candidates, leaks, space_bits
+from privcode.audit.coin_canaries import CoinCanary
 from privcode.audit.exposure import exposure, summary
 from privcode.audit.membership import SCORES, Curve, inference, roc, scores
+from privcode.audit.one_run import CONFIDENCE, choose_guesses, lower_bound
 from privcode.audit.scores import token_log_probabilities
 from privcode.generation.local import LocalGenerator
 from privcode.models import render
+from privcode.privacy.plan import PrivacyPlan
 from privcode.records import Record
 from privcode.stages.sanitize import by_unit, encode
 
@@ -89,6 +95,43 @@ def exposures(
                 found.append((canary.kind, canary.repetitions, one))
             models[name] = summary(found)
     return {"candidates": n, "models": models}
+
+
+def white_box(
+    scores: Sequence[float], included: Sequence[bool], plan: PrivacyPlan
+) -> dict[str, Any]:
+    """Lower bounds on ε from the gradient canaries' scores and coins: `one_run.Bound` as JSON."""
+    return _bound(np.array(scores), included, plan, choose_guesses(plan, len(scores)))
+
+
+def black_box(
+    thrown: Sequence[CoinCanary], targets: Sequence[Target], plan: PrivacyPlan, progress: Progress
+) -> dict[str, dict[str, Any]]:
+    """Lower bounds on ε from each target: what tuning added to the coin canaries' likelihood.
+
+    One canary in ten is guessed, or all. `progress` is called with numbers of examples: there are
+    2 × canaries × targets.
+    """
+    records = [canary.record for canary in thrown]
+    guesses = tuple(dict.fromkeys((-(-len(thrown) // 10), len(thrown))))
+    bounds = {}
+    for target in targets:
+        after, before = (
+            _score(target, load(), records, progress) for load in (target.tuned, target.untuned)
+        )
+        gained = [
+            a.mean() - b.mean() if len(a) else 0.0 for a, b in zip(after, before, strict=True)
+        ]
+        coins = [canary.included for canary in thrown]
+        bounds[target.name] = _bound(np.array(gained), coins, plan, guesses)
+    return bounds
+
+
+def _bound(
+    scores: np.ndarray, included: Sequence[bool], plan: PrivacyPlan, guesses: Sequence[int]
+) -> dict[str, Any]:
+    found = lower_bound(scores, np.array(included), plan, guesses)
+    return asdict(found) | {"confidence": CONFIDENCE}
 
 
 def sides(

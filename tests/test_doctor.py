@@ -12,13 +12,15 @@ import pytest
 import torch
 
 from privcode import doctor, execution, models
-from privcode.doctor import Check, checks, line, report
+from privcode.doctor import Check, checks, engine, evidence, line, report
+from privcode.doctor.faults import FAULTS
 from privcode.execution import Outcome, Program, Status, sandboxes
 from privcode.privacy import accounting, plan
 from privcode.privacy.accounting import Cost
 from privcode.privacy.clipping import Clipper
 from privcode.privacy.noise import gaussian
 from privcode.privacy.sampling import poisson_sample
+from privcode.stages import release
 from privcode.syntax import loss
 
 sandboxed = pytest.mark.skipif(
@@ -31,7 +33,7 @@ def run(test: Callable[[], str]) -> Check:
 
 
 def clipping() -> Check:
-    return run(lambda: doctor._clipping("cpu"))
+    return run(lambda: engine.clipping("cpu"))
 
 
 @sandboxed
@@ -41,7 +43,8 @@ def test_a_sound_machine_passes_every_required_check_with_the_global_generator_u
     assert torch.equal(torch.random.get_rng_state(), state)
     assert [check for check in done if check.required and not check.ok] == []
     assert {check.name for check in done if check.required} >= {
-        *("machine", "clipping on cpu", "noise", "sampling", "accountants", "sandbox: auto"),
+        *("machine", "clipping on cpu", "syntax term", "noise", "sampling", "accountants"),
+        *("ledger", "resumed runs", "verify", "planted faults", "sandbox: auto"),
         *("grammars", "bundled:junior", "bundled:premium"),
     }
     facts = report(done)
@@ -143,9 +146,9 @@ def test_a_term_of_the_loss_that_depends_on_the_rest_of_the_batch_is_seen(
     ],
 )
 def test_wrong_noise_is_seen(draw: Any, said: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert run(doctor._noise).ok
+    assert run(engine.noise).ok
     monkeypatch.setattr(plan, "gaussian", draw)
-    check = run(doctor._noise)
+    check = run(engine.noise)
     assert not check.ok
     assert said in check.detail
 
@@ -160,7 +163,7 @@ def test_noise_that_forgets_the_noise_multiplier_or_the_clip_norm_is_seen(
         return real(self, *arguments) / float(getattr(self, factor))
 
     monkeypatch.setattr(plan.PrivacyPlan, "noise", forgetful)
-    assert not run(doctor._noise).ok
+    assert not run(engine.noise).ok
 
 
 @pytest.mark.parametrize(
@@ -173,9 +176,9 @@ def test_noise_that_forgets_the_noise_multiplier_or_the_clip_norm_is_seen(
     ],
 )
 def test_wrong_sampling_is_seen(draw: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert run(doctor._sampling).ok
+    assert run(engine.sampling).ok
     monkeypatch.setattr(plan, "poisson_sample", draw)
-    assert not run(doctor._sampling).ok
+    assert not run(engine.sampling).ok
 
 
 def test_wrong_accounting_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -188,6 +191,34 @@ def test_wrong_accounting_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
         assert not run(doctor._accountants).ok
     monkeypatch.setattr(plan, "spend", lambda *a: Cost(3.99, 5.0))
     assert run(doctor._accountants).ok
+
+
+def test_a_ledger_that_is_read_whatever_it_holds_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+    def trusting(path: Path) -> list[dict[str, Any]]:
+        return [json.loads(row) for row in path.read_text().splitlines()]
+
+    assert run(evidence.ledger).ok
+    monkeypatch.setattr(evidence, "read_ledger", trusting)
+    assert "a changed row was not noticed" in run(evidence.ledger).detail
+
+
+@pytest.mark.parametrize("part", ["_check_files", "_check_figures"])
+def test_a_verify_that_does_not_look_is_seen(part: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert run(evidence.verify).ok
+    monkeypatch.setattr(release, part, lambda *_: None)
+    assert "missed" in run(evidence.verify).detail
+
+
+def test_a_resumed_run_that_forgets_steps_is_seen() -> None:
+    assert run(evidence.resumed).ok
+    with FAULTS["a resumed run forgets steps"]():
+        assert "6 noised steps were taken and 5 counted" in run(evidence.resumed).detail
+
+
+def test_checks_that_see_no_fault_are_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert run(evidence.planted).ok
+    monkeypatch.setitem(evidence._SEEN_BY, "σ halved", lambda: "fine")
+    assert "σ halved: planted and not noticed" in run(evidence.planted).detail
 
 
 def test_the_sandboxes_tried_are_all_there_are() -> None:

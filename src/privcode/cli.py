@@ -232,11 +232,13 @@ def init(
 
 @app.command()
 def doctor(as_json: Json = False) -> None:
-    """Self-test of this machine: engine, noise, accountants, sandboxes, models, backends."""
-    from privcode.doctor import checks, line, report
+    """Self-test of this machine, in under two minutes: is the guarantee kept, would faults show?"""
+    from privcode.doctor import Check, checks, line, report
 
-    done = []
+    done: list[Check] = []
     for check in checks():
+        if not done or done[-1].group != check.group:
+            say(f"\n{check.group}")
         done.append(check)
         say(line(check))
     facts = report(done)

@@ -116,11 +116,13 @@ def test_the_step_is_the_clipped_sum_of_plain_autograd_over_the_expected_batch(
 def test_one_unit_less_moves_the_step_by_at_most_the_clip_norm_over_the_expected_batch(
     tmp_path: Path, syntax: float
 ) -> None:
-    # Micro-batches are made of what is there: without a unit the others meet in other groups.
-    everybody, _ = step(tmp_path / "all", plan_for(), syntax=syntax)
+    # Micro-batches are made of what is there: 5, 5, 5 and 1 units with everybody, 5, 5 and 5
+    # without one of them, and in other company.
+    cut: dict[str, Any] = {"syntax": syntax, "micro_batch": 5}
+    everybody, _ = step(tmp_path / "all", plan_for(), **cut)
     for gone in (0, 5, 10, 15):
         others = [[i] for i in range(16) if i != gone]
-        without, _ = step(tmp_path / str(gone), plan_for(), units=others, syntax=syntax)
+        without, _ = step(tmp_path / str(gone), plan_for(), units=others, **cut)
         moved = float((everybody - without).double().norm())
         assert 0 < moved < CLIP / 16 * (1 + 1e-4)
 

@@ -1,0 +1,150 @@
+"""Is what was spent counted, is a change found, and do these checks see a fault?
+
+Promises: each function makes its own small run, ledger or bundle in a temporary folder, spoils it
+in one place at a time, and fails unless that is noticed. Does not: look at a user's runs.
+"""
+
+import importlib
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+from privcode.doctor import engine, expect
+from privcode.doctor.faults import FAULTS
+from privcode.errors import UserError
+from privcode.privacy import PrivacyPlan, make_plan
+from privcode.privacy.ledger import Ledger, read_ledger
+
+
+def _plan(steps: int) -> PrivacyPlan:
+    return make_plan(epsilon=None, noise_multiplier=1.0, delta=1e-3, units=8, batch=4, steps=steps)
+
+
+def _noticed(act: Callable[[], object]) -> bool:
+    try:
+        act()
+    except UserError:
+        return True
+    return False
+
+
+def ledger() -> str:
+    """A ledger with a row changed, removed, or moved is refused."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "ledger.jsonl"
+        made = Ledger(path)
+        made.begin(_plan(3), "made up")
+        for step in range(3):
+            made.step(step)
+        whole = path.read_text()
+        rows = whole.splitlines(keepends=True)
+        spoilt = {
+            "a changed row": whole.replace('"step": 1', '"step": 2'),
+            "a missing row": "".join(rows[:2] + rows[3:]),
+            "rows out of order": "".join([rows[0], rows[2], rows[1], rows[3]]),
+        }
+        expect(len(read_ledger(path)) == 4, "a sound ledger is not read")
+        for change, text in spoilt.items():
+            path.write_text(text)
+            expect(_noticed(lambda: read_ledger(path)), f"{change} was not noticed")
+    return f"{', '.join(spoilt)}: noticed"
+
+
+def resumed() -> str:
+    """A run killed behind its checkpoint counts the step that was lost, and goes on after it."""
+    plan, taken, done = _plan(5), 0, 0
+    model, examples = engine.tiny()
+    units = [[i] for i in range(len(examples))]
+
+    def kill(steps: int) -> None:
+        nonlocal done
+        done += steps
+        if done == 3:
+            raise InterruptedError
+
+    with tempfile.TemporaryDirectory() as folder:
+        place = Path(folder)
+        try:
+            engine.take_steps(model, examples, units, plan, place, kill)
+        except InterruptedError:
+            taken = done
+        taken += len(engine.take_steps(model, examples, units, plan, place))
+        counted = len(read_ledger(place / "ledger.jsonl")) - 1
+    expect(
+        taken == counted == plan.steps,
+        f"{taken} noised steps were taken and {counted} counted of a plan of {plan.steps}; "
+        "do not train here",
+    )
+    return f"a run killed half-way and run again took {taken} noised steps and counted {counted}"
+
+
+def verify() -> str:
+    """One byte changed in each file of a bundle, and one figure sealed again."""
+    from privcode.files import read_sealed, write_sealed
+    from privcode.report import Evidence
+    from privcode.stages.release import FACTS, release, verify_bundle
+    from privcode.workspace import versions
+
+    plan = _plan(3)
+    shown = Evidence(
+        title="doctor",
+        plan=plan,
+        spent=(plan.spent(),),
+        others=(),
+        prompts="prompts",
+        junior="junior",
+        premium="premium",
+        filters={},
+        evaluation={},
+        audit=None,
+        versions=versions(),
+    )
+    with tempfile.TemporaryDirectory() as folder:
+        adapter, bundle = Path(folder) / "adapter", Path(folder) / "release"
+        adapter.mkdir()
+        (adapter / "adapter_model.safetensors").write_bytes(bytes(64))
+        release(shown, [{"id": "0", "prompt": "p", "completion": "c"}], adapter, bundle)
+        files = [path for path in sorted(bundle.rglob("*")) if path.is_file()]
+        for path in files:
+            kept = path.read_bytes()
+            middle = len(kept) // 2
+            path.write_bytes(kept[:middle] + bytes([kept[middle] ^ 1]) + kept[middle + 1 :])
+            expect(_noticed(lambda: verify_bundle(bundle)), f"a change of {path.name} was missed")
+            path.write_bytes(kept)
+        write_sealed(bundle / FACTS, read_sealed(bundle / FACTS) | {"epsilon": 0.1})
+        expect(_noticed(lambda: verify_bundle(bundle)), "an ε that does not follow was missed")
+    return f"a changed byte in each of {len(files)} files of a bundle, and a false ε: noticed"
+
+
+_SEEN_BY: dict[str, Callable[[], str]] = {
+    "no noise": engine.noise,
+    "σ halved": engine.noise,
+    "uniform noise": engine.noise,
+    "clip per micro-batch": lambda: engine.clipping("cpu"),
+    "clip per layer": lambda: engine.clipping("cpu"),
+    "KL term outside the clip": lambda: engine.clipping("cpu"),
+    "loss averaged over the batch": lambda: engine.clipping("cpu"),
+    "last micro-batch only": lambda: engine.clipping("cpu"),
+    "real batch size in the denominator": lambda: engine.clipping("cpu"),
+    "shuffling instead of Poisson": engine.sampling,
+    "Poisson batches capped": engine.sampling,
+    "teacher gradients leaking": engine.syntax_term,
+    "a resumed run forgets steps": resumed,
+}
+"""The faults that these checks can see; docs/faults.md has the others, and the tests for them."""
+
+
+def planted() -> str:
+    """Each fault, planted in the engine, turns the check that guards against it red."""
+    for fault, check in _SEEN_BY.items():
+        with FAULTS[fault]():
+            expect(_noticed(check), f"{fault}: planted and not noticed; do not trust doctor here")
+    return f"{len(_SEEN_BY)} faults planted in the engine one by one, all noticed"
+
+
+def audit() -> str:
+    """An attack with planted canaries on a short training run finds no more than is claimed."""
+    found = importlib.import_module("privcode.audit.trial").short_audit()
+    said = f"an attack on a short run shows ε of at least {found.found:.2f}, claimed"
+    expect(found.found <= found.claimed, f"{said} {found.claimed:.2f}: more leaks than is promised")
+    return f"{said} {found.claimed:.2f}"

@@ -1,0 +1,271 @@
+"""Wrong versions of the engine, planted one at a time, to see that what should notice does.
+
+Promises: each is a context manager that replaces one or two functions by what the official code
+or a careless engineer would write, and puts them back. Does not: run in training; only
+`privcode doctor` and the tests plant anything.
+
+docs/faults.md says how badly each breaks the guarantee and which test catches it.
+"""
+
+import math
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import replace
+from types import SimpleNamespace
+from typing import Any
+from unittest.mock import patch
+
+import numpy as np
+import torch
+
+from privcode.privacy.clipping import Clipper
+from privcode.privacy.distributed import rank, world
+from privcode.privacy.ledger import Ledger
+from privcode.privacy.plan import PrivacyPlan
+from privcode.privacy.randomness import Randomness
+from privcode.stages import sanitize
+from privcode.syntax import loss
+
+_noise, _sample, _clipper = PrivacyPlan.noise, PrivacyPlan.sample, PrivacyPlan.clipper
+_accumulate, _take_sum = Clipper.accumulate, Clipper.take_sum
+_set_gradients = Clipper.set_gradients
+
+_Planted = AbstractContextManager[Any]
+
+
+def _losses() -> Callable[..., torch.Tensor]:
+    found: Callable[..., torch.Tensor] = vars(sanitize)["per_example_losses"]
+    return found
+
+
+def _noise_becomes(
+    change: Callable[[torch.Tensor, float, Clipper], torch.Tensor],
+) -> Callable[[], _Planted]:
+    """The plan's noise changed by `change`, which gets its standard deviation as well."""
+
+    def noise(plan: PrivacyPlan, clipper: Clipper, step: int, source: Randomness) -> torch.Tensor:
+        stdev = plan.noise_multiplier * clipper.sensitivity
+        return change(_noise(plan, clipper, step, source), stdev, clipper)
+
+    return lambda: patch.object(PrivacyPlan, "noise", noise)
+
+
+def _from_torch(plan: PrivacyPlan, clipper: Clipper, step: int, source: Randomness) -> torch.Tensor:
+    return torch.randn(clipper.parameters) * plan.noise_multiplier * clipper.sensitivity
+
+
+def _one_layers(noise: torch.Tensor, clipper: Clipper) -> torch.Tensor:
+    own = clipper._layers[0][1].weight.numel()
+    return noise[:own].repeat(-(-len(noise) // own))[: len(noise)]
+
+
+@contextmanager
+def _same_noise_on_two_ranks() -> Iterator[None]:
+    """Every rank adds its share σ/√ranks to its own sum, from generators seeded alike."""
+
+    def share(plan: PrivacyPlan, clipper: Clipper, step: int, _: Randomness) -> torch.Tensor:
+        return _noise(plan, clipper, step, Randomness(42)) / math.sqrt(world())
+
+    def clipper(plan: PrivacyPlan, model: Any) -> Clipper:
+        made = _clipper(plan, model)
+        vars(made).update(plan=plan, step=0)
+        return made
+
+    def take_sum(self: Any) -> torch.Tensor:
+        total = _take_sum(self)
+        if rank():
+            total = total + share(self.plan, self, self.step, Randomness())
+        self.step += 1
+        return total
+
+    with (
+        patch.object(PrivacyPlan, "noise", share),
+        patch.object(PrivacyPlan, "clipper", clipper),
+        patch.object(Clipper, "take_sum", take_sum),
+    ):
+        yield
+
+
+def _one_clip_for_the_micro_batch(clipper: Clipper, units: torch.Tensor, *given: Any) -> None:
+    _accumulate(clipper, torch.zeros_like(units), *given)
+
+
+def _one_clip_for_each_layer(clipper: Clipper, units: torch.Tensor) -> None:
+    assert clipper._rows is not None
+    for _, module, offset in clipper._layers:
+        part = clipper._rows[:, offset : offset + module.weight.numel()]
+        part *= (clipper.clip_norm / part.norm(dim=1, keepdim=True)).clamp(max=1)
+    clipper._sum += clipper._rows.sum(0)
+
+
+def _last_micro_batch_only(clipper: Clipper, units: torch.Tensor, *given: Any) -> None:
+    clipper._sum.zero_()
+    _accumulate(clipper, units, *given)
+
+
+@contextmanager
+def _syntax_term_outside_the_clip() -> Iterator[None]:
+    """The clipped loss is cross-entropy alone; the gradient of λ·KL is added to the sum."""
+    real = _losses()
+    batches: list[tuple[Any, Any, float]] = []
+
+    def cross_entropy(model: Any, batch: Any, weight: float) -> torch.Tensor:
+        batches.append((model, batch, weight))
+        return real(model, batch, 0.0)
+
+    def accumulate(clipper: Clipper, units: torch.Tensor) -> None:
+        _accumulate(clipper, units)
+        model, batch, weight = batches.pop()
+        weights = [module.weight for _, module, _ in clipper._layers]
+        with torch.enable_grad():
+            term = (real(model, batch, weight) - real(model, batch, 0.0)).sum()
+            parts = torch.autograd.grad(term, weights)
+        clipper._sum += torch.cat([part.flatten() for part in parts])
+
+    with (
+        patch.object(sanitize, "per_example_losses", cross_entropy),
+        patch.object(Clipper, "accumulate", accumulate),
+    ):
+        yield
+
+
+def _loss_averaged_over_the_batch() -> _Planted:
+    real = _losses()
+
+    def averaged(*arguments: Any) -> torch.Tensor:
+        losses: torch.Tensor = real(*arguments)
+        return losses / len(losses)
+
+    return patch.object(sanitize, "per_example_losses", averaged)
+
+
+def _shuffled(plan: PrivacyPlan, present: int, step: int, source: Randomness) -> np.ndarray:
+    """Epochs of a shuffled data loader."""
+    batch = min(plan.expected_batch, present)
+    epoch, place = divmod(step, present // batch)
+    order = np.random.default_rng(epoch).permutation(present)
+    return np.sort(order[place * batch : (place + 1) * batch])
+
+
+def _capped(plan: PrivacyPlan, present: int, step: int, source: Randomness) -> np.ndarray:
+    """Poisson batches cut off at a quarter above their mean, so that they fit into memory."""
+    return _sample(plan, present, step, source)[: plan.expected_batch * 5 // 4]
+
+
+@contextmanager
+def _real_batch_in_the_denominator() -> Iterator[None]:
+    ratio = 1.0
+
+    def sample(plan: PrivacyPlan, present: int, step: int, source: Randomness) -> np.ndarray:
+        nonlocal ratio
+        drawn = _sample(plan, present, step, source)
+        ratio = plan.expected_batch / max(1, len(drawn))
+        return drawn
+
+    with (
+        patch.object(PrivacyPlan, "sample", sample),
+        patch.object(Clipper, "set_gradients", lambda c, flat: _set_gradients(c, flat * ratio)),
+    ):
+        yield
+
+
+def _records_in_chunks() -> _Planted:
+    """A long record becomes several, each a unit of its own."""
+    from privcode import run
+
+    real = run.private_records
+
+    def chunked(*arguments: Any, **options: Any) -> Any:
+        records, *rest = real(*arguments, **options)
+        chunks = [
+            replace(record, completion=record.completion[at : at + 300], unit=f"{record.unit}/{at}")
+            for record in records
+            for at in range(0, len(record.completion), 300)
+        ]
+        return chunks, *rest
+
+    return patch.object(run, "private_records", chunked)
+
+
+@contextmanager
+def _teacher_with_gradients() -> Iterator[None]:
+    """The teacher's pass keeps the adapter on and its graph."""
+    from peft import PeftModel
+
+    attached = SimpleNamespace(**{**vars(torch), "no_grad": torch.enable_grad})
+    with (
+        patch.object(loss, "torch", attached),
+        patch.object(PeftModel, "disable_adapter", lambda model: nullcontext()),
+    ):
+        yield
+
+
+def _one_mask(module: torch.nn.Dropout, x: torch.Tensor) -> torch.Tensor:
+    """Dropout with the same mask for all rows of a batch."""
+    if not module.training:
+        return x
+    kept = torch.rand(1, *x.shape[1:], device=x.device) >= module.p
+    return x * kept / (1 - module.p)
+
+
+@contextmanager
+def _forgotten_steps() -> Iterator[None]:
+    """Going on from the checkpoint, whatever the ledger holds; a step taken again is no new one."""
+
+    def step(ledger: Ledger, step: int) -> None:
+        if all(entry.get("step") != step for entry in ledger.entries):
+            ledger._append(kind="step", step=step)
+
+    with (
+        patch.object(Ledger, "step", step),
+        patch.object(Ledger, "steps", property(lambda ledger: 0)),
+    ):
+        yield
+
+
+@contextmanager
+def _not_a_number_made_zero_after_the_noise() -> Iterator[None]:
+    def accumulate(clipper: Clipper, units: torch.Tensor) -> None:
+        assert clipper._rows is not None
+        norms = clipper._rows.norm(dim=1)
+        clipper._sum += clipper._rows.T @ (clipper.clip_norm / norms).clamp(max=1)
+
+    def set_gradients(clipper: Clipper, flat: torch.Tensor) -> None:
+        _set_gradients(clipper, flat.nan_to_num(0.0))
+
+    with (
+        patch.object(Clipper, "accumulate", accumulate),
+        patch.object(Clipper, "set_gradients", set_gradients),
+    ):
+        yield
+
+
+FAULTS: dict[str, Callable[[], _Planted]] = {
+    "no noise": _noise_becomes(lambda noise, *_: torch.zeros_like(noise)),
+    "σ halved": _noise_becomes(lambda noise, *_: noise / 2),
+    "noise divided by the ranks": _noise_becomes(lambda noise, *_: noise / world()),
+    "same noise on two ranks": _same_noise_on_two_ranks,
+    "same noise in every layer": _noise_becomes(lambda noise, _, c: _one_layers(noise, c)),
+    "noise from a seeded generator": lambda: patch.object(PrivacyPlan, "noise", _from_torch),
+    "uniform noise": _noise_becomes(
+        lambda noise, stdev, _: (torch.rand(len(noise)) - 0.5) * 12**0.5 * stdev
+    ),
+    "noise in the model's bf16": _noise_becomes(lambda noise, *_: noise.bfloat16().float()),
+    "clip per micro-batch": lambda: patch.object(
+        Clipper, "accumulate", _one_clip_for_the_micro_batch
+    ),
+    "clip per layer": lambda: patch.object(Clipper, "accumulate", _one_clip_for_each_layer),
+    "KL term outside the clip": _syntax_term_outside_the_clip,
+    "loss averaged over the batch": _loss_averaged_over_the_batch,
+    "last micro-batch only": lambda: patch.object(Clipper, "accumulate", _last_micro_batch_only),
+    "NaN made zero after the noise": _not_a_number_made_zero_after_the_noise,
+    "shuffling instead of Poisson": lambda: patch.object(PrivacyPlan, "sample", _shuffled),
+    "Poisson batches capped": lambda: patch.object(PrivacyPlan, "sample", _capped),
+    "real batch size in the denominator": _real_batch_in_the_denominator,
+    "a record cut into chunks": _records_in_chunks,
+    "teacher gradients leaking": _teacher_with_gradients,
+    "dropout mask shared": lambda: patch.object(torch.nn.Dropout, "forward", _one_mask),
+    "a resumed run forgets steps": _forgotten_steps,
+    "δ larger than 1/N": lambda: patch.object(PrivacyPlan, "__post_init__", lambda plan: None),
+}
+"""Name -> a context manager within which the engine has that fault."""

@@ -263,7 +263,9 @@ def test_no_two_examples_steps_layers_or_ranks_share_a_dropout_mask(tmp_path: Pa
     masks = []
 
     def note(module: torch.nn.Module, inputs: tuple[torch.Tensor], output: torch.Tensor) -> None:
-        if isinstance(module, torch.nn.Dropout) and module.training and module.p > 0:
+        if not (isinstance(module, torch.nn.Dropout) and module.training and module.p > 0):
+            return
+        if output.shape[1] > 8:  # the made-up records that the model is tried out on have 8 tokens
             for row, kept in zip(inputs[0][:, :4], output[:, :4] != 0, strict=True):
                 assert bool(row.all())  # so that a zero is the mask's
                 masks.append(kept.numpy().tobytes())  # at least 4 × 32 coins

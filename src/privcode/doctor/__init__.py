@@ -99,8 +99,7 @@ def _evidence() -> _Planned:
     yield "resumed runs", True, _other("evidence", "resumed"), group
     yield "verify", True, _other("evidence", "verify"), group
     yield "planted faults", True, _other("evidence", "planted"), group
-    if importlib.util.find_spec("privcode.audit.trial"):
-        yield "one-run audit", True, _other("evidence", "audit"), group
+    yield "one-run audit", True, _other("evidence", "audit"), group
 
 
 def _models() -> _Planned:

@@ -27,13 +27,13 @@ _TOLERANCE = 1e-4  # fp32, whatever the device's summation order
 _OWNED = [[0], [1, 7], [2], [3], [4], [5, 6]]  # some own two records, apart and side by side
 
 
-def tiny(device: str = "cpu") -> tuple[Any, list[Example]]:
+def tiny(device: str = "cpu", hidden: int = 32, rank: int = 4) -> tuple[Any, list[Example]]:
     """A random model with an adapter that does something, and eight records for it."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         config = LlamaConfig(
             vocab_size=64,
-            hidden_size=32,
+            hidden_size=hidden,
             intermediate_size=48,
             num_hidden_layers=2,
             num_attention_heads=4,
@@ -41,7 +41,7 @@ def tiny(device: str = "cpu") -> tuple[Any, list[Example]]:
             max_position_embeddings=32,
             pad_token_id=0,
         )
-        model = attach_lora(LlamaForCausalLM(config), r=4, alpha=8, dropout=0.0)
+        model = attach_lora(LlamaForCausalLM(config), rank, 2 * rank, dropout=0.0)
         for name, weight in model.named_parameters():
             if "lora_B" in name:  # zeros at the start, which would hide half of the gradient
                 torch.nn.init.normal_(weight, std=0.3)
@@ -167,9 +167,8 @@ def noise() -> str:
         steps=2,
         clip_norm=0.4,
     )
-    with torch.random.fork_rng(devices=[]):
-        layer = torch.nn.Linear(800, 500, bias=False)
-    drawn, again = take_steps(layer, [Example((1, 2), 1, (False, False))], [[0]], plan)
+    model, examples = tiny(hidden=256, rank=64)  # enough numbers to see 5 % of the scale
+    drawn, again = take_steps(model, examples[:1], [[0]], plan)
     values = drawn.double() / (1.5 * 0.4 / 2)
     expect(not torch.equal(drawn, again), "the same noise came twice; do not train here")
     # Of a standard normal, by power: its moment, and its variance.

@@ -4,11 +4,13 @@ Promises: each function makes its own small run, ledger or bundle in a temporary
 in one place at a time, and fails unless that is noticed. Does not: look at a user's runs.
 """
 
-import importlib
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
+import torch
+
+from privcode.audit.trial import short_audit
 from privcode.doctor import engine, expect
 from privcode.doctor.faults import FAULTS
 from privcode.errors import UserError
@@ -144,7 +146,8 @@ def planted() -> str:
 
 def audit() -> str:
     """An attack with planted canaries on a short training run finds no more than is claimed."""
-    found = importlib.import_module("privcode.audit.trial").short_audit()
+    with torch.random.fork_rng():
+        found = short_audit()
     said = f"an attack on a short run shows ε of at least {found.found:.2f}, claimed"
     expect(found.found <= found.claimed, f"{said} {found.claimed:.2f}: more leaks than is promised")
     return f"{said} {found.claimed:.2f}"

@@ -109,12 +109,12 @@ def _syntax_term_outside_the_clip() -> Iterator[None]:
     real = _losses()
     batches: list[tuple[Any, Any, float]] = []
 
-    def cross_entropy(model: Any, batch: Any, weight: float) -> torch.Tensor:
+    def cross_entropy(model: Any, batch: Any, weight: float, *head: Any) -> torch.Tensor:
         batches.append((model, batch, weight))
-        return real(model, batch, 0.0)
+        return real(model, batch, 0.0, *head)
 
-    def accumulate(clipper: Clipper, units: torch.Tensor) -> None:
-        _accumulate(clipper, units)
+    def accumulate(clipper: Clipper, units: torch.Tensor, *given: Any) -> None:
+        _accumulate(clipper, units, *given)
         model, batch, weight = batches.pop()
         weights = [module.weight for _, module, _ in clipper._layers]
         with torch.enable_grad():
@@ -214,7 +214,7 @@ def _forgotten_steps() -> Iterator[None]:
 
     def step(ledger: Ledger, step: int) -> None:
         if all(entry.get("step") != step for entry in ledger.entries):
-            ledger._append(kind="step", step=step)
+            ledger.append(kind="step", step=step)
 
     with (
         patch.object(Ledger, "step", step),

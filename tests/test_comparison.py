@@ -29,7 +29,7 @@ boost: {epochs: 1, merge: true}
 evaluate:
   tasks: [{name: house, file: tasks.jsonl, prelude: house.py, instruction: "{problem}"}]
   max_new_tokens: 40
-audit: {repetitions: [1], samples: 1, max_new_tokens: 20}
+audit: {repetitions: [1], samples: 1, candidates: 20, max_new_tokens: 20}
 compare: {methods: [base, control, privcode, dpft, jft, nondp, no-privsa], parallel: 2}
 """
 

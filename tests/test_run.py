@@ -176,7 +176,7 @@ def test_only_the_internal_part_of_the_audit_reads_records_after_sanitize(config
     refused = privcode("run", config, "--out", run)
     assert refused.returncode == 2
     assert "private.jsonl, row 1: not valid JSON" in refused.stderr.splitlines()[-1]
-    assert stages(run) == [name for name in STAGES["privcode"] if name != "audit"]
+    assert set(stages(run)) == set(STAGES["privcode"]) - {"audit"}
     audit = (run / "evaluation" / "audit.json").read_bytes()  # made before records were asked for
     assert json.loads(audit)["exposure"]["candidates"] == 20
 

@@ -378,7 +378,7 @@ _stage("synthesize", "Stage 2a: sample solutions of the public prompts from the 
 _stage("validate", "Stage 2b: keep samples that run and that say what the prompt asked.")
 _stage("boost", "Stage 2c: tune the premium model on the accepted samples.")
 _stage("evaluate", "pass@k of the untuned and the tuned model on the config's task files.")
-_stage("audit", "Look for the planted canaries in everything the tuned models say.")
+_stage("audit", "Attack the tuned models: planted canaries, membership inference.")
 
 
 @app.command()

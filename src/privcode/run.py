@@ -2,8 +2,8 @@
 
 Promises: only this module and `workspace` know paths; what is computed from private records goes
 to `private/` and nowhere else; after `sanitize`, a run of the method itself reads no private
-record. The methods that it is compared with (`config.method`) are the same stages put together
-differently.
+record, but for the audit's membership inference, which is internal. The methods that it is
+compared with (`config.method`) are the same stages put together differently.
 Does not: train or judge; the stages do.
 """
 
@@ -439,7 +439,12 @@ class Run(Workspace):
         from privcode.stages.audit import membership, sides
 
         limit = self.config.boost.limit if self.config.method == "nondp" else None
-        trained, held_out, _, _ = split_records(self.config)
+        trained, held_out, _, fingerprint = split_records(self.config)
+        if any(entry["data"] != fingerprint for entry in read_ledger(self.ledger)[:1]):
+            raise UserError(
+                f"{self.config.data.source}: was changed since sanitize; restore it, or the audit "
+                "would take the wrong records for members"
+            )
         members, others = sides(trained[:limit], held_out, self.config.audit.seed)
         total = 2 * len(targets) * sum(map(len, [*members, *others]))
         with progress_bar("membership", total, counted=False) as progress:

@@ -84,6 +84,26 @@ def test_pictures_take_dollars_and_long_names() -> None:
     assert "$x_$" in page(evidence(filters=filters))
 
 
+def test_exposure_is_drawn_and_listed_where_it_was_measured() -> None:
+    group = {"canaries": 5, "mean": 3.25, "least": 1.0, "most": 6.0, "extrapolated": 41.5}
+    flat = {**group, "mean": 1.5, "extrapolated": None}
+    models = {
+        "junior": {"by_repetitions": {"1": group, "10": group}},
+        "junior, before tuning": {"by_repetitions": {"1": flat, "10": flat}},
+    }
+    place = {"by_repetitions": {n: {"planted": 5, "leaked": 0} for n in ("1", "10")}}
+    audit: dict[str, Any] = {"samples_per_prompt": 1, "places": {"anywhere": place}}
+    assert "Exposure" not in page(evidence(audit=audit))
+    assert "Exposure" not in page(evidence(audit=audit | {"exposure": None}))
+    found = {"candidates": 1000, "models": models}
+    text = page(evidence(audit=audit | {"exposure": found}))
+    assert "Exposure" in text
+    assert text == page(evidence(audit=audit | {"exposure": found}))
+    assert '<td class="n">3.2 (41.5)</td>' in text
+    assert '<td class="n">1.5</td>' in text
+    assert "log<sub>2</sub> 1001" in text
+
+
 def test_a_card_is_yaml_that_names_the_data() -> None:
     import yaml
 

@@ -11,6 +11,8 @@ import pytest
 from privcode.audit.canaries import plant
 from privcode.audit.coin_canaries import records as planted_by_coin
 from privcode.audit.coin_canaries import throw
+from privcode.config import parse_config
+from privcode.errors import UserError
 from privcode.generation.local import LocalGenerator
 from privcode.models import load_adapter, load_model, load_tokenizer
 from privcode.privacy.plan import make_plan
@@ -110,14 +112,14 @@ def records(n: int, seed: int) -> list[Record]:
 
 
 def test_membership_is_seen_where_records_were_memorised_and_not_before(tmp_path: Path) -> None:
-    inside, outside = records(80, 1), records(80, 2)
-    tuned = tune(tmp_path, [(r.prompt, r.completion) for r in inside], epochs=8)
+    inside, outside = records(40, 1), records(40, 2)
+    tuned = tune(tmp_path, [(r.prompt, r.completion) for r in inside], epochs=20)
     members, others = sides(inside, outside, seed=0)
-    assert len(members) == len(others) == 40
+    assert len(members) == len(others) == 20
     done: list[int] = []
     attacked = [target(tuned), Target("same", lambda p: p, untuned, untuned, TEMPLATE, 512, 32)]
     facts, curves = membership(members, others, attacked, done.append)
-    assert sum(done) == 2 * 2 * 160
+    assert sum(done) == 2 * 2 * 80
     for score in ("loss", "min-20%", "reference"):
         assert facts["models"]["model"][score]["auc"]["low"] > 0.6
         # Neither model saw them: the interval misses one half in 1 of 20 draws; the seed is fixed.
@@ -170,3 +172,16 @@ def test_a_model_that_learned_its_coin_canaries_without_privacy_gives_the_coins_
     assert learned["epsilon"] > 1
     untouched = black_box(thrown, [target(untuned)], PLAN, lambda examples: None)["model"]
     assert (untouched["epsilon"], untouched["epsilon_same_shape"]) == (0.0, 0.0)
+
+
+def test_more_than_half_of_the_units_cannot_be_held_out() -> None:
+    values = {
+        "data": {"source": "x"},
+        "privacy": {"delta": 1e-6, "units": 1000},
+        "prompts": {"source": "public", "file": "y"},
+        "junior": {"model": "bundled:junior"},
+        "premium": {"model": "bundled:premium"},
+    }
+    assert parse_config(values | {"audit": {"holdout": 500}}).audit.holdout == 500
+    with pytest.raises(UserError, match=r"audit\.holdout"):
+        parse_config(values | {"audit": {"holdout": 501}})

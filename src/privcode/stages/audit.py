@@ -90,7 +90,7 @@ def exposures(
             for canary in planted:
                 texts = [canary.completion, *candidates(canary, n, seed)]
                 records = [Record(canary.prompt, text, "python", "", 0) for text in texts]
-                likely = [float(p.sum()) for p in _score(target, generator, records, progress)]
+                likely = [float(p.sum()) for p, _ in _score(target, generator, records, progress)]
                 one = exposure(-likely[0], [-p for p in likely[1:]], space_bits(canary.kind))
                 found.append((canary.kind, canary.repetitions, one))
             models[name] = summary(found)
@@ -170,7 +170,7 @@ def membership(
         pairs = zip(after, before, strict=True)
         rows = []  # one a unit: the mean of its records' scores, or NaN for each
         for unit in (*members, *others):
-            found = [scores(a, b) for a, b in islice(pairs, len(unit)) if len(a)]
+            found = [scores(a, b) for (a, cut), (b, _) in islice(pairs, len(unit)) if not cut]
             rows.append(np.mean(found, axis=0) if found else np.full(len(SCORES), np.nan))
         models[target.name] = {}
         for name, column in zip(SCORES, np.transpose(rows), strict=True):
@@ -184,18 +184,18 @@ def membership(
 
 def _score(
     target: Target, generator: LocalGenerator, records: Sequence[Record], progress: Progress
-) -> list[np.ndarray]:
-    """Log-probabilities of each record's code; empty for one that is longer than the context."""
-    examples, whole = [], []
-    for index, record in enumerate(records):
-        prompt = render(target.template, prompt=record.prompt)
-        example, cut = encode(record, prompt, generator.tokenizer, target.max_tokens, syntax=False)
-        if not cut:
-            examples.append(example)
-            whole.append(index)
-    progress(len(records) - len(whole))
-    found = [np.empty(0)] * len(records)
-    scores = token_log_probabilities(generator.model, examples, target.batch_size, progress)
-    for index, score in zip(whole, scores, strict=True):
-        found[index] = score
-    return found
+) -> list[tuple[np.ndarray, bool]]:
+    """For each record as training saw it: its code's log-probabilities, and whether it was cut."""
+    encoded = [
+        encode(
+            record,
+            render(target.template, prompt=record.prompt),
+            generator.tokenizer,
+            target.max_tokens,
+            syntax=False,
+        )
+        for record in records
+    ]
+    examples = [example for example, _ in encoded]
+    found = token_log_probabilities(generator.model, examples, target.batch_size, progress)
+    return [(score, cut) for score, (_, cut) in zip(found, encoded, strict=True)]

@@ -120,7 +120,8 @@ def black_box(
             _score(target, load(), records, progress) for load in (target.tuned, target.untuned)
         )
         gained = [
-            a.mean() - b.mean() if len(a) else 0.0 for a, b in zip(after, before, strict=True)
+            a.mean() - b.mean() if len(a) else 0.0
+            for (a, _), (b, _) in zip(after, before, strict=True)
         ]
         coins = [canary.included for canary in thrown]
         bounds[target.name] = _bound(np.array(gained), coins, plan, guesses)

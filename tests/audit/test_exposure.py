@@ -30,8 +30,9 @@ def test_rank_counts_ties_half_and_a_model_that_tells_nothing_apart_exposes_noth
     assert (found.extrapolated, found.fit) == (None, None)
 
 
-def test_no_figure_is_above_the_size_of_the_space() -> None:
-    found = exposure(-1000.0, list(np.random.default_rng(0).normal(size=500)), space_bits=20)
+@pytest.mark.parametrize("secret", [-8.0, -1000.0])  # about 2^-50, and nothing at all
+def test_no_figure_is_above_the_size_of_the_space(secret: float) -> None:
+    found = exposure(secret, np.random.default_rng(0).normal(size=500).tolist(), space_bits=20)
     assert (found.high, found.extrapolated) == (20, 20)
 
 

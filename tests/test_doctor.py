@@ -4,7 +4,6 @@ import json
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -219,7 +218,6 @@ def test_a_resumed_run_that_forgets_steps_is_seen() -> None:
         assert "6 noised steps were taken and 5 counted" in run(evidence.resumed).detail
 
 
-@pytest.mark.skipif(not find_spec("privcode.audit.trial"), reason="no one-run audit yet")
 @pytest.mark.parametrize("fault", ["no noise", "noise from a seeded generator"])
 def test_the_audit_passes_unless_more_leaks_than_is_claimed(fault: str) -> None:
     with FAULTS[fault]():  # the second has the right scale: an attack without the seed sees nothing

@@ -242,7 +242,7 @@ def consistent_forgery(folder: Path) -> None:
     cost = plan.cost()
     spent = [facts["spent"][0] | {"steps": 1}]
     changes = {"steps": 1, "spent": spent, "epsilon": cost.epsilon, "epsilon_rdp": cost.epsilon_rdp}
-    changes |= {"epsilon_of_all_runs": cost.epsilon} if "epsilon_of_all_runs" in facts else {}
+    changes["epsilon_of_all_runs"] = cost.epsilon
     write_sealed(path, facts | changes)
 
 

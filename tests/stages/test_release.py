@@ -87,7 +87,14 @@ def test_privacy_json_states_public_facts_and_nothing_else(bundle: Path) -> None
         *("neighbouring", "unit", "units", "max_records_per_unit", "protects"),
         *("sampling_rate", "expected_batch", "clip_norm", "noise_multiplier", "steps", "noise"),
         *("delta", "epsilon", "epsilon_rdp", "accountant", "spent", "runs_over_the_same_data"),
-        *("selection", "trials", "sweep", "not_charged", "epsilon_of_all_runs"),
+        *(
+            "selection",
+            "trials",
+            "sweep",
+            "not_charged",
+            "epsilon_of_all_runs",
+            "epsilon_lower_bounds",
+        ),
         *("covered", "not_covered", "versions", "files", "digest"),
     }
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from privcode.budget import SWEEP, begin
 from privcode.config import load_config
 from privcode.errors import UserError
 from privcode.files import write_sealed
@@ -15,7 +16,7 @@ from privcode.privacy.accounting import Spent
 from privcode.privacy.ledger import Ledger, read_ledger
 from privcode.privacy.registry import register, registered, registry
 from privcode.results import spent_beside
-from privcode.run import SWEEP, Run
+from privcode.run import Run
 
 CONFIG = """\
 data: {source: private.jsonl, language: python}
@@ -37,7 +38,7 @@ def config(tmp_path: Path) -> Path:
 def begun(config: Path, out: str, steps: int = 0, data: str = "fingerprint") -> Run:
     """A run in a directory of its own that took some steps, and is closed."""
     run = Run(load_config(config), config.parent / out / "run")
-    run._begin(data)
+    begin(run.config, run.plan, run.ledger, data)
     run.close()
     ledger = Ledger(run.ledger)
     for step in range(ledger.steps, steps):
@@ -78,7 +79,7 @@ def test_a_run_whose_ledger_was_spoilt_elsewhere_counts_with_all_it_may_have_tak
 def test_a_run_beside_this_one_is_counted_once(config: Path) -> None:
     begun(config, "a", 6)
     beside = Run(load_config(config), config.parent / "a" / "other")
-    beside._begin("fingerprint")
+    begin(beside.config, beside.plan, beside.ledger, "fingerprint")
     beside.close()
     assert others(beside) == [WHOLE]
 
@@ -92,7 +93,7 @@ def test_a_finished_run_that_is_moved_or_copied_is_counted_once(config: Path) ->
     assert others(moved) == []
     assert others(begun(config, "b")) == [WHOLE]
     copy = Run.open(first.out.with_name("copy"))
-    copy._begin("fingerprint")  # nothing is left to take
+    begin(copy.config, copy.plan, copy.ledger, "fingerprint")  # nothing is left to take
     copy.close()
     assert len(others(copy)) == 1
     assert len(registered()) == 2
@@ -149,7 +150,7 @@ def test_a_crash_between_registry_and_ledger_counts_a_run_too_many(config: Path)
     run = Run(load_config(config), config.parent / "a" / "run")
     run.ledger.symlink_to(config.parent / "none" / "ledger.jsonl")
     with pytest.raises(UserError, match="cannot be written"):
-        run._begin("fingerprint")
+        begin(run.config, run.plan, run.ledger, "fingerprint")
     run.close()
     assert len(registered()) == 1
     run.ledger.unlink()
@@ -197,7 +198,7 @@ def test_a_registry_that_cannot_be_written_stops_a_run_before_it_spends(
     assert "PRIVCODE_STATE" in done.stderr
     run = Run.open(config.parent / "a" / "run")
     with pytest.raises(UserError, match="PRIVCODE_STATE"):  # with a stage by itself
-        run._begin("fingerprint")
+        begin(run.config, run.plan, run.ledger, "fingerprint")
     run.close()
     assert not run.ledger.exists()
 
@@ -218,7 +219,7 @@ def test_all_trials_of_a_sweep_count_as_one_choice(config: Path, swept: Path) ->
     assert others(begun(config, "a")) == [whole]  # which may have had no trial
     for name, steps in (("one", 2), ("two", 6), ("three", 1)):
         trial = Run(load_config(swept), private / name)
-        trial._begin("fingerprint")
+        begin(trial.config, trial.plan, trial.ledger, "fingerprint")
         trial.close()
         for step in range(steps):
             Ledger(trial.ledger).step(step)
@@ -234,7 +235,7 @@ def test_a_trial_is_taken_once_and_in_its_place(swept: Path) -> None:
     def trial(place: Path) -> None:
         run = Run(load_config(swept), place)
         try:
-            run._begin("fingerprint")
+            begin(run.config, run.plan, run.ledger, "fingerprint")
         finally:
             run.close()
 
@@ -252,7 +253,7 @@ def test_a_trial_is_taken_once_and_in_its_place(swept: Path) -> None:
 def test_a_run_that_is_no_trial_cannot_pass_for_the_best_of_several(swept: Path) -> None:
     run = Run(load_config(swept), swept.parent / "run")
     with pytest.raises(UserError, match="start it with privcode sweep"):
-        run._begin("fingerprint")
+        begin(run.config, run.plan, run.ledger, "fingerprint")
     assert not run.ledger.exists()
     assert not registry().exists()
     run.close()

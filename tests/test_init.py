@@ -22,8 +22,8 @@ from privcode.files import write_jsonl, write_text
 from privcode.init import _NOTES, CHANGE_ME, draft, proposed_plan, shared, summary
 from privcode.inspect import Findings, Lengths, Repeats, UnitColumn, look
 from privcode.privacy import make_plan
+from privcode.private import private_records
 from privcode.records import Columns
-from privcode.run import private_records
 from privcode.syntax.spans import LANGUAGES
 
 DATA = Path(__file__).resolve().parents[1] / "../shared/data"

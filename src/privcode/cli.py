@@ -163,8 +163,8 @@ def _say_shared(config: "Config", plan: "PrivacyPlan") -> None:
     """Tell the owner, on the console, what stands in many units' records."""
     from privcode.init import KEEP, shared
     from privcode.inspect import repeats
+    from privcode.private import private_records
     from privcode.records import is_local
-    from privcode.run import private_records
 
     source = config.data.source
     if not is_local(source):

@@ -7,21 +7,18 @@ compared with (`config.method`) are the same stages put together differently.
 Does not: train or judge; the stages do.
 """
 
-import hashlib
-import secrets
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from privcode.config import Config, Model, dump_config, load_config, plan_of
+from privcode.budget import SWEEP, begin, sweep_of
+from privcode.config import Config, Model, load_config, plan_of
 from privcode.console import progress_bar, say
 from privcode.errors import UserError
 from privcode.files import (
     read_json,
     read_jsonl,
-    read_sealed,
     read_text,
     write_json,
     write_jsonl,
@@ -29,9 +26,9 @@ from privcode.files import (
     write_with,
 )
 from privcode.privacy.distributed import from_first, rank
-from privcode.privacy.ledger import Ledger, identity, read_ledger
-from privcode.privacy.registry import check, place, register, registered
-from privcode.records import Columns, Record, bound_contributions, guess_columns, read_records
+from privcode.privacy.ledger import Ledger, read_ledger
+from privcode.privacy.registry import check
+from privcode.private import private_records, split_records
 from privcode.workspace import Workspace
 
 if TYPE_CHECKING:
@@ -49,9 +46,6 @@ STAGES = {
 
 UNTUNED = {"junior": "untuned junior", "tuned": "base"}
 """A tuned model's label (see `Run._generator`) to that of what it was made from."""
-
-SWEEP = "sweep.json"
-"""What a sweep has drawn: in its `private/`, beside the directories of its trials."""
 
 Texts = Callable[[list[str]], list[list[str]]]
 
@@ -140,7 +134,7 @@ class Run(Workspace):
                     progress(1)
             canaries = self._gradient_canaries(model)
             first = rank() == 0
-            from_first(lambda: self._begin(fingerprint))
+            from_first(lambda: begin(self.config, self.plan, self.ledger, fingerprint))
             ledger = Ledger(self.ledger)  # whole by now: the first rank has mended and begun it
             if first:
                 counts["truncated"] = cut
@@ -513,80 +507,6 @@ class Run(Workspace):
             license=license,
         )
 
-    def _begin(self, fingerprint: str) -> None:
-        """Register the run, then begin its ledger: a crash in between counts a run too many."""
-        ledger, run = Ledger(self.ledger), self._name(fingerprint)
-        here, sweep = str(self.ledger.resolve()), self._sweep()
-        known = {} if self.config.data.public else {e["run"]: e for e in registered()}
-        if not ledger.entries:
-            if sweep and any((e["sweep"], e["ledger"]) == (sweep, here) for e in known.values()):
-                raise UserError(
-                    f"{self.ledger}: is gone, but this trial was begun, and a sweep pays for each "
-                    "trial once; put it back, or start a fresh sweep with another --out"
-                )
-            self._register(run, fingerprint, sweep)
-            ledger.begin(self.plan, fingerprint, run, sweep)
-            return
-        ledger.begin(self.plan, fingerprint)  # insists that nothing changed
-        if self.config.data.public or ledger.steps == self.plan.steps:
-            return
-        own = identity(ledger.entries)
-        if own and (own == run or own not in known or known[own]["ledger"] == here):
-            self._register(own, fingerprint, sweep)
-            return
-        if own and sweep:
-            raise UserError(
-                f"{self.ledger}: this trial was begun as {known[own]['ledger']}, and a sweep pays "
-                "for each trial once; let the sweep go on in its own place"
-            )
-        if own:
-            say(
-                f"sanitize: this run was begun as {known[own]['ledger']}; since a copy may have "
-                "gone on from there, what follows is counted as one run more"
-            )
-        self._register(run, fingerprint, sweep)
-        ledger.append(kind="named", run=run)
-
-    def _name(self, fingerprint: str) -> str:
-        """What the run goes by in ledgers: a fresh random name.
-
-        With reproducible noise it follows from settings and data: the same run taken twice gives
-        the same bits, so it is spent once.
-        """
-        if self.plan.reproducible_seed is None:
-            return secrets.token_hex(16)
-        return hashlib.sha256(f"{dump_config(self.config)}\0{fingerprint}".encode()).hexdigest()[
-            :32
-        ]
-
-    def _register(self, run: str, fingerprint: str, sweep: str | None) -> None:
-        if not self.config.data.public:
-            register(
-                run,
-                data=fingerprint,
-                source=place(self.config.data.source),
-                spent=self.plan.spent(),
-                ledger=self.ledger,
-                sweep=sweep,
-            )
-
-    def _sweep(self) -> str | None:
-        """Identity of the sweep that this run is a trial of.
-
-        Raises:
-            UserError: the plan pays for the best of several trials, and this is none of them.
-        """
-        if self.plan.trials is None:
-            return None
-        if (begun := read_ledger(self.ledger)) and "sweep" in begun[0]:
-            return str(begun[0]["sweep"])
-        if not (self.out.parent / SWEEP).exists():
-            raise UserError(
-                f"{self.out}: privacy.selection is trials, which charges the best run of a sweep; "
-                "start it with privcode sweep CONFIG"
-            )
-        return str(read_sealed(self.out.parent / SWEEP)["sweep"])
-
     def _before(self, name: str) -> list[Path]:
         """What stage `name` reads of the run; it is refused before the stages that make it."""
         outputs = {
@@ -615,7 +535,7 @@ class Run(Workspace):
 
     def _check(self) -> None:
         if "sanitize" in (todo := [name for name in self.stages if name not in self.done()]):
-            self._sweep()
+            sweep_of(self.plan, self.ledger)
         refuse_early(self.config, todo)
 
     def _finished(self) -> None:
@@ -777,64 +697,3 @@ def rendered(section: Model, prompt: str) -> str:
     from privcode.models import render
 
     return render(section.template, prompt=prompt)
-
-
-def private_records(
-    config: Config, limit: int | None = None
-) -> tuple[list[Record], dict[str, Any], str]:
-    """What is trained on: the bounded private records with their canaries; counts, a fingerprint.
-
-    All three are private. `limit` takes only the first so many records, and all canaries.
-
-    Raises:
-        UserError: the data cannot be read, or no record is left.
-    """
-    from privcode.audit import canaries, coin_canaries
-
-    kept, _, counts, fingerprint = split_records(config)
-    audit = config.audit
-    planted = canaries.records(canaries.plant(audit.repetitions, audit.seed))
-    planted += coin_canaries.records(coin_canaries.throw(audit.coin_canaries, audit.seed))
-    return [*kept[:limit], *planted], counts | {"canaries": len(planted)}, fingerprint
-
-
-def split_records(
-    config: Config,
-) -> tuple[list[Record], list[Record], dict[str, Any], str]:
-    """Bounded private records to train on, and those held out; counts and a fingerprint of all.
-
-    All four are private.
-
-    Raises:
-        UserError: the data cannot be read, or no record is left.
-    """
-    from privcode.records import hold_out, read_rows
-
-    data, privacy = config.data, config.privacy
-    if data.columns:
-        columns = Columns(**data.columns.model_dump())
-    else:
-        first = next(iter(read_rows(data.source)), None)
-        if first is None:
-            raise UserError(f"{data.source}: holds no rows; give a file with private records")
-        columns = guess_columns(list(first[1]))
-    if privacy.unit == "record" and columns.unit:
-        columns = Columns(**(asdict(columns) | {"unit": None}))
-    records, report = read_records(
-        data.source,
-        columns,
-        language=data.language,
-        languages=data.languages,
-        contains=data.contains,
-        on_bad_row=data.on_bad_row,
-    )
-    fingerprint = hashlib.sha256(
-        "\x00".join(f"{r.unit}\x01{r.prompt}\x01{r.completion}" for r in records).encode()
-    ).hexdigest()
-    trained, held_out = hold_out(records, config.audit.holdout / privacy.units, config.audit.seed)
-    (kept, dropped), (others, also) = (
-        bound_contributions(some, privacy.max_records_per_unit, seed=privacy.seed)
-        for some in (trained, held_out)
-    )
-    counts = {**asdict(report), "over_the_bound": dropped + also, "held_out": len(others)}
-    return kept, others, counts, fingerprint

@@ -16,12 +16,14 @@ from pathlib import Path
 from typing import Any
 
 from privcode import results
+from privcode.budget import SWEEP
 from privcode.comparison import done_in, keep, run_all
 from privcode.config import Config, plan_of
 from privcode.errors import UserError
 from privcode.files import read_json, read_sealed, write_sealed
 from privcode.privacy.registry import place, register
-from privcode.run import SWEEP, Run, private_records, refuse_early, stages_of
+from privcode.private import private_records
+from privcode.run import Run, refuse_early, stages_of
 from privcode.stages.sweep import Settings, best, checked, draw, grid, variant
 from privcode.workspace import lock
 

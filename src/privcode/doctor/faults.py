@@ -173,7 +173,7 @@ def _records_in_chunks() -> _Planted:
     """A long record becomes several, each a unit of its own."""
     from privcode import run
 
-    real = run.private_records
+    real = vars(run)["private_records"]
 
     def chunked(*arguments: Any, **options: Any) -> Any:
         records, *rest = real(*arguments, **options)

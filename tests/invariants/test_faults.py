@@ -42,16 +42,16 @@ DRAWN = SAMPLING + "test_the_plan_draws_each_unit_whoever_else_and_whenever_it_w
 
 
 @cache
-def demo() -> PrivacyPlan:
-    """The plan of `privcode demo`, at ε 4."""
+def example() -> PrivacyPlan:
+    """The plan whose ε the table is about, at ε 4."""
     return make_plan(epsilon=4, delta=6.25e-6, units=16_000, batch=256, steps=80, clip_norm=0.3)
 
 
 def moving(clips: float) -> Callable[[], float]:
-    """ε at the demo's plan where one unit moves the sum by `clips` clip norms instead of one."""
+    """ε at the example plan where one unit moves the sum by `clips` clip norms instead of one."""
 
     def epsilon() -> float:
-        plan = demo()
+        plan = example()
         noise = plan.noise_multiplier / clips
         return spend((Spent(plan.sampling_rate, noise, plan.steps),), plan.delta).epsilon
 
@@ -62,7 +62,7 @@ def taking(steps: int, rate: float | None = None) -> Callable[[], float]:
     """ε where a unit may take part in `steps` steps, each with probability `rate`."""
 
     def epsilon() -> float:
-        plan = demo()
+        plan = example()
         spent = Spent(rate or plan.sampling_rate, plan.noise_multiplier, steps)
         return spend((spent,), plan.delta).epsilon
 
@@ -73,7 +73,7 @@ def chunks(count: int) -> Callable[[], float]:
     """ε of a record that is `count` units, each drawn by itself and clipped by itself."""
 
     def epsilon() -> float:
-        plan = demo()
+        plan = example()
         among = range(count + 1)
         event = dp_accounting.SelfComposedDpEvent(
             MixtureOfGaussiansDpEvent(
@@ -101,7 +101,7 @@ class Caught:
     Attributes:
         by: the test.
         harm: in words.
-        epsilon: at the demo's plan, which promises 4; None where the promise still holds.
+        epsilon: at the example plan, which promises 4; None where the promise still holds.
         given: arguments of the test.
         ranks: the test looks at what two processes left.
     """

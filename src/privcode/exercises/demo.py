@@ -10,7 +10,7 @@ from privcode.config import Config, load_config
 from privcode.exercises.corpus import prelude, private_records, public_prompts, tasks
 from privcode.files import write_jsonl, write_text
 
-RECORDS, PROMPTS, TASKS = 16_000, 1_600, 200
+RECORDS, PROMPTS, TASKS = 64_000, 1_600, 200
 
 
 def prepare(out: Path) -> Config:

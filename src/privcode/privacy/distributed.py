@@ -8,6 +8,7 @@ Who was drawn and the clipped sums before the noise do, so the ranks and the net
 them are as private as the directory `private/`.
 """
 
+import atexit
 import os
 from collections.abc import Callable
 from typing import Any, TypeVar
@@ -39,6 +40,7 @@ def start() -> None:
         if gpu:
             torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
         dist.init_process_group("cpu:gloo,cuda:nccl" if gpu else "gloo")
+        atexit.register(dist.destroy_process_group)  # else its threads may outlive the interpreter
     except (KeyError, ValueError, RuntimeError) as error:
         reason = str(error).strip().splitlines()[0]
         raise UserError(

@@ -540,7 +540,7 @@ def demo(
     from privcode.exercises.demo import prepare
     from privcode.run import Run
 
-    say("demo: untuned, PrivCode and non-private tuning side by side; about nine minutes")
+    say("demo: untuned, PrivCode and non-private tuning side by side; about eight minutes")
     facts = compare(prepare(out), out)
     opened = Run.open(out / "privcode-eps4")
     opened.release()

@@ -231,6 +231,7 @@ def test_a_run_is_released_and_every_byte_of_it_verified(finished: Path) -> None
             verify_folder(folder)
         path.write_bytes(kept)
     verify_folder(run)
+    shutil.rmtree(run / "release")
 
 
 def verify_folder(folder: Path) -> None:

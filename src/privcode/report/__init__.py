@@ -26,7 +26,7 @@ COVERED = (
 )
 NOT_COVERED = (
     "A secret that stands in the records of k units is protected like a group of k: ε grows "
-    "about k-fold, δ faster.",
+    "about k-fold where k is small, and faster where it is large; privcode plan prints it.",
     "The prompts of the synthetic data, and the task files, are taken as public on the owner's "
     "word.",
     "Settings chosen by looking at other runs on the same data, unless those runs are listed "

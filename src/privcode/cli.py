@@ -7,7 +7,6 @@ Does not: decide anything; each command calls one function.
 """
 
 import logging
-import math
 import os
 import sys
 import warnings
@@ -20,8 +19,6 @@ from privcode.console import answer, progress_bar, say
 from privcode.errors import UserError
 
 if TYPE_CHECKING:
-    from privcode.config import Config
-    from privcode.privacy import PrivacyPlan
     from privcode.run import Run
 
 app = typer.Typer(
@@ -102,102 +99,14 @@ def plan(
     The answer is public. Where the data are at hand, what stands in many of their records is
     shown beside it, to you only.
     """
-    from privcode.config import json_number, load_config, plan_of
-    from privcode.init import epsilon_words
+    from privcode.config import load_config, plan_of
+    from privcode.planned import planned, say_shared
 
     loaded = load_config(config)
     chosen = plan_of(loaded)
-    cost = chosen.cost()
-    groups = {units: chosen.group_epsilon(units) for units in GROUPS}
-    facts = chosen.describe() | {
-        "epsilon": json_number(cost.epsilon),
-        "epsilon_rdp": json_number(cost.epsilon_rdp),
-        "group_epsilon": {
-            str(units): e if math.isfinite(e) else epsilon_words(e) for units, e in groups.items()
-        },
-        "memory_bytes": _memory(loaded),
-    }
-    memory = facts["memory_bytes"]
-    room = "unknown: the model's config cannot be read here"
-    if memory is not None:
-        room = f"at least {memory / 1e6:,.0f} MB for sanitize, plus activations"
-    selection, selection_text = _planned_selection(loaded, chosen)
-    whom = "record" if chosen.unit == "record" else f"owner (column {chosen.unit})"
-    text = f"""\
-guarantee         ε = {cost.epsilon:.4g}, δ = {chosen.delta:g} (by RDP: ε = {cost.epsilon_rdp:.4g})
-protects          one {whom} added or removed, at most {chosen.max_records_per_unit} record(s) each
-together          what {" / ".join(map(str, GROUPS))} of them share: \
-ε = {" / ".join(map(epsilon_words, groups.values()))}
-noise multiplier  {chosen.noise_multiplier:.4f}, {facts["noise"]}
-sampling          rate {chosen.sampling_rate:.5g}: {chosen.expected_batch} of {chosen.units} units \
-expected per step, {chosen.steps} steps, clip norm {chosen.clip_norm:g}
-memory            {room}
-not covered       the prompts are taken as public; settings chosen by looking at runs that are
-                  not counted below are not charged"""
-    answer(facts | selection, as_json, f"{text}\n{selection_text}")
-    _say_shared(loaded, chosen)
-
-
-def _memory(config: "Config") -> int | None:
-    """Bytes that DP-SGD holds beside activations, from the model's config; None if unknown.
-
-    The weights; in fp32 the adapter, its clipped sum, noise, gradient and two moments; and a row
-    of per-record gradients for each record of a micro-batch.
-    """
-    from privcode.models import sizes
-
-    section = config.premium if config.method in ("dpft", "jft") else config.junior
-    try:
-        base, adapter = sizes(section.model, section.lora.r, section.lora.targets)
-    except UserError:
-        return None
-    width = 4 if section.dtype == "float32" else 2
-    return base * width + adapter * 4 * (6 + config.sanitize.micro_batch)
-
-
-GROUPS = (2, 5, 10)
-"""Sizes of the groups that `plan` names; fixed, so that they say nothing about the data."""
-
-
-def _say_shared(config: "Config", plan: "PrivacyPlan") -> None:
-    """Tell the owner, on the console, what stands in many units' records."""
-    from privcode.init import KEEP, shared
-    from privcode.inspect import repeats
-    from privcode.private import private_records
-    from privcode.records import is_local
-
-    source = config.data.source
-    if not is_local(source):
-        say(f"{source}: not here, so what stands in many of its records was not looked at")
-        return
-    try:
-        records, counts, _ = private_records(config)
-    except UserError as error:
-        say(f"the data were not looked at: {error}")
-        return
-    own = records[: len(records) - counts["canaries"]]
-    lines = list(shared(repeats((r.unit, r.prompt, r.completion) for r in own), plan))
-    for line in lines:
-        say(f"! {line}")
-    if lines:
-        say(KEEP)
-
-
-def _planned_selection(config: "Config", plan: "PrivacyPlan") -> tuple[dict[str, Any], str]:
-    """What the plan's selection means beside the runs that are known by now."""
-    from privcode.results import charged, spent_elsewhere
-
-    charge = plan.charge(tuple(spent_elsewhere(config).values()))
-    facts = charged(charge)
-    others = facts["runs_over_the_same_data"] - 1
-    text = f"selection         {plan.selection}: {others} other run(s) over this source are known"
-    if plan.trials:
-        text += f"; the best of\n{' ' * 18}Poisson-many trials, mean {plan.trials:g}, is charged"
-    if charge.words:
-        text += f"\n{charge.words}"
-    elif others:
-        text += f"; with all of\n{' ' * 18}them ε = {charge.cost.epsilon:.4g}"
-    return facts, text
+    facts, text = planned(loaded, chosen)
+    answer(facts, as_json, text)
+    say_shared(loaded, chosen)
 
 
 @app.command()

@@ -140,17 +140,14 @@ class _TokenLosses(torch.autograd.Function):
             target, weight = targets[rows, None], share[rows, None]
             losses[rows] = -(log_p.gather(1, target) * weight)[:, 0]
             first, last = torch.searchsorted(taught, torch.tensor([start, start + size]).to(taught))
-            if at := slice(int(first), int(last)) if first < last else None:
-                within, teach = taught[at] - start, syntax_share[at, None]
-                log_q = log_softmax(logits(teacher[at]), dim=-1)
-                q = log_q.exp()
-                losses[taught[at]] += (q * (log_q - log_p[within])).sum(-1) * teach[:, 0]
+            at = slice(int(first), int(last))  # the taught ones of these rows, perhaps none
+            within, teach = taught[at] - start, syntax_share[at, None]
+            log_q = log_softmax(logits(teacher[at]), dim=-1)
+            q = log_q.exp()
+            losses[taught[at]] += (q * (log_q - log_p[within])).sum(-1) * teach[:, 0]
             slope = log_p.exp_()
-            if at:
-                towards = (slope[within] - q) * teach
-            slope.mul_(weight).scatter_add_(1, target, -weight)
-            if at:
-                slope.index_add_(0, within, towards)
+            towards = (slope[within] - q) * teach
+            slope.mul_(weight).scatter_add_(1, target, -weight).index_add_(0, within, towards)
             gradient[rows] = slope if head is None else slope.to(head.weight.dtype) @ head.weight
         ctx.save_for_backward(gradient)
         return losses

@@ -13,7 +13,7 @@ from privcode.errors import UserError
 from privcode.exercises.corpus import prelude, private_records, public_prompts, tasks
 from privcode.files import write_jsonl
 from privcode.models import load_model
-from privcode.results import verify
+from privcode.results import spent_beside, verify
 from privcode.run import Run
 
 CONFIG = """\
@@ -30,7 +30,9 @@ evaluate:
   tasks: [{name: house, file: tasks.jsonl, prelude: house.py, instruction: "{problem}"}]
   max_new_tokens: 40
 audit: {repetitions: [1], samples: 1, candidates: 20, max_new_tokens: 20}
-compare: {methods: [base, control, privcode, dpft, jft, nondp, no-privsa], parallel: 2}
+compare:
+  methods: [base, control, privcode, no-filters, dpft, jft, nondpft, no-privsa]
+  parallel: 2
 """
 
 
@@ -48,19 +50,28 @@ def config(tmp_path: Path) -> Path:
 def test_every_method_runs_and_has_its_row(config: Path) -> None:
     out = config.parent / "out"
     facts = compare(load_config(config), out)
-    methods = ["base", "control", "privcode", "dpft", "jft", "nondp", "no-privsa"]
-    assert [row["method"] for row in facts["table"]] == methods
-    assert json.loads((out / "compare.json").read_text()) == facts
-    for row in facts["table"]:
-        assert 0 <= row["pass@1"]["house"]["mean"] <= 1
-        assert bool(row["leaks"]) == (row["method"] != "base")
-    # dpft trains the premium under the plan and has no junior; nondp has no ledger.
+    methods = ["base", "control", "privcode", "no-filters", "dpft", "jft", "nondpft", "no-privsa"]
+    assert [row["method"] for row in facts["rows"]] == methods
+    assert json.loads((out / "results.json").read_text()) == facts
+    for row in facts["rows"]:
+        assert 0 <= row["pass@1"] <= 1
+        assert (row["canaries_planted"] is None) == (row["method"] == "base")
+        assert (row["junior_pass@1"] is not None) == (
+            row["method"] in ("privcode", "no-filters", "no-privsa")
+        )
+    # dpft trains the premium under the plan and has no junior; nondpft has no ledger.
     assert (out / "dpft" / "private" / "ledger.jsonl").exists()
     assert not (out / "dpft" / "models" / "junior").exists()
-    assert not (out / "nondp" / "private" / "ledger.jsonl").exists()
-    run = Run.open(out / "privcode")
-    assert verify(run)["epsilon"] > 0
-    run.close()
+    assert not (out / "nondpft" / "private" / "ledger.jsonl").exists()
+    # One DP junior serves both: the same bytes, one budget, and each is a whole run.
+    first, second = Run.open(out / "privcode"), Run.open(out / "no-filters")
+    assert verify(first)["epsilon"] == verify(second)["epsilon"] > 0
+    assert spent_beside(first) == spent_beside(second)
+    assert {name: first.done()[name] for name in ("sanitize", "synthesize")} == {
+        name: second.done()[name] for name in ("sanitize", "synthesize")
+    }
+    first.close()
+    second.close()
 
     # Merged models are the base with its adapter, to rounding.
     folder = out / "privcode" / "models"

@@ -397,7 +397,7 @@ def compare(
 
     folder = out or Path("runs") / f"{config.stem}-compare"
     facts = compare(load_config(config), folder)
-    answer(facts, as_json, f"{_table(facts['table'])}\n\nfigures {folder / 'compare.json'}")
+    answer(facts, as_json, f"{_table(facts['table'])}\n\nfigures {folder / 'results.json'}")
 
 
 @app.command()
@@ -419,24 +419,34 @@ def sweep(
 def _table(rows: list[dict[str, Any]]) -> str:
     from privcode.console import columns
 
-    tasks = list(rows[0]["pass@1"])
+    tasks = list(rows[0]["tasks"])
+    grid = list(rows[0]["grid"])
     counts = list(dict.fromkeys(count for row in rows for count in row["leaks"]))
-    head = ["method", "ε", "seeds", *(f"pass@1 {t}" for t in tasks)]
+    head = ["method", "ε", *grid, "seeds", *(f"pass@1 {t}" for t in tasks), "junior", "kept"]
     head += [f"leaked ×{count}" for count in counts]
     body = []
     for row in rows:
-        scores = [row["pass@1"][task] for task in tasks]
         leaks = [row["leaks"].get(count) for count in counts]
         body.append(
             [
                 row["method"],
-                "–" if row["epsilon"] is None else f"{row['epsilon']:g}",
+                "–" if row["epsilon"] is None else f"{float(row['epsilon']):g}",
+                *map(str, row["grid"].values()),
                 str(row["seeds"]),
-                *(f"{s['mean']:.3f}" + (f" ± {s['sd']:.3f}" if s["sd"] else "") for s in scores),
+                *(_interval(row["tasks"][task], ".3f") for task in tasks),
+                _interval(row["junior"], ".3f"),
+                _interval(row["kept"], ".0f"),
                 *(f"{found['leaked']}/{found['planted']}" if found else "–" for found in leaks),
             ]
         )
     return columns(head, body)
+
+
+def _interval(value: dict[str, float | None] | None, form: str) -> str:
+    if value is None:
+        return "–"
+    half = "" if value["half"] is None else f" ± {value['half']:{form}}"
+    return f"{value['mean']:{form}}{half}"
 
 
 @app.command()

@@ -1,7 +1,8 @@
 """`privcode compare`: run the arms of a comparison as processes of their own, and join the figures.
 
-Promises: each arm is an ordinary run in OUT/ARM, resumed where it was when called again; no arm
-outlives this process; the table is computed from the runs' own files.
+Promises: each arm is an ordinary run in OUT/ARM, resumed where it was when called again; stages
+that arms have in common are done once; no arm outlives this process; the table is computed from
+the runs' own files.
 Does not: decide what an arm is (`stages.compare` does).
 """
 
@@ -11,8 +12,9 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from privcode import results
@@ -21,27 +23,54 @@ from privcode.console import progress_bar, say
 from privcode.errors import UserError
 from privcode.files import read_json, write_json, write_text
 from privcode.run import Run, stages_of
-from privcode.stages.compare import arms, row, table
+from privcode.stages.compare import arms, check_published, row, table
 
 _PR_SET_PDEATHSIG = 1
 
 
 def compare(config: Config, out: Path) -> dict[str, Any]:
-    """Run every arm and write OUT/compare.json: {"arms": rows, "table": rows joined over seeds}.
+    """Run every arm; write OUT/results.json, table.md, pictures and report.html.
+
+    Returns:
+        {"rows": one an arm, see `stages.compare.row`; "table": joined over seeds; "seconds": of
+        all stages of all arms, each counted once}.
 
     Raises:
         UserError: an arm failed; its last line says why.
     """
+    check_published(config)
     chosen = arms(config)
-    run_all("compare", chosen, out, config.compare.parallel)
-    rows = []
+    takeovers = {name: (a.donor, a.taken) for name, a in chosen.items() if a.donor}
+    configs = {name: arm.config for name, arm in chosen.items()}
+    run_all("compare", configs, out, config.compare.parallel, takeovers=takeovers)
+    rows: dict[str, dict[str, Any]] = {}
+    seconds = 0.0
     for name, arm in chosen.items():
         run = Run.open(out / name)
-        rows.append(row(name, arm, results.evaluation(run), results.leaks(run)))
+        found = results.evaluation(run)
+        taken = {stage: facts["seconds"] for stage, facts in run.done().items()}
+        seconds += sum(s for stage, s in taken.items() if stage not in arm.taken)
+        funnel, leaks = results.funnel(run), results.leaks(run)
+        label = "base" if arm.method == "base" else arm.config.method
+        rows[name] = row(
+            arm,
+            evaluation={task: models[label] for task, models in found.items()},
+            junior={task: models["junior"] for task, models in found.items() if "junior" in models},
+            kept=funnel["accepted"] if funnel else None,
+            leaks=leaks and leaks["places"]["anywhere"],
+            seconds=sum(taken.values()),
+        )
+        if arm.donor:  # its junior is the donor's
+            scores = ("junior_pass@1", "junior_parse_rate")
+            rows[name] |= {score: rows[arm.donor][score] for score in scores}
         run.close()
-    result = {"arms": rows, "table": table(rows)}
-    write_json(out / "compare.json", result)
-    return result
+    facts = {
+        "rows": list(rows.values()),
+        "table": table(list(rows.values())),
+        "seconds": round(seconds, 1),
+    }
+    write_json(out / "results.json", facts)
+    return facts
 
 
 def run_all(
@@ -52,6 +81,7 @@ def run_all(
     *,
     counted: bool = True,
     may_fail: Callable[[Path], bool] = lambda run: False,
+    takeovers: Mapping[str, tuple[str, Sequence[str]]] = MappingProxyType({}),
 ) -> None:
     """Run every config of `chosen` in OUT/NAME, `parallel` at a time, each in its own process.
 
@@ -62,6 +92,8 @@ def run_all(
         parallel: runs at a time, each on its share of the cores.
         counted: False does not show how many there are.
         may_fail: whether the run in this directory is one that may end in an error.
+        takeovers: name -> the run that it takes its first stages from, and their names; it waits
+            until they are done.
 
     Raises:
         UserError: a run failed; its last line says why.
@@ -75,8 +107,13 @@ def run_all(
     try:
         with progress_bar(title, total, counted=counted) as progress:
             while waiting or running:
-                while waiting and len(running) < parallel:
-                    name = waiting.pop(0)
+                for name in [name for name in waiting if _ready(out, takeovers.get(name))]:
+                    if len(running) == parallel:
+                        break
+                    waiting.remove(name)
+                    if name in takeovers:
+                        donor, stages = takeovers[name]
+                        _take_over(out / donor, chosen[name], out / name, stages)
                     running[name] = _start(out, name, threads)
                 time.sleep(0.5)
                 for name, process in list(running.items()):
@@ -113,6 +150,18 @@ def done_in(run: Path) -> dict[str, Any]:
     path = run / "manifest.json"
     stages: dict[str, Any] = read_json(path)["stages"] if path.exists() else {}
     return stages
+
+
+def _ready(out: Path, takeover: tuple[str, Sequence[str]] | None) -> bool:
+    return takeover is None or set(takeover[1]) <= set(done_in(out / takeover[0]))
+
+
+def _take_over(donor: Path, config: Config, out: Path, stages: Sequence[str]) -> None:
+    run = Run(config, out)
+    try:
+        run.take_over(donor, stages)
+    finally:
+        run.close()
 
 
 def _start(out: Path, name: str, threads: int) -> subprocess.Popen[bytes]:

@@ -6,6 +6,7 @@ Does not: read data or models. Everything that bears on the guarantee is in `pri
 """
 
 import math
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -18,8 +19,9 @@ from privcode.privacy.plan import PrivacyPlan, Selection, make_plan
 Positive = Annotated[int, Field(ge=1)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Dtype = Literal["float32", "bfloat16", "float16"]
-Method = Literal["privcode", "base", "control", "dpft", "jft", "nondp"]
-Ablation = Literal["no-privsa", "constant-lambda", "no-filters"]
+Method = Literal["privcode", "base", "control", "dpft", "jft", "nondpft"]
+Ablation = Literal["no-privsa", "constant-lambda", "no-execution", "no-round-trip", "no-filters"]
+Compared = Method | Ablation
 
 INSTRUCT = (
     "Please provide a self-contained Python script that solves the following problem in a "
@@ -202,7 +204,7 @@ class Boost(Section):
     warmup_ratio: Fraction = 0.05
     weight_decay: float = Field(0.0, ge=0)
     merge: bool = Field(False, description="lora: also write the whole model, adapter merged in")
-    limit: Positive | None = Field(None, description="nondp, jft: private records to tune on")
+    limit: Positive | None = Field(None, description="nondpft, jft: private records to tune on")
     seed: int = 0
 
 
@@ -268,16 +270,29 @@ class Audit(Section):
 class Compare(Section):
     """Which arms `privcode compare` runs; every arm is this config with one thing changed."""
 
-    methods: list[Method | Ablation] = Field(
+    methods: list[Compared] = Field(
         ["base", "control", "privcode", "dpft"],
         min_length=1,
         description="methods, and privcode without one part: no-privsa, constant-lambda, "
-        "no-filters",
+        "no-execution, no-round-trip, no-filters (neither of the two)",
     )
-    epsilons: list[float] = Field(
-        default_factory=list, description="for methods with a budget; default: privacy.epsilon"
+    epsilons: dict[Compared, list[float]] = Field(
+        default_factory=dict,
+        description="e.g. {privcode: [1, 4]}; methods that are not named: privacy.epsilon",
     )
     seeds: list[int] = Field([0], min_length=1, description="of everything but the noise")
+    settings: dict[Compared, dict[str, Any]] = Field(
+        default_factory=dict,
+        description="what a method has of its own: {dpft: {sanitize.learning_rate: 1.0e-4}}",
+    )
+    grid: dict[str, list[Any]] = Field(
+        default_factory=dict,
+        description="fields to vary under all methods: {validate.round_trip.threshold: [0, 1]}",
+    )
+    published: list[dict[str, Any]] = Field(
+        default_factory=list,
+        description="figures to show beside: {method, epsilon, fields of grid, TASK: pass@1}",
+    )
     parallel: Positive = Field(1, description="arms at a time, each on its share of the cores")
 
 
@@ -305,7 +320,7 @@ class Config(Section):
         "privcode",
         description="privcode; or, to compare: base (nothing tuned), control (privcode on the "
         "untuned junior), dpft (DP-SGD on the premium), jft (plain on masked data, then DP-SGD), "
-        "nondp (plain, on the private data)",
+        "nondpft (plain, on the private data)",
     )
     data: Data
     privacy: Privacy
@@ -330,7 +345,7 @@ class Config(Section):
             raise ValueError("privacy.max_records_per_unit: must be 1 when the unit is the record")
         if 2 * self.audit.holdout > self.privacy.units:
             raise ValueError("audit.holdout: is more than half of privacy.units; hold out fewer")
-        if self.method in ("jft", "nondp") and not self.data.public:
+        if self.method in ("jft", "nondpft") and not self.data.public:
             raise ValueError(
                 f"method {self.method} trains without privacy, so what it prints would be computed "
                 "from private records; it needs data.public: true"
@@ -387,6 +402,24 @@ def parse_config(values: Any, name: str = "config") -> Config:
             "missing": "is missing; add it",
         }.get(first["type"], first["msg"])
         raise UserError(f"{name}, field {field}: {reason}{more}") from None
+
+
+def with_settings(config: Config, settings: Mapping[str, Any], where: str) -> Config:
+    """`config` with these settings, dotted field -> value.
+
+    Raises:
+        UserError: there is no such field, or the value is wrong; begins with `where`.
+    """
+    values = config.model_dump(by_alias=True)
+    for field, value in settings.items():
+        *sections, name = field.split(".")
+        section: Any = values
+        for step in sections:
+            section = section.get(step) if isinstance(section, dict) else None
+        if not isinstance(section, dict) or name not in section:
+            raise UserError(f"{where}, {field}: is not a setting; check the spelling")
+        section[name] = value
+    return parse_config(values, where)
 
 
 def load_config(path: Path | str) -> Config:

@@ -40,9 +40,15 @@ STAGES = {
     "control": ("synthesize", "validate", "boost", "evaluate", "audit"),
     "dpft": ("sanitize", "evaluate", "audit"),
     "jft": ("pretune", "sanitize", "evaluate", "audit"),
-    "nondp": ("boost", "evaluate", "audit"),
+    "nondpft": ("boost", "evaluate", "audit"),
 }
 """What each method does. The first is the product; the others are its baselines."""
+
+PRIVATE_OUTPUTS = {
+    "sanitize": ("ledger.jsonl", "data.json", "curve.jsonl", "gradient_canaries.json"),
+    "validate": ("verdicts.jsonl",),
+}
+"""What stages leave in `private/` for later ones and for the run's figures."""
 
 UNTUNED = {"junior": "untuned junior", "tuned": "base"}
 """A tuned model's label (see `Run._generator`) to that of what it was made from."""
@@ -101,6 +107,17 @@ class Run(Workspace):
         self._check()
         for name in self.stages:
             getattr(self, name)()
+
+    def take_over(self, donor: Path, stages: Sequence[str]) -> None:
+        """Copy stages that the run in `donor` has done with the same settings; nothing is spent.
+
+        Its ledger comes along under its own name, so that budget counts once.
+
+        Raises:
+            UserError: what they wrote was changed since.
+        """
+        private = [name for stage in stages for name in PRIVATE_OUTPUTS.get(stage, ())]
+        self.copy_stages(donor, stages, private)
 
     def sanitize(self) -> None:
         """Stage 1: tune the junior on the private records under the plan (dpft: the premium)."""
@@ -257,12 +274,12 @@ class Run(Workspace):
         self._next("validate", self.accepted)
 
     def boost(self) -> None:
-        """Stage 2c: tune the premium model on the accepted pairs (nondp: on private records)."""
+        """Stage 2c: tune the premium model on the accepted pairs (nondpft: on private records)."""
         outputs = [self.premium, merged(self.premium)]
         with self.stage("boost", self._before("boost"), outputs) as needed:
             if not needed:
                 return
-            if self.config.method == "nondp":
+            if self.config.method == "nondpft":
                 pairs = self._private_pairs()
             else:
                 pairs = [(r["prompt"], r["completion"]) for _, r in read_jsonl(self.accepted)]
@@ -432,7 +449,7 @@ class Run(Workspace):
         from privcode.audit.membership import picture
         from privcode.stages.audit import membership, sides
 
-        limit = self.config.boost.limit if self.config.method == "nondp" else None
+        limit = self.config.boost.limit if self.config.method == "nondpft" else None
         trained, held_out, _, fingerprint = split_records(self.config)
         if any(entry["data"] != fingerprint for entry in read_ledger(self.ledger)[:1]):
             raise UserError(
@@ -558,7 +575,7 @@ class Run(Workspace):
 
         config, section = self.config.boost, self.config.premium
         steps = -(-len(pairs) // config.batch_size) * config.epochs
-        with progress_bar(output.name, steps, counted=self.config.method != "nondp") as progress:
+        with progress_bar(output.name, steps, counted=self.config.method != "nondpft") as progress:
             left_out = boost(
                 load_model(section.model, section.dtype),
                 load_tokenizer(section.model),
@@ -582,7 +599,7 @@ class Run(Workspace):
                 base=section.model,
                 progress=progress,
             )
-        if left_out and self.config.method not in ("nondp", "jft"):
+        if left_out and self.config.method not in ("nondpft", "jft"):
             say(f"boost: {left_out} pairs were longer than premium.max_tokens and left out")
 
     def _merge(self, label: str, adapter: Path) -> None:

@@ -10,9 +10,11 @@ Does not: know what a stage does.
 import fcntl
 import os
 import platform
+import shutil
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -20,7 +22,7 @@ from typing import Any
 from privcode.config import Config, dump_config
 from privcode.console import say
 from privcode.errors import UserError
-from privcode.files import read_sealed, sha256_file, write_sealed, write_text
+from privcode.files import read_sealed, sha256_file, write_sealed, write_text, write_with
 from privcode.privacy import distributed
 
 VERSIONED = ("privcode", "torch", "transformers", "peft", "trl", "dp-accounting")
@@ -125,6 +127,31 @@ class Workspace:
                 "seconds": round(time.monotonic() - started, 1),
             }
             self.note("stages", self.done() | {name: facts})
+
+    def copy_stages(self, donor: Path, stages: Sequence[str], private: Sequence[str]) -> None:
+        """Make stages that a run with the same settings has done this run's own, by copies.
+
+        Args:
+            donor: the other run's directory.
+            stages: their names; those that are done here are left alone.
+            private: names of what they wrote in `private/`.
+
+        Raises:
+            UserError: what the donor wrote was changed since.
+        """
+        noted = read_sealed(donor / "manifest.json")["stages"]
+        wanted = {name: noted[name] for name in stages if name not in self.done()}
+        if not wanted:
+            return
+        outputs = {file: d for facts in wanted.values() for file, d in facts["outputs"].items()}
+        kept = [f"private/{name}" for name in private if (donor / "private" / name).exists()]
+        for file in (*outputs, *kept):
+            with (donor / file).open("rb") as source:
+                mode = 0o600 if file in kept else 0o644
+                write_with(self.out / file, partial(shutil.copyfileobj, source), mode)
+        if changed(self.out, outputs):
+            raise UserError(f"{donor}: what its stages wrote was changed since; start afresh")
+        self.note("stages", self.done() | wanted)
 
     def _needed(self, name: str, inputs: Sequence[Path]) -> bool:
         done = self.done().get(name)

@@ -1,10 +1,10 @@
-"""Arms differ in what their name says and in nothing else; the table is a mean with its spread."""
+"""Arms differ in what their name says and in nothing else; what they share is made once."""
 
 import pytest
 
 from privcode.config import Config, parse_config
 from privcode.errors import UserError
-from privcode.stages.compare import arms, row, table
+from privcode.stages.compare import arms, check_published, row, table
 
 
 def config(**changes: object) -> Config:
@@ -25,15 +25,19 @@ def differences(a: object, b: object, path: str = "") -> set[str]:
 
 
 def test_arms_are_methods_times_epsilons_times_seeds_and_base_comes_once() -> None:
-    chosen = {"methods": ["base", "privcode", "nondp"], "epsilons": [1, 4], "seeds": [0, 1]}
+    chosen = {
+        "methods": ["base", "privcode", "nondpft"],
+        "epsilons": {"privcode": [1, 4]},
+        "seeds": [0, 1],
+    }
     assert list(arms(config(compare=chosen))) == [
         "base",
         "privcode-eps1-seed0",
         "privcode-eps1-seed1",
         "privcode-eps4-seed0",
         "privcode-eps4-seed1",
-        "nondp-seed0",
-        "nondp-seed1",
+        "nondpft-seed0",
+        "nondpft-seed1",
     ]
 
 
@@ -42,31 +46,136 @@ def test_arms_are_methods_times_epsilons_times_seeds_and_base_comes_once() -> No
     [
         ("dpft", {"method"}),
         ("control", {"method"}),
-        ("nondp", {"method"}),
+        ("nondpft", {"method"}),
         ("no-privsa", {"sanitize.syntax.schedule"}),
         ("constant-lambda", {"sanitize.syntax.schedule"}),
+        ("no-execution", {"validate.execution.enabled"}),
+        ("no-round-trip", {"validate.round_trip.method"}),
         ("no-filters", {"validate.execution.enabled", "validate.round_trip.method"}),
     ],
 )
 def test_an_arm_differs_from_privcode_in_what_its_name_says(method: str, changed: set[str]) -> None:
     found = arms(config(compare={"methods": ["privcode", method]}))
-    privcode, other = (arm.model_dump(by_alias=True) for arm in found.values())
-    assert differences(privcode, other) == changed
+    privcode, other = (arm.config.model_dump(by_alias=True) for arm in found.values())
+    assert differences(privcode, other) - {"evaluate.models"} == changed
 
 
 def test_a_method_without_privacy_needs_public_data() -> None:
     with pytest.raises(UserError, match=r"data\.public"):
-        arms(config(data={"source": "d.jsonl"}, compare={"methods": ["nondp"]}))
+        arms(config(data={"source": "d.jsonl"}, compare={"methods": ["nondpft"]}))
 
 
-def test_the_table_joins_seeds_into_mean_spread_and_number() -> None:
-    arm = config()
-    leaks = {"places": {"anywhere": {"by_repetitions": {"10": {"planted": 5, "leaked": 1}}}}}
-    rows = [
-        row(f"privcode-eps4-seed{n}", arm, {"t": {"privcode": {"pass@1": score}}}, leaks)
-        for n, score in enumerate((0.5, 0.7))
+def test_a_method_may_have_settings_of_its_own() -> None:
+    chosen = {"methods": ["privcode", "dpft"], "settings": {"dpft": {"privacy.steps": 7}}}
+    found = arms(config(compare=chosen))
+    assert [arm.config.privacy.steps for arm in found.values()] == [100, 7]
+
+
+@pytest.mark.parametrize("section", ["settings", "grid"])
+def test_a_field_that_is_none_is_refused_by_name(section: str) -> None:
+    value = {"privcode": {"boost.speed": 1}} if section == "settings" else {"boost.speed": [1]}
+    with pytest.raises(UserError, match=r"boost\.speed: is not a setting"):
+        arms(config(compare={"methods": ["privcode"], section: value}))
+
+
+def test_a_grid_crosses_all_arms_and_names_them_by_the_number_of_its_value() -> None:
+    chosen = {"methods": ["base", "privcode"], "grid": {"premium.model": ["org/a", "org/b"]}}
+    found = arms(config(compare=chosen))
+    assert list(found) == [
+        "base-model1",
+        "privcode-eps4-model1",
+        "base-model2",
+        "privcode-eps4-model2",
     ]
-    (joined,) = table(rows)
+    assert found["privcode-eps4-model2"].config.premium.model == "org/b"
+
+
+def test_one_dp_junior_serves_all_that_differ_after_it() -> None:
+    chosen = {
+        "methods": ["privcode", "no-privsa", "no-round-trip", "no-filters", "dpft", "control"],
+        "epsilons": {"privcode": [1, 4]},
+        "seeds": [0, 1],
+    }
+    found = arms(config(compare=chosen))
+    taken = {name: (arm.donor, arm.taken) for name, arm in found.items() if arm.donor}
+    assert taken == {
+        f"{method}-eps4-seed{seed}": (f"privcode-eps4-seed{seed}", ("sanitize", "synthesize"))
+        for method in ("no-round-trip", "no-filters")
+        for seed in (0, 1)
+    }
+
+
+def test_boosting_alone_is_done_again_where_only_the_boost_differs() -> None:
+    chosen = {"methods": ["privcode"], "grid": {"boost.epochs": [1, 2]}}
+    _, second = arms(config(compare=chosen)).values()
+    assert second.taken == ("sanitize", "synthesize", "validate")
+    # The junior's score is the donor's; all else of the arm is its own.
+    assert second.config.evaluate.models == ["tuned"]
+
+
+@pytest.mark.parametrize(
+    "field",
+    [
+        "data.contains",
+        "privacy.clip_norm",
+        "junior.lora.r",
+        "sanitize.learning_rate",
+        "audit.repetitions",
+    ],
+)
+def test_a_junior_made_otherwise_is_made_afresh(field: str) -> None:
+    values = [[1], [2]] if field.startswith("audit") else ["1", "2"]
+    if field.endswith(("norm", ".r", "rate")):
+        values = [1, 2]
+    _, second = arms(config(compare={"methods": ["privcode"], "grid": {field: values}})).values()
+    assert second.donor is None
+
+
+def rows_of(*scores: float) -> list[dict[str, object]]:
+    leaks = {"planted": 5, "leaked": 1, "by_repetitions": {"10": {"planted": 5, "leaked": 1}}}
+    seeds = list(range(len(scores)))
+    found = arms(config(compare={"methods": ["privcode"], "seeds": seeds}))
+    figures = [{"t": {"pass@1": score, "parse_rate": 1.0}} for score in scores]
+    return [
+        row(arm, evaluation=f, junior=f, kept=10, leaks=leaks, seconds=2.0)
+        for arm, f in zip(found.values(), figures, strict=True)
+    ]
+
+
+def test_a_row_has_what_a_reader_of_results_looks_for() -> None:
+    (one,) = rows_of(0.5)
+    assert one | {"grid": {}, "leaks": {}} == {
+        "method": "privcode",
+        "epsilon": 4.0,
+        "seed": 0,
+        "grid": {},
+        "pass@1": 0.5,
+        "junior_pass@1": 0.5,
+        "parse_rate": 1.0,
+        "junior_parse_rate": 1.0,
+        "kept": 10,
+        "canaries_leaked": 1,
+        "canaries_planted": 5,
+        "leaks": {},
+        "tasks": {"t": 0.5},
+        "seconds": 2.0,
+    }
+
+
+def test_the_table_joins_seeds_into_a_mean_with_its_interval() -> None:
+    (joined,) = table(rows_of(0.5, 0.7))
     assert (joined["method"], joined["epsilon"], joined["seeds"]) == ("privcode", 4, 2)
-    assert joined["pass@1"]["t"] == {"mean": 0.6, "sd": 0.1414}
+    # Half of the interval for two values: t(0.975, 1 degree) = 12.706, times sd / sqrt(2) = 0.1.
+    assert joined["tasks"]["t"] == {"mean": 0.6, "half": 1.2706}
     assert joined["leaks"] == {"10": {"planted": 10, "leaked": 2}}
+
+
+def test_one_seed_has_no_interval() -> None:
+    (joined,) = table(rows_of(0.5))
+    assert joined["tasks"]["t"] == {"mean": 0.5, "half": None}
+
+
+def test_a_published_figure_of_nothing_compared_is_refused() -> None:
+    published = [{"method": "privcode", "epsilon": 4, "humaneval": 66.5}]
+    with pytest.raises(UserError, match="row 1, field humaneval"):
+        check_published(config(compare={"published": published}))

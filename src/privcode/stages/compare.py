@@ -1,109 +1,264 @@
 """The methods side by side: arms made from one config, and the table of what they reached.
 
-Promises: arms differ in what their name says and in nothing else; every arm is a whole run of its
-own, so that what is compared is what a user would have run; figures over several seeds come with
-their spread and the number of seeds.
-Does not: choose settings for an arm: one learning rate may suit one method and not another.
+Promises: arms differ in what their name says and in nothing else, but for what `compare.settings`
+gives a method of its own; every arm is a whole run, so that what is compared is what a user would
+have run; stages whose every input is the same are taken over from an earlier arm; figures over
+several seeds come with their 95 % interval and the number of seeds.
+Does not: choose settings: one learning rate may suit one method and not another.
 """
 
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import product
 from statistics import mean, stdev
 from typing import Any
 
-from privcode.config import Config, json_number, parse_config
+from scipy.stats import t as student
 
-BUDGETED = ("privcode", "dpft", "jft", "no-privsa", "constant-lambda", "no-filters")
-SEEDED = ("sanitize", "synthesize", "boost", "evaluate")
+from privcode.config import Compared, Config, json_number, with_settings
+from privcode.errors import UserError
+
+BUDGETED = (
+    "privcode",
+    "dpft",
+    "jft",
+    "no-privsa",
+    "constant-lambda",
+    "no-execution",
+    "no-round-trip",
+    "no-filters",
+)
+SEEDED = ("sanitize", "synthesize", "boost", "evaluate", "audit")
+
+_NO_EXECUTION = {"validate.execution.enabled": False}
+_NO_ROUND_TRIP = {"validate.round_trip.method": "off"}
+ABLATIONS: dict[str, dict[str, Any]] = {
+    "no-privsa": {"sanitize.syntax.schedule": "off"},
+    "constant-lambda": {"sanitize.syntax.schedule": "constant"},
+    "no-execution": _NO_EXECUTION,
+    "no-round-trip": _NO_ROUND_TRIP,
+    "no-filters": _NO_EXECUTION | _NO_ROUND_TRIP,
+}
+"""Privcode without one part: what the arm has otherwise."""
+
+_READS = {
+    "sanitize": ("data", "privacy", "junior", "sanitize", "audit"),
+    "synthesize": ("prompts", "synthesize"),
+    "validate": ("validate", "premium"),
+}
+"""The sections that each of privcode's stages reads, beside those of the stages before."""
 
 
-def arms(config: Config) -> dict[str, Config]:
-    """Arm's name -> its config. Methods × ε (where they have one) × seeds; base only once."""
+@dataclass(frozen=True)
+class Arm:
+    """One run of a comparison.
+
+    Attributes:
+        method: a method's or an ablation's name.
+        epsilon: target ε, where the method has a budget.
+        seed: of everything but the noise; None where nothing is drawn.
+        grid: its values of `compare.grid`, by field.
+        config: the run's.
+        donor: name of the arm that its first stages are taken from, if any.
+        taken: the names of these stages.
+    """
+
+    method: str
+    epsilon: float | None
+    seed: int | None
+    grid: dict[str, Any]
+    config: Config
+    donor: str | None = None
+    taken: tuple[str, ...] = field(default=())
+
+
+def arms(config: Config) -> dict[str, Arm]:
+    """Arm's name -> arm. Grid × methods × ε (where they have one) × seeds; base has no seed.
+
+    Raises:
+        UserError: a field of `compare.settings` or `compare.grid` is none, or a value is wrong.
+    """
     chosen = config.compare
-    epsilons: list[float | None] = [*chosen.epsilons] or [config.privacy.epsilon]
-    found: dict[str, Config] = {}
-    for method in chosen.methods:
-        for epsilon in epsilons if method in BUDGETED else (None,):
-            for seed in chosen.seeds if method != "base" else chosen.seeds[:1]:
-                parts: list[str] = [method]
-                if epsilon is not None:
-                    parts.append(f"eps{epsilon:g}")
-                if len(chosen.seeds) > 1 and method != "base":
-                    parts.append(f"seed{seed}")
-                found["-".join(parts)] = _arm(config, method, epsilon, seed)
+    found: dict[str, Arm] = {}
+    for values in product(*chosen.grid.values()):
+        grid = dict(zip(chosen.grid, values, strict=True))
+        for method in chosen.methods:
+            epsilons = chosen.epsilons.get(method, [config.privacy.epsilon])
+            for epsilon in epsilons if method in BUDGETED else (None,):
+                for seed in chosen.seeds if method != "base" else (None,):
+                    name = _name(chosen.grid, grid, method, epsilon, seed, len(chosen.seeds))
+                    arm = Arm(
+                        method, epsilon, seed, grid, _config(config, method, epsilon, seed, grid)
+                    )
+                    found[name] = _sharing(arm, found)
     return found
 
 
-def _arm(config: Config, method: str, epsilon: float | None, seed: int) -> Config:
-    values = config.model_dump(by_alias=True)
-    del values["compare"]
+def _name(
+    all_values: Mapping[str, Sequence[Any]],
+    grid: Mapping[str, Any],
+    method: str,
+    epsilon: float | None,
+    seed: int | None,
+    seeds: int,
+) -> str:
+    parts = [method]
     if epsilon is not None:
-        values["privacy"] |= {"epsilon": epsilon, "noise_multiplier": None}
-    for section in SEEDED:
-        values[section]["seed"] = seed
-    values["method"] = "privcode"
-    match method:
-        case "no-privsa":
-            values["sanitize"]["syntax"]["schedule"] = "off"
-        case "constant-lambda":
-            values["sanitize"]["syntax"]["schedule"] = "constant"
-        case "no-filters":
-            values["validate"]["execution"]["enabled"] = False
-            values["validate"]["round_trip"]["method"] = "off"
-        case _:
-            values["method"] = method
-    values["evaluate"]["models"] = ["base"] if method == "base" else ["tuned"]
-    return parse_config(values, f"compare, arm {method}")
+        parts.append(f"eps{epsilon:g}")
+    for where, value in grid.items():
+        # Values may be paths or lists: their number in the config is a name that any disk takes.
+        parts.append(f"{where.rpartition('.')[2]}{1 + all_values[where].index(value)}")
+    if seed is not None and seeds > 1:
+        parts.append(f"seed{seed}")
+    return "-".join(parts)
 
 
-def row(name: str, config: Config, results: Mapping[str, Any], leaks: Any) -> dict[str, Any]:
-    """One arm's figures: {arm, method, epsilon, pass: {task: pass@1}, leaks: {repeats: …}}.
+def _config(
+    config: Config,
+    method: Compared,
+    epsilon: float | None,
+    seed: int | None,
+    grid: Mapping[str, Any],
+) -> Config:
+    values: dict[str, Any] = {"compare": type(config.compare)().model_dump()}
+    values["method"] = "privcode" if method in ABLATIONS else method
+    if epsilon is not None:
+        values |= {"privacy.epsilon": epsilon, "privacy.noise_multiplier": None}
+    if seed is not None:
+        values |= {f"{section}.seed": seed for section in SEEDED}
+    values["evaluate.models"] = ["base"] if method == "base" else ["tuned"]
+    if values["method"] == "privcode":
+        values["evaluate.models"] = ["junior", "tuned"]
+    values |= dict(grid) | ABLATIONS.get(method, {}) | config.compare.settings.get(method, {})
+    return with_settings(config, values, f"compare, arm {method}")
+
+
+def _sharing(arm: Arm, earlier: Mapping[str, Arm]) -> Arm:
+    """`arm`, taking what it can from the earlier arm that has most of it."""
+    best, taken = None, tuple[str, ...]()
+    for name, other in earlier.items():
+        if other.donor is None and len(same := _same_stages(arm.config, other.config)) > len(taken):
+            best, taken = name, same
+    if best is None:
+        return arm
+    # The junior is the donor's, and so is its score.
+    config = with_settings(arm.config, {"evaluate.models": ["tuned"]}, "compare")
+    return Arm(arm.method, arm.epsilon, arm.seed, arm.grid, config, best, taken)
+
+
+def _same_stages(one: Config, other: Config) -> tuple[str, ...]:
+    """The first stages of two privcode runs that read the same."""
+    if not one.method == other.method == "privcode":
+        return ()
+    a, b = (config.model_dump(by_alias=True) for config in (one, other))
+    same = []
+    for stage, sections in _READS.items():
+        if any(a[section] != b[section] for section in sections):
+            break
+        same.append(stage)
+    return tuple(same)
+
+
+def row(
+    arm: Arm,
+    *,
+    evaluation: Mapping[str, Any],
+    junior: Mapping[str, Any] | None,
+    kept: int | None,
+    leaks: Mapping[str, Any] | None,
+    seconds: float,
+) -> dict[str, Any]:
+    """One arm's figures, for results.json.
 
     Args:
-        name: the arm's.
-        config: the arm's.
-        results: `Run.results()`.
-        leaks: `Run.leaks()`; a canary counts as leaked if it came out anywhere.
+        arm: whose.
+        evaluation: task -> figures of the model that the arm is about.
+        junior: task -> figures of the DP junior, where there is one.
+        kept: synthetic pairs that the filters let through.
+        leaks: of the planted canaries, anywhere (see `audit.canaries.leaks`).
+        seconds: what its stages took, those taken from another arm included.
     """
-    method, _, rest = name.partition("-eps")
-    method = method.partition("-seed")[0]
-    epsilon = config.privacy.epsilon if rest else None
-    scores = {task: next(iter(models.values()))["pass@1"] for task, models in results.items()}
+    first = next(iter(evaluation.values()))
+    first_junior = next(iter(junior.values())) if junior else None
     return {
-        "arm": name,
-        "method": method,
-        "epsilon": None if epsilon is None else json_number(epsilon),
-        "pass@1": scores,
-        "leaks": leaks["places"]["anywhere"]["by_repetitions"] if leaks else {},
+        "method": arm.method,
+        "epsilon": None if arm.epsilon is None else json_number(arm.epsilon),
+        "seed": arm.seed,
+        "grid": arm.grid,
+        "pass@1": first["pass@1"],
+        "junior_pass@1": first_junior and first_junior["pass@1"],
+        "parse_rate": first["parse_rate"],
+        "junior_parse_rate": first_junior and first_junior["parse_rate"],
+        "kept": kept,
+        "canaries_leaked": leaks["leaked"] if leaks else None,
+        "canaries_planted": leaks["planted"] if leaks else None,
+        "leaks": leaks["by_repetitions"] if leaks else {},
+        "tasks": {task: figures["pass@1"] for task, figures in evaluation.items()},
+        "seconds": round(seconds, 1),
     }
 
 
-def table(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Rows of one method and ε joined over seeds: mean, standard deviation and number."""
-    groups: dict[tuple[str, Any], list[dict[str, Any]]] = {}
+def table(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Rows of one method, ε and grid values joined over seeds.
+
+    Returns:
+        {method, epsilon, grid, seeds, tasks: {task: {mean, half}}, junior, parse_rate,
+        junior_parse_rate, kept, seconds: {mean, half} or None, leaks: {repeats: {planted,
+        leaked}}}; `half` is half of the 95 % interval of the mean by Student's t, None for one
+        seed.
+    """
+    groups: dict[tuple[Any, ...], list[Mapping[str, Any]]] = {}
     for one in rows:
-        groups.setdefault((one["method"], one["epsilon"]), []).append(one)
+        key = (one["method"], one["epsilon"], repr(one["grid"]))
+        groups.setdefault(key, []).append(one)
     joined = []
-    for (method, epsilon), group in groups.items():
-        tasks = {task: [one["pass@1"][task] for one in group] for task in group[0]["pass@1"]}
-        leaks: dict[str, dict[str, int]] = {}
+    for group in groups.values():
+        first = group[0]
+        leaks: dict[str, Counter[str]] = {}
         for one in group:
             for count, found in one["leaks"].items():
-                total = leaks.setdefault(count, {"planted": 0, "leaked": 0})
-                for key in total:
-                    total[key] += found[key]
+                leaks.setdefault(count, Counter()).update(found)
         joined.append(
-            {
-                "method": method,
-                "epsilon": epsilon,
+            {name: first[name] for name in ("method", "epsilon", "grid")}
+            | {
                 "seeds": len(group),
-                "pass@1": {
-                    task: {
-                        "mean": round(mean(values), 4),
-                        "sd": round(stdev(values), 4) if len(values) > 1 else None,
-                    }
-                    for task, values in tasks.items()
+                "tasks": {
+                    task: _mean([g["tasks"][task] for g in group]) for task in first["tasks"]
                 },
-                "leaks": leaks,
+                "junior": _mean([one["junior_pass@1"] for one in group]),
+                **{
+                    name: _mean([one[name] for one in group])
+                    for name in ("parse_rate", "junior_parse_rate", "kept", "seconds")
+                },
+                "leaks": {count: dict(found) for count, found in leaks.items()},
             }
         )
     return joined
+
+
+def _mean(values: Sequence[float | None]) -> dict[str, float | None] | None:
+    known = [value for value in values if value is not None]
+    if not known:
+        return None
+    half = None
+    if len(known) > 1:
+        half = round(student.ppf(0.975, len(known) - 1) * stdev(known) / len(known) ** 0.5, 4)
+    return {"mean": round(mean(known), 4), "half": half}
+
+
+def check_published(config: Config) -> None:
+    """Refuse published figures that name nothing of the comparison.
+
+    Raises:
+        UserError: names the row and the field.
+    """
+    chosen, tasks = config.compare, {task.name for task in config.evaluate.tasks}
+    known = {"method", "epsilon", *chosen.grid, *tasks}
+    for number, figures in enumerate(chosen.published, start=1):
+        for name in figures:
+            if name not in known:
+                raise UserError(
+                    f"compare.published, row {number}, field {name}: is neither a task nor a field "
+                    f"of compare.grid; use {', '.join(sorted(known))}"
+                )

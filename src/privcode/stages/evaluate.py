@@ -19,6 +19,7 @@ from privcode.config import INSTRUCT
 from privcode.errors import UserError
 from privcode.execution import Limits, Program, execute
 from privcode.files import Row, read_jsonl, write_jsonl
+from privcode.syntax.spans import parse
 
 Mode = Literal["complete", "instruct"]
 Sample = Mapping[str, Any]
@@ -51,11 +52,15 @@ class Task:
 
 @dataclass(frozen=True)
 class Score:
-    """Result over tasks: `pass_at[k]` in [0, 1], the mean over all tasks, missing ones as 0."""
+    """Result over tasks: `pass_at[k]` in [0, 1], the mean over all tasks, missing ones as 0.
+
+    `parse_rate` is the share of samples whose program its grammar reads without an error.
+    """
 
     pass_at: dict[int, float]
     tasks: int
     samples: int
+    parse_rate: float
     missing: tuple[str, ...]
     errors: dict[str, int]
     seconds: float
@@ -66,6 +71,7 @@ class Score:
         return {f"pass@{k}": value for k, value in self.pass_at.items()} | {
             "tasks": self.tasks,
             "samples": self.samples,
+            "parse_rate": self.parse_rate,
             "missing": list(self.missing),
             "errors": self.errors,
             "seconds": round(self.seconds, 3),
@@ -125,8 +131,9 @@ def program_for(task: Task, sample: Sample, prelude: str = "") -> str:
 
     `sample` holds `solution`, a whole program, or `completion`, appended to the prompt.
     """
-    solution = sample["solution"] if "solution" in sample else task.prompt + sample["completion"]
-    return "\n".join((prelude, solution, task.test, f"check({task.entry_point})", ""))
+    return "\n".join(
+        (prelude, _solution(task, sample), task.test, f"check({task.entry_point})", "")
+    )
 
 
 def pass_at_k(n: int, c: int, k: int) -> float:
@@ -188,7 +195,8 @@ def score_files(
     samples' path with `_results.jsonl` appended.
 
     Returns:
-        {"pass@1": …, "tasks": …, "samples": …, "missing": […], "errors": {…}, "seconds": …}
+        {"pass@1": …, "tasks": …, "samples": …, "parse_rate": …, "missing": […], "errors": {…},
+        "seconds": …}
 
     Raises:
         UserError: as `load_tasks` and `score`, naming file, row and field.
@@ -280,9 +288,13 @@ def _score(
     right: defaultdict[str, int] = defaultdict(int)
     errors: Counter[str] = Counter()
     rows: list[Row] = []
+    parsed = 0
     outcomes = execute(programs(), limits, sandbox=sandbox, workers=workers, progress=progress)
     for (_, sample), outcome in zip(numbered, outcomes, strict=True):
         passed = outcome.status == "ok"
+        parsed += not parse(
+            _solution(by_id[sample["task_id"]], sample), "python"
+        ).root_node.has_error
         right[sample["task_id"]] += passed
         if not passed:
             errors[outcome.error or outcome.status] += 1
@@ -304,11 +316,16 @@ def _score(
         pass_at={size: mean(size) for size in k},
         tasks=len(by_id),
         samples=len(rows),
+        parse_rate=parsed / len(rows) if rows else 0.0,
         missing=tuple(task_id for task_id in by_id if task_id not in counts),
         errors=dict(errors.most_common()),
         seconds=time.monotonic() - begin,
         rows=rows,
     )
+
+
+def _solution(task: Task, sample: Sample) -> str:
+    return str(sample["solution"] if "solution" in sample else task.prompt + sample["completion"])
 
 
 def _text(row: Mapping[str, Any], name: str, where: str) -> str:

@@ -13,7 +13,7 @@ from itertools import product
 from random import SystemRandom
 from typing import Any
 
-from privcode.config import Config, Sweep, parse_config
+from privcode.config import Config, Sweep, with_settings
 from privcode.errors import UserError
 
 SECTIONS = ("junior", "sanitize", "synthesize", "validate", "premium", "boost")
@@ -57,16 +57,7 @@ def variant(config: Config, settings: Settings) -> Config:
     Raises:
         UserError: there is no such field, or the value is wrong.
     """
-    values = config.model_dump(by_alias=True)
-    for field, value in settings.items():
-        *sections, name = field.split(".")
-        section: Any = values
-        for step in sections:
-            section = section.get(step) if isinstance(section, dict) else None
-        if not isinstance(section, dict) or name not in section:
-            raise UserError(f"sweep.settings, {field}: is not a setting; check the spelling")
-        section[name] = value
-    return parse_config(values, f"sweep.settings, {', '.join(settings)}")
+    return with_settings(config, settings, "sweep.settings")
 
 
 def grid(sweep: Sweep) -> list[Settings]:

@@ -4,7 +4,7 @@ BIN := .venv/bin
 export HF_HUB_OFFLINE ?= 1
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: install demo test slow lint bench
+.PHONY: install demo results test slow lint bench
 install: .venv/.installed
 
 .venv/.installed: pyproject.toml constraints.txt
@@ -15,6 +15,11 @@ install: .venv/.installed
 
 demo: install
 	$(BIN)/privcode demo --out demo
+
+# The table, the pictures and the intervals of docs/results.md.
+results: install
+	$(BIN)/python -m privcode.exercises.demo runs/exercises
+	$(BIN)/privcode compare configs/compare.yaml --out runs/compare
 
 test: install lint
 	$(BIN)/python -m pytest -m "not slow" -n 2

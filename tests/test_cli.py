@@ -108,6 +108,36 @@ def test_plan_needs_no_data_and_states_the_guarantee(tmp_path: Path) -> None:
     assert "reproducible_seed" not in facts
 
 
+def test_plan_tells_what_one_run_takes(tmp_path: Path) -> None:
+    (tmp_path / "privcode.yaml").write_text(CONFIG)
+    text = privcode("plan", tmp_path / "privcode.yaml").stdout
+    cost = json.loads(privcode("plan", tmp_path / "privcode.yaml", "--json").stdout)["cost"]
+    assert [row["name"] for row in cost["rows"]] == ["privcode"]
+    assert cost["all"]["stages"]["sanitize"] > 0
+    assert "by arithmetic, not\n" in text
+    assert "DP trainings" not in text
+    assert "prompts.jsonl is not here; prompts.limit would tell how many" in text
+
+
+def test_plan_tells_what_each_method_of_a_comparison_takes(tmp_path: Path) -> None:
+    """The released settings of the paper: no model and no file of theirs is here."""
+    done = privcode("plan", Path(__file__).parents[1] / "configs" / "paper" / "ablations.yaml")
+    assert done.returncode == 0, done.stderr
+    lines = {line.split()[0]: line.split() for line in done.stdout.splitlines() if line.split()}
+    # Runs, and trainings under the plan: the four that differ after it share one.
+    assert lines["privcode"][1:3] == ["1", "1"]
+    for name, trained in (("no-privsa", "1"), ("constant-lambda", "1"), ("no-filters", "0")):
+        assert lines[name][1:3] == ["1", trained]
+    assert lines["all"][1:3] == ["6", "3"]
+    assert "size taken from the model's name: Qwen/Qwen2.5-Coder-1.5B" in done.stdout
+
+
+def test_plan_refuses_a_comparison_that_compare_would_refuse(tmp_path: Path) -> None:
+    config = tmp_path / "privcode.yaml"
+    config.write_text(CONFIG + "compare: {published: [{method: privcode, mbpp: 0.5}]}\n")
+    refused(privcode("plan", config), "compare.published, row 1, field mbpp")
+
+
 def repeated(path: Path, shared: int) -> None:
     """Records of which `shared` have one e-mail address and one code, owned by 3 people."""
     rows = [

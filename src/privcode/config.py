@@ -291,7 +291,7 @@ class Compare(Section):
     )
     published: list[dict[str, Any]] = Field(
         default_factory=list,
-        description="figures to show beside: {method, epsilon, fields of grid, TASK: pass@1}",
+        description="to show beside: {method, epsilon, fields of grid, TASK: pass@1 from 0 to 1}",
     )
     parallel: Positive = Field(1, description="arms at a time, each on its share of the cores")
 
@@ -423,12 +423,23 @@ def with_settings(config: Config, settings: Mapping[str, Any], where: str) -> Co
 
 
 def load_config(path: Path | str) -> Config:
-    """Read a YAML file. Relative file names in it are taken from its own directory.
+    """Read a YAML file, over the one that its line `extends: FILE` names, if it has one.
+
+    Mappings are merged, whatever else it sets replaces what was there. Relative file names, those
+    in the file that is extended too, are taken from its own directory; FILE itself from that of
+    the file that names it.
 
     Raises:
-        UserError: the file is missing, is not YAML, or a field is wrong.
+        UserError: a file is missing, is not YAML or extends itself, or a field is wrong.
     """
     path = Path(path)
+    values, files = _read(path, ())
+    config = parse_config(values, " over ".join(map(str, files)))
+    return config.model_copy(update=_rooted(config, path.parent.resolve()))
+
+
+def _read(path: Path, above: tuple[Path, ...]) -> tuple[Any, tuple[Path, ...]]:
+    """Plain values, and the files they come from; `above` extend this one."""
     try:
         values = yaml.safe_load(path.read_text(encoding="utf-8"))
     except OSError as error:
@@ -439,8 +450,28 @@ def load_config(path: Path | str) -> Config:
         mark = getattr(error, "problem_mark", None)
         where = f", line {mark.line + 1}" if mark else ""
         raise UserError(f"{path}{where}: not valid YAML; check indentation and quotes") from None
-    config = parse_config(values, str(path))
-    return config.model_copy(update=_rooted(config, path.parent.resolve()))
+    files = (*above, path)
+    if not isinstance(values, dict) or "extends" not in values:
+        return values, files
+    name = values.pop("extends")
+    if not isinstance(name, str):
+        raise UserError(f"{path}, field extends: must be the name of one file")
+    base = path.parent / name
+    if base.resolve() in (file.resolve() for file in files):
+        raise UserError(f"{path}, field extends: {name} extends this file in turn; name another")
+    under, files = _read(base, files)
+    if not isinstance(under, dict):
+        raise UserError(f"{base}: holds no settings, so nothing can extend it")
+    return _over(under, values), files
+
+
+def _over(under: dict[Any, Any], values: dict[Any, Any]) -> dict[Any, Any]:
+    """`values` laid over `under`, mapping by mapping."""
+    merged = dict(under)
+    for key, value in values.items():
+        both = isinstance(value, dict) and isinstance(under.get(key), dict)
+        merged[key] = _over(under[key], value) if both else value
+    return merged
 
 
 def _rooted(config: Config, root: Path) -> dict[str, Any]:

@@ -7,23 +7,28 @@ looks at the data and speaks to the owner's console alone. Does not: spend budge
 import math
 from typing import Any
 
-from privcode.config import Config, json_number
-from privcode.console import say
+from privcode.config import Compare, Config, json_number
+from privcode.console import columns, say
+from privcode.cost import BANDWIDTH, GPU, PEAK, UTILISATION, estimate, memory
 from privcode.errors import UserError
 from privcode.init import KEEP, epsilon_words, shared
 from privcode.inspect import repeats
-from privcode.models import sizes
 from privcode.privacy.plan import PrivacyPlan
 from privcode.private import private_records
 from privcode.records import is_local
 from privcode.results import charged, spent_elsewhere
+from privcode.stages.compare import arms, check_published
 
 GROUPS = (2, 5, 10)
 """Sizes of the groups that `plan` names; fixed, so that they say nothing about the data."""
 
 
 def planned(config: Config, plan: PrivacyPlan) -> tuple[dict[str, Any], str]:
-    """The guarantee of `plan`, what it covers and costs: as JSON values, and in words."""
+    """The guarantee of `plan`, what it covers and costs: as JSON values, and in words.
+
+    Raises:
+        UserError: the section compare names what is not there; a public file cannot be read.
+    """
     cost = plan.cost()
     groups = {units: plan.group_epsilon(units) for units in GROUPS}
     facts = plan.describe() | {
@@ -32,12 +37,12 @@ def planned(config: Config, plan: PrivacyPlan) -> tuple[dict[str, Any], str]:
         "group_epsilon": {
             str(units): e if math.isfinite(e) else epsilon_words(e) for units, e in groups.items()
         },
-        "memory_bytes": _memory(config),
+        "memory_bytes": (held := memory(config)),
     }
-    memory = facts["memory_bytes"]
     room = "unknown: the model's config cannot be read here"
-    if memory is not None:
-        room = f"at least {memory / 1e6:,.0f} MB for sanitize, plus activations"
+    if held is not None:
+        room = f"at least {held / 1e6:,.0f} MB for sanitize, plus activations"
+    facts["cost"], cost_text = _cost(config)
     selection, selection_text = _selection(config, plan)
     whom = "record" if plan.unit == "record" else f"owner (column {plan.unit})"
     text = f"""\
@@ -51,22 +56,53 @@ expected per step, {plan.steps} steps, clip norm {plan.clip_norm:g}
 memory            {room}
 not covered       the prompts are taken as public; settings chosen by looking at runs that are
                   not counted below are not charged"""
-    return facts | selection, f"{text}\n{selection_text}"
+    return facts | selection, f"{text}\n{selection_text}\n{cost_text}"
 
 
-def _memory(config: Config) -> int | None:
-    """Bytes that DP-SGD holds beside activations, from the model's config; None if unknown.
+def _cost(config: Config) -> tuple[dict[str, Any], str]:
+    """What the run, or all runs of the section compare, would take: as JSON values, in words."""
+    runs: list[tuple[str, Config, tuple[str, ...]]] = [(config.method, config, ())]
+    if config.compare != Compare():
+        check_published(config)
+        runs = [(arm.method, arm.config, arm.taken) for arm in arms(config).values()]
+    facts = estimate(runs)
+    several = len(runs) > 1
+    stages = list(facts["all"]["stages"])
+    head = [*stages, "together", "operations", "memory"]
+    body = []
+    for row in [*facts["rows"], facts["all"]] if several else facts["rows"]:
+        cells = [_duration(row["stages"].get(stage)) for stage in stages]
+        cells.append(_duration(row["seconds"]))
+        cells.append(f"{row['flops']:.1e}" if row["flops"] else "–")
+        cells.append(f"{row['memory'] / 1e9:.3g} GB" if row["memory"] else "–")
+        body.append(cells)
+        if several:
+            cells[:0] = [row["name"], str(row["runs"]), str(row["dp_trainings"])]
+    notes = ["operations: floating-point; memory: at least, of the largest run, beside activations"]
+    if several:
+        head[:0] = ["method", "runs", "DP trainings"]
+        notes[:0] = [
+            "times are sums over the runs; what runs have in common is done, and counted, once",
+            "DP training: on the private data, with clipping and noise; one serves several runs",
+        ]
+    if facts["by_name"]:
+        notes.append(f"size taken from the model's name: {', '.join(facts['by_name'])}")
+    missing = [*facts["not_counted"], "programs that are run to test them, on processors"]
+    notes += [f"not counted: {what}" for what in missing]
+    text = f"""\
+cost              at most, if every text is as long as the settings allow; by arithmetic, not
+                  measured: one {GPU} at {UTILISATION:.0%} of its {PEAK["bfloat16"] / 1e12:g} \
+TFLOP/s (bf16) and {BANDWIDTH / 1e12:g} TB/s
+{columns(head, body)}"""
+    return facts, "\n".join([text, *notes])
 
-    The weights; in fp32 the adapter, its clipped sum, noise, gradient and two moments; and a row
-    of per-record gradients for each record of a micro-batch.
-    """
-    section = config.premium if config.method in ("dpft", "jft") else config.junior
-    try:
-        base, adapter = sizes(section.model, section.lora.r, section.lora.targets)
-    except UserError:
-        return None
-    width = 4 if section.dtype == "float32" else 2
-    return base * width + adapter * 4 * (6 + config.sanitize.micro_batch)
+
+def _duration(seconds: float | None) -> str:
+    if not seconds:
+        return "–"
+    if seconds < 60:
+        return f"{max(seconds, 1):.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 3600 else f"{seconds / 3600:,.1f} h"
 
 
 def say_shared(config: Config, plan: PrivacyPlan) -> None:

@@ -114,6 +114,20 @@ def test_boosting_alone_is_done_again_where_only_the_boost_differs() -> None:
 
 
 @pytest.mark.parametrize(
+    ("trip", "shared"),
+    [({}, False), ({"describer": "d"}, True), ({"method": "off"}, True)],
+)
+def test_validation_is_done_again_for_another_premium_only_where_that_describes(
+    trip: dict[str, str], shared: bool
+) -> None:
+    chosen = {"methods": ["privcode", "control"], "grid": {"premium.model": ["a", "b"]}}
+    *_, second, control = arms(config(validate={"round_trip": trip}, compare=chosen)).values()
+    assert second.taken == ("sanitize", "synthesize", "validate")[: 2 + shared]
+    assert control.taken == ("synthesize", "validate")[: 1 + shared]
+    assert (second.donor, control.donor) == ("privcode-eps4-model1", "control-model1")
+
+
+@pytest.mark.parametrize(
     "field",
     [
         "data.contains",
@@ -179,3 +193,15 @@ def test_a_published_figure_of_nothing_compared_is_refused() -> None:
     published = [{"method": "privcode", "epsilon": 4, "humaneval": 66.5}]
     with pytest.raises(UserError, match="row 1, field humaneval"):
         check_published(config(compare={"published": published}))
+
+
+def test_a_published_figure_is_a_share_as_ours_are() -> None:
+    tasks = {"tasks": [{"name": "humaneval", "file": "h.jsonl"}]}
+    for value, right in ((0.665, True), (66.5, False), ("66.5 %", False)):
+        published = [{"method": "privcode", "epsilon": 4, "humaneval": value}]
+        chosen = config(evaluate=tasks, compare={"published": published})
+        if right:
+            check_published(chosen)
+            continue
+        with pytest.raises(UserError, match=r"row 1, field humaneval: is 66\.5"):
+            check_published(chosen)

@@ -45,9 +45,10 @@ ABLATIONS: dict[str, dict[str, Any]] = {
 _READS = {
     "sanitize": ("data", "privacy", "junior", "sanitize", "audit"),
     "synthesize": ("prompts", "synthesize"),
-    "validate": ("validate", "premium"),
+    "validate": ("validate", "describer"),
 }
-"""The sections that each of privcode's stages reads, beside those of the stages before."""
+"""What each of the first stages reads, beside what those before it read: sections, and for
+validation which model describes, the one thing it may take from the section premium."""
 
 
 @dataclass(frozen=True)
@@ -148,16 +149,26 @@ def _sharing(arm: Arm, earlier: Mapping[str, Arm]) -> Arm:
 
 
 def _same_stages(one: Config, other: Config) -> tuple[str, ...]:
-    """The first stages of two privcode runs that read the same."""
-    if not one.method == other.method == "privcode":
+    """The first stages that two runs of a method with synthetic data do from the same values."""
+    if one.method != other.method or one.method not in ("privcode", "control"):
         return ()
-    a, b = (config.model_dump(by_alias=True) for config in (one, other))
+    a, b = (
+        config.model_dump(by_alias=True) | {"describer": describer(config)}
+        for config in (one, other)
+    )
     same = []
     for stage, sections in _READS.items():
         if any(a[section] != b[section] for section in sections):
             break
-        same.append(stage)
+        if stage != "sanitize" or one.method == "privcode":  # the control's junior is untuned
+            same.append(stage)
     return tuple(same)
+
+
+def describer(config: Config) -> str | None:
+    """The model that puts code back into words for the round trip; None where there is none."""
+    trip = config.validate_.round_trip
+    return None if trip.method == "off" else trip.describer or config.premium.model
 
 
 def row(
@@ -256,9 +267,12 @@ def check_published(config: Config) -> None:
     chosen, tasks = config.compare, {task.name for task in config.evaluate.tasks}
     known = {"method", "epsilon", *chosen.grid, *tasks}
     for number, figures in enumerate(chosen.published, start=1):
-        for name in figures:
+        for name, value in figures.items():
+            where = f"compare.published, row {number}, field {name}"
             if name not in known:
                 raise UserError(
-                    f"compare.published, row {number}, field {name}: is neither a task nor a field "
-                    f"of compare.grid; use {', '.join(sorted(known))}"
+                    f"{where}: is neither a task nor a field of compare.grid; use "
+                    f"{', '.join(sorted(known))}"
                 )
+            if name in tasks and not (isinstance(value, int | float) and 0 <= value <= 1):
+                raise UserError(f"{where}: is {value}; pass@1 is a number from 0 to 1")

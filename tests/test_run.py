@@ -31,6 +31,7 @@ synthesize: {max_new_tokens: 40}
 validate:
   execution: {enabled: false}
   round_trip: {threshold: -9}
+  surest: 0.5
 premium: {model: "bundled:premium"}
 boost: {epochs: 1, micro_batch: 4, batch_size: 4}
 evaluate:

@@ -20,7 +20,9 @@ Positive = Annotated[int, Field(ge=1)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Dtype = Literal["float32", "bfloat16", "float16"]
 Method = Literal["privcode", "base", "control", "dpft", "jft", "nondpft"]
-Ablation = Literal["no-privsa", "constant-lambda", "no-execution", "no-round-trip", "no-filters"]
+Ablation = Literal[
+    "no-privsa", "constant-lambda", "no-execution", "no-round-trip", "no-surest", "no-filters"
+]
 Compared = Method | Ablation
 
 INSTRUCT = (
@@ -187,10 +189,17 @@ class RoundTrip(Section):
 
 
 class Validate(Section):
-    """Both filters."""
+    """The filters."""
 
     execution: Execution = Field(default_factory=lambda: Execution())
     round_trip: RoundTrip = Field(default_factory=lambda: RoundTrip())
+    surest: float = Field(
+        1.0,
+        gt=0,
+        le=1,
+        description="share to keep of what passes both: the samples that the junior finds "
+        "likeliest, by the mean log-probability of their tokens (not in the paper; 1: all)",
+    )
 
 
 class Boost(Section):
@@ -274,7 +283,7 @@ class Compare(Section):
         ["base", "control", "privcode", "dpft"],
         min_length=1,
         description="methods, and privcode without one part: no-privsa, constant-lambda, "
-        "no-execution, no-round-trip, no-filters (neither of the two)",
+        "no-execution, no-round-trip, no-surest, no-filters (none of the three)",
     )
     epsilons: dict[Compared, list[float]] = Field(
         default_factory=dict,

@@ -242,14 +242,20 @@ def _synthesize(config: Config, counts: Counts) -> Work:
 
 def _validate(config: Config, counts: Counts) -> Work:
     trip, name = config.validate_.round_trip, describer(config)
+    sure = Work()
+    if config.validate_.surest < 1:
+        section, most = config.junior, config.junior.max_tokens + config.synthesize.max_new_tokens
+        tokens = _samples(config, counts) * most
+        sure = passes(size(section).base, tokens, FORWARD, section.dtype)
     if name is None:
-        return Work()
+        return sure
     weights, samples = _size(name).base, _samples(config, counts)
     code, prompt = config.synthesize.max_new_tokens, config.junior.max_tokens
     if trip.method == "likelihood":  # of the prompt after the code, and after none
-        return passes(weights, samples * (code + 2 * prompt), FORWARD, trip.dtype)
+        return sure + passes(weights, samples * (code + 2 * prompt), FORWARD, trip.dtype)
     texts = samples * (trip.samples if trip.temperature else 1)
-    return sampling(weights, texts, code, trip.max_new_tokens, trip.batch_size, trip.dtype)
+    described = sampling(weights, texts, code, trip.max_new_tokens, trip.batch_size, trip.dtype)
+    return sure + described
 
 
 def _tune(config: Config, counts: Counts) -> Work:

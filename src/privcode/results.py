@@ -262,6 +262,7 @@ def evidence(run: "Run") -> "Evidence":
             **(funnel(run) or {}),
             "execution": run.config.validate_.execution.enabled,
             "round_trip": {"method": trip.method, "threshold": trip.threshold},
+            "surest": run.config.validate_.surest,
         },
         evaluation=evaluation(run),
         audit=audit(run),

@@ -234,7 +234,7 @@ class Run(Workspace):
         from privcode.execution import Limits, execute
         from privcode.models import load_model, load_tokenizer
         from privcode.stages.roundtrip import scorer
-        from privcode.stages.validate import judge, validate
+        from privcode.stages.validate import judge, keep_surest, validate
 
         with self.stage("validate", self._before("validate"), [self.accepted]) as needed:
             if not needed:
@@ -266,12 +266,38 @@ class Run(Workspace):
                     half_way,
                     progress=progress,
                 )
+            if (share := self.config.validate_.surest) < 1:
+                passed = {row["id"] for row in verdicts if row["accepted"]}
+                sure = self._certainty([row for row in samples if row["id"] in passed])
+                verdicts = keep_surest(verdicts, sure, share)
             write_jsonl(self.verdicts, verdicts, mode=0o600)
             kept = {row["id"] for row in verdicts if row["accepted"]}
             write_jsonl(self.accepted, (row for row in samples if row["id"] in kept))
             half_way.unlink()
             say(f"validate: {len(kept)} of {len(samples)} samples accepted")
         self._next("validate", self.accepted)
+
+    def _certainty(self, samples: list[Any]) -> dict[Any, float]:
+        """By sample's id, the mean log-probability of its tokens under the junior."""
+        from privcode.audit.scores import token_log_probabilities
+        from privcode.records import Record
+        from privcode.stages.sanitize import encode
+
+        section, size = self.config.junior, self.config.sanitize.micro_batch
+        generator = self._generator("junior", size)
+        examples = [
+            encode(
+                Record(row["prompt"], row["completion"], None, str(row["id"]), 0),
+                rendered(section, row["prompt"]),
+                generator.tokenizer,
+                section.max_tokens + self.config.synthesize.max_new_tokens,
+                syntax=False,
+            )[0]
+            for row in samples
+        ]
+        with progress_bar("certainty", len(examples)) as progress:
+            found = token_log_probabilities(generator.model, examples, size, progress)
+        return {row["id"]: float(f.mean()) for row, f in zip(samples, found, strict=True)}
 
     def boost(self) -> None:
         """Stage 2c: tune the premium model on the accepted pairs (nondpft: on private records)."""

@@ -22,7 +22,11 @@ PLAIN = Evidence(
     prompts="p.jsonl",
     junior="small",
     premium="large",
-    filters={"execution": True, "round_trip": {"method": "off", "threshold": 0.0}},
+    filters={
+        "execution": True,
+        "round_trip": {"method": "off", "threshold": 0.0},
+        "surest": 1.0,
+    },
     evaluation={},
     audit=None,
     versions={"privcode": "0.1.0"},

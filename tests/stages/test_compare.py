@@ -51,11 +51,15 @@ def test_arms_are_methods_times_epsilons_times_seeds_and_base_comes_once() -> No
         ("constant-lambda", {"sanitize.syntax.schedule"}),
         ("no-execution", {"validate.execution.enabled"}),
         ("no-round-trip", {"validate.round_trip.method"}),
-        ("no-filters", {"validate.execution.enabled", "validate.round_trip.method"}),
+        ("no-surest", {"validate.surest"}),
+        (
+            "no-filters",
+            {"validate.execution.enabled", "validate.round_trip.method", "validate.surest"},
+        ),
     ],
 )
 def test_an_arm_differs_from_privcode_in_what_its_name_says(method: str, changed: set[str]) -> None:
-    found = arms(config(compare={"methods": ["privcode", method]}))
+    found = arms(config(compare={"methods": ["privcode", method]}, validate={"surest": 0.7}))
     privcode, other = (arm.config.model_dump(by_alias=True) for arm in found.values())
     assert differences(privcode, other) - {"evaluate.models"} == changed
 

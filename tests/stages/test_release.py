@@ -41,6 +41,7 @@ def evidence(**changes: Any) -> Evidence:
             "reasons": {"execution: KeyError": 2},
             "execution": True,
             "round_trip": {"method": "likelihood", "threshold": 0.5},
+            "surest": 0.7,
         },
         evaluation={"house": {"base": {"pass@1": 0.0, "tasks": 10, "errors": {"NameError": 10}}}},
         audit={"samples_per_prompt": 2, "places": {"anywhere": LEAKS}},

@@ -6,7 +6,7 @@ import pytest
 
 from privcode.execution import execute
 from privcode.files import jsonl_line
-from privcode.stages.validate import code_of, judge, validate
+from privcode.stages.validate import code_of, judge, keep_surest, validate
 
 PLAIN = {"language": "python", "prelude": "", "execute": None, "score": None, "threshold": 0.0}
 
@@ -102,3 +102,19 @@ def test_a_killed_validation_goes_on_at_the_chunk_it_was_in(tmp_path: Path, torn
     calls.clear()
     assert validate(samples, judgement, half, chunk_size=2) == whole
     assert calls == []
+
+
+def test_of_what_passes_the_share_that_the_junior_is_surest_of_is_kept() -> None:
+    verdicts = [
+        {"id": name, "accepted": name != "c", "reason": "no code" if name == "c" else ""}
+        for name in "abcde"
+    ]
+    kept = keep_surest(verdicts, {"a": -0.1, "b": -2.0, "d": -0.5, "e": -0.3}, 0.6)
+    assert [v["accepted"] for v in kept] == [True, False, False, True, True]  # 0.6 of 4, up to 3
+    assert [v["reason"] for v in kept] == [
+        "",
+        "the junior was less sure of it than of others",
+        "no code",
+        "",
+        "",
+    ]

@@ -56,7 +56,8 @@ class Evidence:
         prompts: name of the public prompts' file.
         junior: name of the untuned junior model.
         premium: name of the untuned premium model.
-        filters: "samples", "accepted", "reasons" (reason -> count), "execution", "round_trip".
+        filters: "samples", "accepted", "reasons" (reason -> count), "execution", "round_trip",
+            "surest".
         evaluation: task -> model -> {"pass@1", "tasks", "errors", …}.
         audit: {"samples_per_prompt", "places": {place: leaks}, "exposure": `stages.audit.exposures`
             or None}, where canaries were planted; {"one_run": {what was looked at:

@@ -27,18 +27,21 @@ BUDGETED = (
     "constant-lambda",
     "no-execution",
     "no-round-trip",
+    "no-surest",
     "no-filters",
 )
 SEEDED = ("sanitize", "synthesize", "boost", "evaluate", "audit")
 
 _NO_EXECUTION = {"validate.execution.enabled": False}
 _NO_ROUND_TRIP = {"validate.round_trip.method": "off"}
+_NO_SUREST = {"validate.surest": 1.0}
 ABLATIONS: dict[str, dict[str, Any]] = {
     "no-privsa": {"sanitize.syntax.schedule": "off"},
     "constant-lambda": {"sanitize.syntax.schedule": "constant"},
     "no-execution": _NO_EXECUTION,
     "no-round-trip": _NO_ROUND_TRIP,
-    "no-filters": _NO_EXECUTION | _NO_ROUND_TRIP,
+    "no-surest": _NO_SUREST,
+    "no-filters": _NO_EXECUTION | _NO_ROUND_TRIP | _NO_SUREST,
 }
 """Privcode without one part: what the arm has otherwise."""
 

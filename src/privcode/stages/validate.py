@@ -1,4 +1,5 @@
-"""Stage 2b, validation: keep samples that run, and whose code says what the prompt asked.
+"""Stage 2b, validation: keep samples that run, whose code says what the prompt asked, and of which
+the junior itself is surest.
 
 Promises: every sample gets a verdict with a reason; code runs only in the sandbox; verdicts are
 on disk chunk by chunk, so that a killed run goes on where it was.
@@ -7,8 +8,9 @@ Does not: read private records, or change a sample.
 
 import math
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from privcode.execution import Outcome, Program
 from privcode.files import Row, jsonl_line, read_jsonl
@@ -78,6 +80,24 @@ def judge(
             "round_trip": round(scores[i], 4) if math.isfinite(scores.get(i, math.nan)) else None,
         }
         for i, (sample, reason) in enumerate(zip(samples, reasons, strict=True))
+    ]
+
+
+def keep_surest(verdicts: Sequence[Row], certainty: Mapping[Any, float], share: float) -> list[Row]:
+    """`verdicts`, of which the least certain of the accepted are rejected too.
+
+    Args:
+        verdicts: see `judge`.
+        certainty: for the id of every accepted sample, the mean log-probability of its tokens.
+        share: of the accepted to keep, rounded up.
+    """
+    order = sorted(certainty, key=lambda name: -certainty[name])
+    kept = set(order[: math.ceil(share * len(order))])
+    return [
+        row
+        if not row["accepted"] or row["id"] in kept
+        else row | {"accepted": False, "reason": "the junior was less sure of it than of others"}
+        for row in verdicts
     ]
 
 

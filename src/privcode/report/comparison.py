@@ -322,7 +322,8 @@ def answer(facts: Row) -> str:
     if not counts:
         return plain(f"{first}. No secrets were planted.")
     second = f"PrivCode gave away {_leaked(ours)} secrets planted in "
-    second += f"{' to '.join(str(n) for n in dict.fromkeys((counts[0], counts[-1])))} records each"
+    second += f"{' to '.join(str(n) for n in dict.fromkeys((counts[0], counts[-1])))} "
+    second += "record" if counts[-1] == 1 else "records each"
     second += f", tuning without privacy {_leaked(ceiling)}" if ceiling else ""
     return plain(f"{first}. {second}.")
 

@@ -53,6 +53,9 @@ def test_every_method_runs_and_has_its_row(config: Path) -> None:
     methods = ["base", "control", "privcode", "no-filters", "dpft", "jft", "nondpft", "no-privsa"]
     assert [row["method"] for row in facts["rows"]] == methods
     assert json.loads((out / "results.json").read_text()) == facts
+    assert "| privcode | – | 1 |" in (out / "table.md").read_text()
+    assert "<svg" in (out / "report.html").read_text()
+    assert (out / "ablations.png").read_bytes().startswith(b"\x89PNG")
     for row in facts["rows"]:
         assert 0 <= row["pass@1"] <= 1
         assert (row["canaries_planted"] is None) == (row["method"] == "base")

@@ -391,13 +391,21 @@ def compare(
     out: Out = None,
     as_json: Json = False,
 ) -> None:
-    """The methods side by side: every arm a whole run, then one table."""
+    """The methods side by side: every arm a whole run, then a table, pictures and a page."""
     from privcode.comparison import compare
     from privcode.config import load_config
+    from privcode.report.comparison import text
 
     folder = out or Path("runs") / f"{config.stem}-compare"
-    facts = compare(load_config(config), folder)
-    answer(facts, as_json, f"{_table(facts['table'])}\n\nfigures {folder / 'results.json'}")
+    loaded = load_config(config)
+    facts = compare(loaded, folder)
+    report = folder / "report.html"
+    shown = f"""{text(facts, loaded.compare.published)}
+
+report   {report}
+figures  {folder / "results.json"}; in Markdown {folder / "table.md"}
+next     privcode release {folder / "ARM"}, for an arm whose data or model may leave"""
+    answer(facts | {"report": str(report)}, as_json, shown)
 
 
 @app.command()
@@ -416,39 +424,6 @@ def sweep(
     answer(facts, as_json, f"{text}next       privcode release {facts['run']}")
 
 
-def _table(rows: list[dict[str, Any]]) -> str:
-    from privcode.console import columns
-
-    tasks = list(rows[0]["tasks"])
-    grid = list(rows[0]["grid"])
-    counts = list(dict.fromkeys(count for row in rows for count in row["leaks"]))
-    head = ["method", "ε", *grid, "seeds", *(f"pass@1 {t}" for t in tasks), "junior", "kept"]
-    head += [f"leaked ×{count}" for count in counts]
-    body = []
-    for row in rows:
-        leaks = [row["leaks"].get(count) for count in counts]
-        body.append(
-            [
-                row["method"],
-                "–" if row["epsilon"] is None else f"{float(row['epsilon']):g}",
-                *map(str, row["grid"].values()),
-                str(row["seeds"]),
-                *(_interval(row["tasks"][task], ".3f") for task in tasks),
-                _interval(row["junior"], ".3f"),
-                _interval(row["kept"], ".0f"),
-                *(f"{found['leaked']}/{found['planted']}" if found else "–" for found in leaks),
-            ]
-        )
-    return columns(head, body)
-
-
-def _interval(value: dict[str, float | None] | None, form: str) -> str:
-    if value is None:
-        return "–"
-    half = "" if value["half"] is None else f" ± {value['half']:{form}}"
-    return f"{value['mean']:{form}}{half}"
-
-
 @app.command()
 def demo(
     out: Annotated[Path, typer.Option(help="Where its files go.")] = Path("demo"),
@@ -457,6 +432,7 @@ def demo(
     """The whole method on the bundled models and made-up records: offline, two cores, minutes."""
     from privcode.comparison import compare
     from privcode.exercises.demo import prepare
+    from privcode.report.comparison import text
     from privcode.run import Run
 
     say("demo: untuned, PrivCode and non-private tuning side by side; about eight minutes")
@@ -464,15 +440,16 @@ def demo(
     opened = Run.open(out / "privcode-eps4")
     opened.release()
     page = opened.bundle / "report.html"
-    text = f"""{_table(facts["table"])}
+    comparison = out / "report.html"
+    shown = f"""{text(facts)}
+house: held-out tasks for a made-up in-house library, which only the private records show.
 
-pass@1: share of held-out tasks for a made-up in-house library solved at the first answer.
-leaked ×N: planted secrets, each in N of the records, that came out verbatim.
-report   {page}
+report   {comparison}; of the release {page}
 data     {opened.bundle / "data"}
 next     privcode verify {opened.bundle}
 yours    privcode init YOUR_DATA.jsonl --prompts PUBLIC_PROMPTS.jsonl -o privcode.yaml"""
-    answer(facts | {"report": str(page), "release": str(opened.bundle)}, as_json, text)
+    paths = {"comparison": comparison, "report": page, "release": opened.bundle}
+    answer(facts | {name: str(path) for name, path in paths.items()}, as_json, shown)
 
 
 def main() -> None:

@@ -21,7 +21,7 @@ from privcode import results
 from privcode.config import Config, dump_config
 from privcode.console import progress_bar, say
 from privcode.errors import UserError
-from privcode.files import read_json, write_json, write_text
+from privcode.files import read_json, write_bytes, write_json, write_text
 from privcode.run import Run, stages_of
 from privcode.stages.compare import arms, check_published, row, table
 
@@ -70,7 +70,17 @@ def compare(config: Config, out: Path) -> dict[str, Any]:
         "seconds": round(seconds, 1),
     }
     write_json(out / "results.json", facts)
+    _show(facts, config.compare.published, out)
     return facts
+
+
+def _show(facts: Mapping[str, Any], published: Sequence[Mapping[str, Any]], out: Path) -> None:
+    from privcode.report import comparison, comparison_plots, plots
+
+    write_text(out / "table.md", comparison.markdown(facts, published))
+    write_text(out / "report.html", comparison.page(facts, published, out.resolve().name))
+    for picture in comparison_plots.pictures(facts):
+        write_bytes(out / f"{picture.name}.png", plots.png(picture.figure))
 
 
 def run_all(

@@ -68,7 +68,12 @@ def write_with(path: Path, write: Callable[[IO[bytes]], object], mode: int = 0o6
 
 def write_text(path: Path, text: str, mode: int = 0o644) -> None:
     """Write UTF-8 text atomically."""
-    write_with(path, lambda file: file.write(text.encode()), mode)
+    write_bytes(path, text.encode(), mode)
+
+
+def write_bytes(path: Path, data: bytes, mode: int = 0o644) -> None:
+    """Write bytes atomically."""
+    write_with(path, lambda file: file.write(data), mode)
 
 
 def write_json(path: Path, value: object, mode: int = 0o644) -> None:

@@ -159,16 +159,6 @@ def card(evidence: Evidence, rows: int, license: str | None = None) -> str:
 
 
 def _render(template: str, evidence: Evidence, facts: dict[str, Any], **more: Any) -> str:
-    environment = Environment(
-        loader=PackageLoader("privcode.report", ""),
-        autoescape=select_autoescape(["html.j2", "html"]),
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-    )
-    environment.filters["figure"] = _figure
-    environment.filters["markdown"] = _markdown
     shown = replace(
         evidence,
         prompts=Path(evidence.prompts).name,
@@ -176,11 +166,26 @@ def _render(template: str, evidence: Evidence, facts: dict[str, Any], **more: An
         premium=public_name(evidence.premium),
     )
     words = loud(facts)
-    text: str = environment.get_template(template).render(e=shown, g=facts, words=words, **more)
+    text: str = environment().get_template(template).render(e=shown, g=facts, words=words, **more)
     return text
 
 
-def _markdown(text: str) -> str:
+def environment() -> Environment:
+    """How templates are rendered: HTML is escaped, a name that is not given is an error."""
+    found = Environment(
+        loader=PackageLoader("privcode.report", ""),
+        autoescape=select_autoescape(["html.j2", "html"]),
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    found.filters["figure"] = _figure
+    found.filters["markdown"] = markdown
+    return found
+
+
+def markdown(text: str) -> str:
     """Text from outside as one line that is no HTML and no table cell's end."""
     return html.escape(" ".join(text.split()), quote=False).replace("|", "&#124;")
 

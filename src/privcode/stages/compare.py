@@ -19,17 +19,6 @@ from scipy.stats import t as student
 from privcode.config import Compared, Config, json_number, with_settings
 from privcode.errors import UserError
 
-BUDGETED = (
-    "privcode",
-    "dpft",
-    "jft",
-    "no-privsa",
-    "constant-lambda",
-    "no-execution",
-    "no-round-trip",
-    "no-surest",
-    "no-filters",
-)
 SEEDED = ("sanitize", "synthesize", "boost", "evaluate", "audit")
 
 _NO_EXECUTION = {"validate.execution.enabled": False}
@@ -44,6 +33,7 @@ ABLATIONS: dict[str, dict[str, Any]] = {
     "no-filters": _NO_EXECUTION | _NO_ROUND_TRIP | _NO_SUREST,
 }
 """Privcode without one part: what the arm has otherwise."""
+BUDGETED = ("privcode", "dpft", "jft", *ABLATIONS)
 
 _READS = {
     "sanitize": ("data", "privacy", "junior", "sanitize", "audit"),

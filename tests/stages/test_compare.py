@@ -131,6 +131,12 @@ def test_validation_is_done_again_for_another_premium_only_where_that_describes(
     assert (second.donor, control.donor) == ("privcode-eps4-model1", "control-model1")
 
 
+def test_what_an_arm_made_of_what_it_took_over_serves_others_too() -> None:
+    chosen = {"methods": ["privcode", "no-filters"], "grid": {"boost.epochs": [1, 2]}}
+    *_, last = arms(config(compare=chosen)).values()
+    assert (last.donor, len(last.taken)) == ("no-filters-eps4-epochs1", 3)
+
+
 @pytest.mark.parametrize(
     "field",
     [

@@ -132,7 +132,7 @@ def _sharing(arm: Arm, earlier: Mapping[str, Arm]) -> Arm:
     """`arm`, taking what it can from the earlier arm that has most of it."""
     best, taken = None, tuple[str, ...]()
     for name, other in earlier.items():
-        if other.donor is None and len(same := _same_stages(arm.config, other.config)) > len(taken):
+        if len(same := _same_stages(arm.config, other.config)) > len(taken):
             best, taken = name, same
     if best is None:
         return arm

@@ -14,8 +14,7 @@ from pathlib import Path
 import pytest
 
 from privcode.audit.canaries import KINDS, plant
-from privcode.exercises.corpus import private_records, tasks
-from privcode.files import write_jsonl
+from privcode.exercises.corpus import private_records
 from privcode.masking import mask
 from privcode.syntax.spans import parse
 
@@ -25,6 +24,7 @@ BODY = ["MIIEpAIBAAKCAQEA" + letter * 48 for letter in "abc"] + ["Qx3=="]
 
 MASKED = [
     ("# mail ann.b+c@example.co.uk", "# mail EMAIL"),
+    ('author = "ann@example.org"', 'author = "EMAIL"'),
     (r's = "Hello\nann@example.org"', r's = "Hello\nEMAIL"'),
     ("host = '10.20.30.255'  # :5432", "host = 'IP_ADDRESS'  # :5432"),
     (
@@ -33,7 +33,7 @@ MASKED = [
     ),
     # A known first and last name; then names that are credited and not known.
     ("# thanks to Mark Adler and Cristian Rodríguez.", "# thanks to NAME and NAME."),
-    ('who = "Leonardo de Moura"', 'who = "NAME"'),
+    ('who = "Leonardo de Moura", "Zdenek A. Dvorak"', 'who = "NAME", "NAME"'),
     ('__author__ = "Nikos Mavrogiannopoulos"', '__author__ = "NAME"'),
     ("/* written by Zeyd Krempovský. */", "/* written by NAME. */"),
     # Keys with a form of their own, with high entropy, or with a telling name.
@@ -43,6 +43,8 @@ MASKED = [
     ("# token: ak_0f3a9b12cd", "# token: SECRET"),
     ('config["password"] = "hunter+two"', 'config["password"] = "SECRET"'),
     ("log_in(db_password='hunter+two')", "log_in(db_password='SECRET')"),
+    ("""body = '{"password": "hunter22"}'""", """body = '{"password": "SECRET"}'"""),
+    ("# don't use password='hunter22'", "# don't use password='SECRET'"),
     ("url = 'https://ann:hunter22@db.example/x'", "url = 'https://ann:SECRET/x'"),
     ("\n".join([BEGIN, *BODY, END, "x"]), "SECRET\nx"),
     (f'k = "{BEGIN}\\n{BODY[0]}{BODY[1]}"', 'k = "SECRET"'),
@@ -62,12 +64,16 @@ ORDINARY = [
     "x = a[1::2] + b[::2, ::-1] + c[10:20:5]",
     "y = a @ b.c",
     "@app.route\ndef f() -> None: ...",
-    'print("password:", pwd, "x")',
+    'print("password:", pwd, "x"); print("password:",password,"x"+tail)',
+    'path = "a: "+quickBrownFoxJumps_over13LazyDogs+"b"',
+    "def f(password: PasswordHasher, api_key=default_key) -> None: ...",
+    "# class A { public Grace Grace { get; set; } }",
     'password = input("Password: ") + "" if pwd else get_password("db")',
     'api_key = os.environ["API_KEY"]',
     'tokenizer_class = "LlamaTokenizer"; eos_token = "<|endoftext|>"; max_tokens = 2147483647',
     'c = {"token2wav_config": Qwen2Token2WavConfig, "token_type_ids": ids}',
     'f"https://{user}:{password}@{host}/{user}@example.com"',
+    """f"password: '{hashed_password}', token: '%(token_12)s'" """,
     'mail = "%s@example.com" % user',
     r'code = "\n@triton.jit\n"',
     'icons = ["icon@2x.png"]; url = "git@github.com:owner/name.git"',
@@ -179,19 +185,30 @@ CONFIG = """\
 method: jft
 data: {source: private.jsonl, language: python, public: true}
 privacy: {epsilon: 4, delta: 1.0e-4, units: 60, batch: 8, steps: 2}
-prompts: {source: public, file: none.jsonl}
+prompts: {source: public, file: prompts.jsonl}
 junior: {model: "bundled:junior"}
 premium: {model: "bundled:premium"}
 evaluate: {tasks: [{name: house, file: tasks.jsonl}]}
 """
 
 
+def test_signs_for_init_and_plan_need_no_extra() -> None:
+    program = """\
+import sys
+sys.modules["detect_secrets"] = sys.modules["faker"] = None
+from privcode.inspect import signs
+print(*(sign.kind for sign in signs("x@corp.example, password = 'hunter22'")), sep=", ")
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=False
+    )
+    assert done.stdout == "e-mail address, secret assigned\n", done.stderr
+
+
 @pytest.mark.parametrize("absent", ["detect_secrets", "faker"])
-def test_jft_without_its_extra_is_refused_in_one_line_before_anything_is_trained(
+def test_jft_without_its_extra_is_refused_in_one_line_before_any_file_is_read(
     absent: str, tmp_path: Path
 ) -> None:
-    write_jsonl(tmp_path / "private.jsonl", private_records(60, seed=1))
-    write_jsonl(tmp_path / "tasks.jsonl", tasks(2, seed=1))
     (tmp_path / "c.yaml").write_text(CONFIG)
     (tmp_path / "hidden").mkdir()
     (tmp_path / "hidden" / f"{absent}.py").write_text("raise ImportError\n")
@@ -208,4 +225,3 @@ def test_jft_without_its_extra_is_refused_in_one_line_before_anything_is_trained
     assert len(done.stderr.splitlines()) == 1
     assert "jft" in done.stderr
     assert "pip install 'privcode[pii]'" in done.stderr
-    assert not list((tmp_path / "out").glob("private/pretuned*"))

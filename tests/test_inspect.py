@@ -131,12 +131,14 @@ def test_a_column_of_lists_is_a_unit_and_rows_with_several_owners_are_told(
     [
         ("e-mail address", "# mail ann.b+c@example.co.uk"),
         ("IPv4 address", "host = '10.20.30.255'"),
+        ("IPv6 address", "host = '2001:db8::1:5'"),
         ("access key", "k = AKIAIOSFODNN7EXAMPLE"),
         ("access key", "ghp_" + "a1" * 18),
         ("private key", "-----BEGIN RSA PRIVATE KEY-----"),
         ("secret assigned", 'DB_PASSWORD = "hunter22"'),
         ("secret assigned", '{"api_key": "abcdef123"}'),
         ("secret assigned", "$token => 'abcdef123'"),
+        ("secret assigned", "# token: ak_0f3a9b12cd"),
     ],
 )
 @pytest.mark.parametrize("field", ["prompt", "code", "other"])

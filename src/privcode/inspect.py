@@ -19,6 +19,7 @@ from typing import Literal
 from tree_sitter import Node
 
 from privcode.files import Row
+from privcode.masking import signs
 from privcode.records import (
     SEVERAL_OWNERS,
     BadField,
@@ -102,26 +103,6 @@ class Findings:
     proposed_units: int
 
 
-# Bounded repeats and look-behinds keep these linear on long lines without white space.
-_SECRETS = {
-    "e-mail address": re.compile(r"(?<![\w.+-])[\w.+-]{1,64}@[\w-]{1,63}(\.[\w-]{1,63})+"),
-    "IPv4 address": re.compile(
-        r"(?<![\w.])(?!127\.|0\.0\.0\.0)((25[0-5]|2[0-4]\d|1?\d?\d)\.){3}"
-        r"(25[0-5]|2[0-4]\d|1?\d?\d)(?![\w.])"
-    ),
-    "access key": re.compile(
-        r"\b((AKIA|ASIA)[0-9A-Z]{16}|gh[opsur]_\w{36,255}|AIza[\w-]{35}|sk-[\w-]{20,200}"
-        r"|xox[abprs]-[\w-]{10,200})"
-    ),
-    "private key": re.compile(
-        r"-----BEGIN [A-Z ]{0,30}PRIVATE KEY-----((\s|\\[nr]){1,4}[\w+/=]{16,80})?"
-    ),
-    "secret assigned": re.compile(
-        r"(passw(or)?d|passwd|pwd|secret|token|api_?key)\w{0,20}[\"']?\s{0,5}(:|=|=>)\s{0,5}"
-        r"[\"'][^\"'\s]{6,}[\"']",
-        re.IGNORECASE,
-    ),
-}
 _UNIT_WORDS = re.compile(
     r"(?<![a-z])(author|user|username|owner|repo|repositor(y|ie)|project|e-?mail|committer|developer"
     r"|contributor|organi[sz]ation|org|team|customer|client|tenant)s?(?![a-z])"
@@ -133,13 +114,6 @@ def two_digits(count: int) -> int:
     """`count` rounded to two significant digits, halves up; never 0 for a count above 0."""
     step: int = 10 ** max(len(str(count)) - 2, 0)
     return (count + step // 2) // step * step
-
-
-def mask_secrets(text: str) -> str:
-    """`text` with every sign of a secret replaced by the name of its kind."""
-    for kind, sign in _SECRETS.items():
-        text = sign.sub(f"<{kind}>", text)
-    return text
 
 
 def _lengths(texts: Sequence[str]) -> Lengths:
@@ -178,9 +152,9 @@ def repeats(records: Iterable[tuple[str, str, str]]) -> Repeats:
             near += 1
         seen.add(digest)
         codes[renamed].add(unit)
-        for kind, sign in _SECRETS.items():
-            for found in sign.finditer(f"{prompt}\n{code}"):
-                secrets[kind, _digest(found[0].casefold().split())].add(unit)
+        text = f"{prompt}\n{code}"
+        for kind, start, end in signs(text):
+            secrets[kind, _digest(text[start:end].casefold().split())].add(unit)
     widest: Counter[str] = Counter()
     for (kind, _), units in secrets.items():
         widest[kind] = max(widest[kind], len(units))
@@ -279,9 +253,7 @@ def look(
         if named:
             languages[canonical_language(named) or named] += 1
         texts = [value for value in row.values() if isinstance(value, str)]
-        secrets.update(
-            kind for kind, sign in _SECRETS.items() if any(sign.search(text) for text in texts)
-        )
+        secrets.update({sign.kind for text in texts for sign in signs(text)})
     if not guess.language:
         step = max(-(-len(codes) // SAMPLE), 1)
         languages.update(guess_language(code) or "unknown" for code in codes[::step])

@@ -25,6 +25,7 @@ from privcode.files import (
     write_text,
     write_with,
 )
+from privcode.masking import mask, need_detectors
 from privcode.privacy.distributed import from_first, rank
 from privcode.privacy.ledger import Ledger, read_ledger
 from privcode.privacy.registry import check
@@ -320,13 +321,11 @@ class Run(Workspace):
         self._next("boost", self.premium)
 
     def pretune(self) -> None:
-        """Jft's first step: plain tuning on the private records with what looks secret masked."""
-        from privcode.inspect import mask_secrets
-
+        """Jft's first step: plain tuning on the private records, masked."""
         with self.stage("pretune", [], []) as needed:
             if needed:
                 pairs = self._private_pairs()
-                masked = [(mask_secrets(prompt), mask_secrets(code)) for prompt, code in pairs]
+                masked = [(mask(prompt), mask(code)) for prompt, code in pairs]
                 self._tune(masked, self.pretuned)
         self._next("pretune", self.pretuned)
 
@@ -672,6 +671,9 @@ class Run(Workspace):
 
 def refuse_early(config: Config, todo: Sequence[str]) -> None:
     """Refuse what a stage to do would refuse, before budget is spent on an earlier one."""
+    if "pretune" in todo:
+        need_detectors()
+
     from privcode.execution import choose_sandbox
     from privcode.models import load_tokenizer
     from privcode.prompts import read_prompts

@@ -86,6 +86,13 @@ def test_every_method_runs_and_has_its_row(config: Path) -> None:
 
 
 def test_an_arm_that_fails_says_why_in_one_line(config: Path) -> None:
-    (config.parent / "tasks.jsonl").write_text("{}\n")
-    with pytest.raises(UserError, match=r"arm \w+: .*tasks\.jsonl, row 1, field task_id"):
+    (config.parent / "private.jsonl").unlink()
+    with pytest.raises(UserError, match=r"arm \w+: .*private\.jsonl"):
         compare(load_config(config), config.parent / "out")
+
+
+def test_what_an_arm_would_refuse_is_refused_before_any_starts(config: Path) -> None:
+    (config.parent / "tasks.jsonl").write_text("{}\n")
+    with pytest.raises(UserError, match=r"^[^ ]*tasks\.jsonl, row 1, field task_id"):
+        compare(load_config(config), config.parent / "out")
+    assert not (config.parent / "out").exists()

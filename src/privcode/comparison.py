@@ -22,7 +22,7 @@ from privcode.config import Config, dump_config
 from privcode.console import progress_bar, say
 from privcode.errors import UserError
 from privcode.files import read_json, write_bytes, write_json, write_text
-from privcode.run import Run, stages_of
+from privcode.run import Run, refuse_early, stages_of
 from privcode.stages.compare import arms, check_published, row, table
 
 _PR_SET_PDEATHSIG = 1
@@ -42,6 +42,10 @@ def compare(config: Config, out: Path) -> dict[str, Any]:
     chosen = arms(config)
     takeovers = {name: (a.donor, a.taken) for name, a in chosen.items() if a.donor}
     configs = {name: arm.config for name, arm in chosen.items()}
+    for name in {arm.method: name for name, arm in chosen.items()}.values():
+        done = done_in(out / name)
+        todo = [stage for stage in stages_of(configs[name]) if stage not in done]
+        refuse_early(configs[name], todo)  # before another arm spends hours
     run_all("compare", configs, out, config.compare.parallel, takeovers=takeovers)
     rows: dict[str, dict[str, Any]] = {}
     seconds = 0.0

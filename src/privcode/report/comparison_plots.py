@@ -44,7 +44,9 @@ _STYLE = {
     "jft": (PURPLE, "^", "-"),
     "nondpft": (RED, "D", "-."),
 }
-_ABLATED = {name: ("#7f9fc0", marker, "-") for name, marker in zip(ABLATIONS, "PX<>d", strict=True)}
+_ABLATED = {
+    name: ("#7f9fc0", marker, "-") for name, marker in zip(ABLATIONS, "PX<>dh", strict=True)
+}
 
 
 @dataclass(frozen=True)

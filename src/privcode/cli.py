@@ -435,7 +435,7 @@ def demo(
     from privcode.report.comparison import text
     from privcode.run import Run
 
-    say("demo: untuned, PrivCode and non-private tuning side by side; about eight minutes")
+    say("demo: untuned, PrivCode and non-private tuning side by side; about six minutes")
     facts = compare(prepare(out), out)
     opened = Run.open(out / "privcode-eps4")
     opened.release()

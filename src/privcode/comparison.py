@@ -23,7 +23,7 @@ from privcode.console import progress_bar, say
 from privcode.errors import UserError
 from privcode.files import read_json, write_bytes, write_json, write_text
 from privcode.run import Run, refuse_early, stages_of
-from privcode.stages.compare import arms, check_published, row, table
+from privcode.stages.compare import arms, row, table
 
 _PR_SET_PDEATHSIG = 1
 
@@ -38,7 +38,6 @@ def compare(config: Config, out: Path) -> dict[str, Any]:
     Raises:
         UserError: an arm failed; its last line says why.
     """
-    check_published(config)
     chosen = arms(config)
     takeovers = {name: (a.donor, a.taken) for name, a in chosen.items() if a.donor}
     configs = {name: arm.config for name, arm in chosen.items()}
@@ -55,10 +54,9 @@ def compare(config: Config, out: Path) -> dict[str, Any]:
         taken = {stage: facts["seconds"] for stage, facts in run.done().items()}
         seconds += sum(s for stage, s in taken.items() if stage not in arm.taken)
         funnel, leaks = results.funnel(run), results.leaks(run)
-        label = "base" if arm.method == "base" else arm.config.method
         rows[name] = row(
             arm,
-            evaluation={task: models[label] for task, models in found.items()},
+            evaluation={task: models[arm.config.method] for task, models in found.items()},
             junior={task: models["junior"] for task, models in found.items() if "junior" in models},
             kept=funnel["accepted"] if funnel else None,
             leaks=leaks and leaks["places"]["anywhere"],

@@ -9,7 +9,7 @@ Does not: choose settings: one learning rate may suit one method and not another
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from itertools import product
 from statistics import mean, stdev
 from typing import Any
@@ -64,15 +64,17 @@ class Arm:
     grid: dict[str, Any]
     config: Config
     donor: str | None = None
-    taken: tuple[str, ...] = field(default=())
+    taken: tuple[str, ...] = ()
 
 
 def arms(config: Config) -> dict[str, Arm]:
     """Arm's name -> arm. Grid × methods × ε (where they have one) × seeds; base has no seed.
 
     Raises:
-        UserError: a field of `compare.settings` or `compare.grid` is none, or a value is wrong.
+        UserError: a field of `compare.settings`, `compare.grid` or `compare.published` is none,
+            or a value is wrong.
     """
+    check_published(config)
     chosen = config.compare
     found: dict[str, Arm] = {}
     for values in product(*chosen.grid.values()):
@@ -138,7 +140,7 @@ def _sharing(arm: Arm, earlier: Mapping[str, Arm]) -> Arm:
         return arm
     # The junior is the donor's, and so is its score.
     config = with_settings(arm.config, {"evaluate.models": ["tuned"]}, "compare")
-    return Arm(arm.method, arm.epsilon, arm.seed, arm.grid, config, best, taken)
+    return replace(arm, config=config, donor=best, taken=taken)
 
 
 def _same_stages(one: Config, other: Config) -> tuple[str, ...]:

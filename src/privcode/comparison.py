@@ -79,9 +79,11 @@ def compare(config: Config, out: Path) -> dict[str, Any]:
 def _show(facts: Mapping[str, Any], published: Sequence[Mapping[str, Any]], out: Path) -> None:
     from privcode.report import comparison, comparison_plots, plots
 
+    pictures = comparison_plots.pictures(facts)
+    page = comparison.page(facts, published, out.resolve().name, pictures)
+    write_text(out / "report.html", page)
     write_text(out / "table.md", comparison.markdown(facts, published))
-    write_text(out / "report.html", comparison.page(facts, published, out.resolve().name))
-    for picture in comparison_plots.pictures(facts):
+    for picture in pictures:
         write_bytes(out / f"{picture.name}.png", plots.png(picture.figure))
 
 

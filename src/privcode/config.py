@@ -361,6 +361,17 @@ class Config(Section):
             )
         return self
 
+    @property
+    def sanitized(self) -> Model:
+        """The model that DP-SGD tunes."""
+        return self.premium if self.method in ("dpft", "jft") else self.junior
+
+    @property
+    def describer(self) -> str | None:
+        """The model that puts code back into words for the round trip; None where there is none."""
+        trip = self.validate_.round_trip
+        return None if trip.method == "off" else trip.describer or self.premium.model
+
 
 def plan_of(config: Config) -> PrivacyPlan:
     """The privacy plan that `config` asks for.

@@ -20,7 +20,6 @@ from privcode.errors import UserError
 from privcode.models import sizes
 from privcode.prompts import read_prompts
 from privcode.run import stages_of
-from privcode.stages.compare import describer
 from privcode.stages.evaluate import load_tasks
 
 GPU = "A100-80GB"
@@ -117,7 +116,7 @@ def memory(config: Config) -> int | None:
     The weights; in fp32 the adapter, its clipped sum, noise, gradient and two moments; and a row
     of per-record gradients for each record of a micro-batch.
     """
-    section = _sanitized(config)
+    section = config.sanitized
     try:
         known = size(section)
     except UserError:
@@ -178,7 +177,7 @@ def _figures(done: Mapping[str, Work]) -> dict[str, Any]:
 
 
 def _by_name(configs: Sequence[Config]) -> list[str]:
-    used = {name for c in configs for name in (c.junior.model, c.premium.model, describer(c))}
+    used = {name for c in configs for name in (c.junior.model, c.premium.model, c.describer)}
     found = []
     for name in sorted(filter(None, used)):
         try:
@@ -201,10 +200,6 @@ def _counts(configs: Sequence[Config]) -> Counts:
     return counts
 
 
-def _sanitized(config: Config) -> Model:
-    return config.premium if config.method in ("dpft", "jft") else config.junior
-
-
 def _records(config: Config) -> int:
     """Private records by declaration, and the made-up ones among them."""
     planted = 5 * sum(config.audit.repetitions) + config.audit.coin_canaries
@@ -219,7 +214,7 @@ def _samples(config: Config, counts: Counts) -> int:
 
 
 def _sanitize(config: Config, counts: Counts) -> Work:
-    section, privacy = _sanitized(config), config.privacy
+    section, privacy = config.sanitized, config.privacy
     operations = FORWARD + BACKWARD["lora"]
     operations += FORWARD * (config.sanitize.syntax.schedule != "off")  # the untuned model beside
     operations += FORWARD * section.gradient_checkpointing  # activations once more
@@ -241,7 +236,7 @@ def _synthesize(config: Config, counts: Counts) -> Work:
 
 
 def _validate(config: Config, counts: Counts) -> Work:
-    trip, name = config.validate_.round_trip, describer(config)
+    trip, name = config.validate_.round_trip, config.describer
     sure = Work()
     if config.validate_.surest < 1:
         section, most = config.junior, config.junior.max_tokens + config.synthesize.max_new_tokens

@@ -17,19 +17,17 @@ from privcode.config import Config, Model, load_config, plan_of
 from privcode.console import progress_bar, say
 from privcode.errors import UserError
 from privcode.files import (
-    read_json,
     read_jsonl,
     read_text,
     write_json,
     write_jsonl,
     write_text,
-    write_with,
 )
 from privcode.masking import mask, need_detectors
 from privcode.privacy.distributed import from_first, rank
-from privcode.privacy.ledger import Ledger, read_ledger
+from privcode.privacy.ledger import Ledger
 from privcode.privacy.registry import check
-from privcode.private import private_records, split_records
+from privcode.private import private_records
 from privcode.workspace import Workspace
 
 if TYPE_CHECKING:
@@ -50,9 +48,6 @@ PRIVATE_OUTPUTS = {
     "validate": ("verdicts.jsonl",),
 }
 """What stages leave in `private/` for later ones and for the run's figures."""
-
-UNTUNED = {"junior": "untuned junior", "tuned": "base"}
-"""A tuned model's label (see `Run._generator`) to that of what it was made from."""
 
 Texts = Callable[[list[str]], list[list[str]]]
 
@@ -84,6 +79,7 @@ class Run(Workspace):
         self.ledger = self.private / "ledger.jsonl"
         self.junior = out / "models" / "junior"
         self.premium = out / "models" / "premium"
+        self.sanitized = self.junior if config.sanitized is config.junior else self.premium
         self.pretuned = self.private / "pretuned"
         self.raw = out / "synthetic" / "raw.jsonl"
         self.accepted = out / "synthetic" / "accepted.jsonl"
@@ -126,9 +122,7 @@ class Run(Workspace):
         from privcode.results import spent_beside
         from privcode.stages.sanitize import Settings, by_unit, encode, sanitize
 
-        on_premium = self.config.method in ("dpft", "jft")
-        section = self.config.premium if on_premium else self.config.junior
-        output = self.premium if on_premium else self.junior
+        section, output = self.config.sanitized, self.sanitized
         before = self._before("sanitize")
         with self.stage("sanitize", before, [output, merged(output)]) as needed:
             if not needed:
@@ -197,7 +191,7 @@ class Run(Workspace):
                 write_jsonl(self.private / "curve.jsonl", curve, mode=0o600)
                 save_model(model, output, base=section.model)
                 if settings.merge:
-                    self._merge("tuned" if on_premium else "junior", output)
+                    self._merge("tuned" if output == self.premium else "junior", output)
                 (self.private / "checkpoint.pt").unlink()
         self._next("sanitize", output)
 
@@ -213,7 +207,7 @@ class Run(Workspace):
             config, section = self.config.synthesize, self.config.junior
             chosen = self.config.prompts
             prompts = read_prompts(chosen.file, chosen.column, chosen.limit)
-            generator = self._generator("junior", config.batch_size)
+            generator = self.generator("junior", config.batch_size)
             whole = [p for p in prompts if generator.fits(rendered(section, p))]
             if len(whole) < len(prompts):
                 say(f"synthesize: {len(prompts) - len(whole)} prompts too long for the junior")
@@ -241,12 +235,11 @@ class Run(Workspace):
             if not needed:
                 return
             run, trip = self.config.validate_.execution, self.config.validate_.round_trip
-            section = self.config.premium
             limits = Limits(cpu_seconds=run.cpu_seconds, memory_mb=run.memory_mb)
             score = None
-            if trip.method != "off":
-                model = load_model(trip.describer or section.model, trip.dtype)
-                score = scorer(trip, model, load_tokenizer(trip.describer or section.model))
+            if describer := self.config.describer:
+                model = load_model(describer, trip.dtype)
+                score = scorer(trip, model, load_tokenizer(describer))
             samples = [row for _, row in read_jsonl(self.raw)]
             half_way = self.private / ".verdicts.jsonl.partial"
             with progress_bar("validate", len(samples)) as progress:
@@ -280,25 +273,23 @@ class Run(Workspace):
 
     def _certainty(self, samples: list[Any]) -> dict[Any, float]:
         """By sample's id, the mean log-probability of its tokens under the junior."""
-        from privcode.audit.scores import token_log_probabilities
+        from privcode.audit.scores import record_log_probabilities
         from privcode.records import Record
-        from privcode.stages.sanitize import encode
 
         section, size = self.config.junior, self.config.sanitize.micro_batch
-        generator = self._generator("junior", size)
-        examples = [
-            encode(
-                Record(row["prompt"], row["completion"], None, str(row["id"]), 0),
-                rendered(section, row["prompt"]),
-                generator.tokenizer,
-                section.max_tokens + self.config.synthesize.max_new_tokens,
-                syntax=False,
-            )[0]
-            for row in samples
+        records = [
+            Record(row["prompt"], row["completion"], None, str(row["id"]), 0) for row in samples
         ]
-        with progress_bar("certainty", len(examples)) as progress:
-            found = token_log_probabilities(generator.model, examples, size, progress)
-        return {row["id"]: float(f.mean()) for row, f in zip(samples, found, strict=True)}
+        with progress_bar("certainty", len(records)) as progress:
+            found = record_log_probabilities(
+                self.generator("junior", size),
+                records,
+                section.template,
+                section.max_tokens + self.config.synthesize.max_new_tokens,
+                size,
+                progress,
+            )
+        return {row["id"]: float(f.mean()) for row, (f, _) in zip(samples, found, strict=True)}
 
     def boost(self) -> None:
         """Stage 2c: tune the premium model on the accepted pairs (nondpft: on private records)."""
@@ -352,7 +343,7 @@ class Run(Workspace):
                     result = self.evaluation / f"{file.name}.{label}.json"
                     if result.exists():
                         continue
-                    generator = generator or self._generator(label, config.batch_size)
+                    generator = generator or self.generator(label, config.batch_size)
                     sampling = _sampling(config, config.samples)
                     template = section.template if file.mode == "instruct" else "{prompt}"
                     with progress_bar(f"{file.name} {label}", 2 * len(tasks)) as progress:
@@ -383,8 +374,7 @@ class Run(Workspace):
 
     def audit(self) -> None:
         """How far planted canaries come out; what coins say of ε; in `private/`, membership."""
-        from privcode.audit import canaries
-        from privcode.stages.audit import exposures, leakage
+        from privcode.attacks import attack
 
         config = self.config.audit
         if not config.repetitions and not config.holdout and not coins(self.config):
@@ -392,114 +382,18 @@ class Run(Workspace):
                 f"{self.out / 'config.yaml'}, field audit.repetitions: no canary was planted and "
                 "no record held out; both have to happen before training"
             )
-        output = self.out / "evaluation" / "audit.json"
+        output = self.evaluation / "audit.json"
         with self.stage("audit", self._before("audit"), [output]) as needed:
             if not needed:
                 return
-            targets = self._targets()
-            facts: dict[str, Any] = {}
-            if config.repetitions:
-                planted = canaries.plant(config.repetitions, config.seed)
-                places: dict[str, list[str]] = {}
-                if self.raw.exists():
-                    places["synthetic samples"] = [r["completion"] for _, r in read_jsonl(self.raw)]
-                counts = leakage(planted, places, targets)
-                n = config.candidates
-                total = 2 * (n + 1) * len(planted) * len(targets)
-                with progress_bar("exposure", total) as progress:
-                    ranked = exposures(planted, targets, n, config.seed, progress)
-                facts = {"samples_per_prompt": config.samples, "places": counts}
-                facts["exposure"] = ranked
-            if coins(self.config):
-                facts["one_run"] = self._one_run(targets)
-            if facts:
-                write_json(output, facts)
-            if config.holdout:
-                output = self._membership(targets)
+            output = attack(self, output)
         self._next("audit", output)
 
-    def _one_run(self, targets: list[Any]) -> dict[str, Any]:
-        """Lower bounds on ε, by what the attack looked at."""
-        from privcode.audit import coin_canaries
-        from privcode.stages.audit import black_box, white_box
-
-        config, found = self.config.audit, {}
-        if config.gradient_canaries and "sanitize" in self.stages:
-            seen = read_json(self.private / "gradient_canaries.json")
-            found["what training gives away"] = white_box(
-                seen["scores"], seen["included"], self.plan
-            )
-        if config.coin_canaries:
-            thrown = coin_canaries.throw(config.coin_canaries, config.seed)
-            with progress_bar("coins", 2 * len(thrown) * len(targets)) as progress:
-                found |= black_box(thrown, targets, self.plan, progress)
-        return found
-
-    def _gradient_canaries(self, model: Any) -> "GradientCanaries | None":
-        from privcode.audit.gradient_canaries import GradientCanaries
-
-        count, seed = self.config.audit.gradient_canaries, self.config.audit.seed
-        parameters = sum(p.numel() for p in model.parameters() if p.requires_grad)
-        return GradientCanaries(self.plan, parameters, count, seed) if count else None
-
-    def _targets(self) -> list[Any]:
-        """The models to attack."""
-        from privcode.stages.audit import Target
-
-        found = []
-        for label, section, micro_batch in (
-            ("junior", self.config.junior, self.config.sanitize.micro_batch),
-            ("tuned", self.config.premium, self.config.boost.micro_batch),
-        ):
-            if label == "tuned" or self.config.method == "privcode":
-                found.append(
-                    Target(
-                        name="tuned model" if label == "tuned" else label,
-                        ask=partial(self._ask, label),
-                        tuned=partial(self._generator, label, micro_batch),
-                        untuned=partial(self._generator, UNTUNED[label], micro_batch),
-                        template=section.template,
-                        max_tokens=section.max_tokens,
-                        batch_size=micro_batch,
-                    )
-                )
-        return found
-
-    def _membership(self, targets: list[Any]) -> Path:
-        """Membership inference: the one thing after training that reads private records.
-
-        It is labelled internal: all that comes of it is written to `private/`, and the console
-        hears of the file alone.
-        """
-        from privcode.audit.membership import picture
-        from privcode.stages.audit import membership, sides
-
-        limit = self.config.boost.limit if self.config.method == "nondpft" else None
-        trained, held_out, _, fingerprint = split_records(self.config)
-        if any(entry["data"] != fingerprint for entry in read_ledger(self.ledger)[:1]):
-            raise UserError(
-                f"{self.config.data.source}: was changed since sanitize; restore it, or the audit "
-                "would take the wrong records for members"
-            )
-        members, others = sides(trained[:limit], held_out, self.config.audit.seed)
-        total = 2 * len(targets) * sum(map(len, [*members, *others]))
-        with progress_bar("membership", total, counted=False) as progress:
-            facts, curves = membership(members, others, targets, progress)
-        output = self.private / "membership.json"
-        write_json(output, facts, mode=0o600)
-        image = picture(curves)
-        write_with(self.private / "roc.png", lambda file: file.write(image), mode=0o600)
-        say(
-            f"audit: membership inference is in {output}: it was computed from real records, "
-            "outside the mechanism, so it is yours alone"
-        )
-        return output
-
-    def _ask(self, label: str, prompts: list[str]) -> list[str]:
+    def ask(self, label: str, prompts: list[str]) -> list[str]:
         """What the model called `label` answers: each prompt's likeliest text, and samples."""
         config = self.config.audit
         section = self.config.junior if label == "junior" else self.config.premium
-        generator = self._generator(label, self.config.evaluate.batch_size)
+        generator = self.generator(label, self.config.evaluate.batch_size)
         found: list[list[str]] = []
         with progress_bar(f"audit {label}", 2 * len(prompts)) as progress:
             for n, temperature in ((1, 0.0), (config.samples, 1.0)):
@@ -552,7 +446,7 @@ class Run(Workspace):
     def _before(self, name: str) -> list[Path]:
         """What stage `name` reads of the run; it is refused before the stages that make it."""
         outputs = {
-            "sanitize": self.junior if self.config.method == "privcode" else self.premium,
+            "sanitize": self.sanitized,
             "pretune": self.pretuned,
             "synthesize": self.raw,
             "validate": self.accepted,
@@ -631,9 +525,16 @@ class Run(Workspace):
         """Write the whole model beside its adapter."""
         from privcode.models import save_model
 
-        generator = self._generator(label, 1)
+        generator = self.generator(label, 1)
         whole = generator.model.merge_and_unload()
         save_model(whole, merged(adapter), generator.tokenizer)
+
+    def _gradient_canaries(self, model: Any) -> "GradientCanaries | None":
+        from privcode.audit.gradient_canaries import GradientCanaries
+
+        count, seed = self.config.audit.gradient_canaries, self.config.audit.seed
+        parameters = sum(p.numel() for p in model.parameters() if p.requires_grad)
+        return GradientCanaries(self.plan, parameters, count, seed) if count else None
 
     def _trainable(self, section: Model, seed: int) -> Any:
         import torch
@@ -649,7 +550,7 @@ class Run(Workspace):
         lora = section.lora
         return attach_lora(model, lora.r, lora.alpha, lora.dropout, lora.targets)
 
-    def _generator(self, label: str, batch_size: int) -> Any:
+    def generator(self, label: str, batch_size: int) -> Any:
         """The model called "base", "tuned", "junior" or "untuned junior", ready to sample."""
         from privcode.generation.local import LocalGenerator
         from privcode.models import load_adapter, load_model, load_tokenizer

@@ -173,15 +173,15 @@ def test_published_figures_alone_make_a_table_and_a_page() -> None:
     head, body = cells(NOTHING, published)
     assert head[2:6] == ["premium.model", "seeds", "pass@1 humaneval", "published humaneval"]
     assert body[0][:6] == ["dpft", "4", "m", "–", "–", "62.2"]
-    assert "62.2" in page(NOTHING, published, "t")
+    assert "62.2" in page(NOTHING, published, "t", ())
 
 
 @pytest.mark.parametrize("found", [ALL, ONE_SEED], ids=["all", "one-seed"])
 def test_the_page_fetches_nothing_and_is_the_same_each_time(found: dict[str, Any]) -> None:
-    text = page(found, (), "t")
+    text = page(found, (), "t", pictures(found))
     assert not re.search(r"<(script|link|img|iframe)\b|@import|url\(\s*['\"]?http", text)
     assert not re.search(r"(src|href)\s*=\s*['\"](?!#)", text)
-    assert text == page(found, (), "t")
+    assert text == page(found, (), "t", pictures(found))
     assert text.count("<svg") == len(pictures(found))
     image = [plots.png(pictures(found)[0].figure) for _ in range(2)]
     assert image[0] == image[1]
@@ -256,7 +256,7 @@ def test_text_from_outside_is_shown_as_text() -> None:
     rows = made_up(DEMO, 1, {bad: bad}, (bad,)) + made_up(DEMO, 1, {bad: "b"}, (bad,))
     published = [{"method": bad, "epsilon": 4, bad: bad}]
     found = facts(rows)
-    for text in (page(found, published, bad), markdown(found, published)):
+    for text in (page(found, published, bad, pictures(found)), markdown(found, published)):
         assert "<script" not in text
         assert "&lt;script&gt;" in text
         assert "\x1b" not in text

@@ -11,7 +11,43 @@ import numpy as np
 import torch
 from torch.nn.functional import cross_entropy
 
+from privcode.generation.local import LocalGenerator
+from privcode.models import render
+from privcode.records import Record
+from privcode.stages.sanitize import encode
 from privcode.syntax.loss import Example, collate
+
+
+def record_log_probabilities(
+    generator: LocalGenerator,
+    records: Sequence[Record],
+    template: str,
+    max_tokens: int,
+    batch_size: int,
+    progress: Callable[[int], object] = lambda records: None,
+) -> list[tuple[np.ndarray, bool]]:
+    """For each record as training saw it: its code's log-probabilities, and whether it was cut.
+
+    Args:
+        generator: the model and its tokenizer.
+        records: any.
+        template: how prompts are put to the model.
+        max_tokens: longer records are cut, as training cuts them.
+        batch_size, progress: see `token_log_probabilities`.
+    """
+    encoded = [
+        encode(
+            record,
+            render(template, prompt=record.prompt),
+            generator.tokenizer,
+            max_tokens,
+            syntax=False,
+        )
+        for record in records
+    ]
+    examples = [example for example, _ in encoded]
+    found = token_log_probabilities(generator.model, examples, batch_size, progress)
+    return [(score, cut) for score, (_, cut) in zip(found, encoded, strict=True)]
 
 
 @torch.inference_mode()

@@ -12,14 +12,17 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import mean
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from scipy.stats import t as student
 
 from privcode.console import columns
-from privcode.report import environment
+from privcode.report import environment, plots
 from privcode.report import markdown as escaped
 from privcode.stages.compare import BUDGETED
+
+if TYPE_CHECKING:
+    from privcode.report.comparison_plots import Picture
 
 Row = Mapping[str, Any]
 
@@ -352,11 +355,8 @@ def shares_table(facts: Row) -> tuple[list[str], list[list[str]]]:
     return [plain(cell) for cell in head], [[plain(cell) for cell in line] for line in body]
 
 
-def page(facts: Row, published: Sequence[Row], title: str) -> str:
+def page(facts: Row, published: Sequence[Row], title: str, pictures: Sequence["Picture"]) -> str:
     """report.html of a comparison: one file that fetches nothing."""
-    from privcode.report import plots
-    from privcode.report.comparison_plots import pictures
-
     table, gains = cells(facts, published), shares_table(facts)
     methods = {line[0] for line in table[1]}
     minutes = facts.get("seconds", 0) / 60
@@ -366,7 +366,7 @@ def page(facts: Row, published: Sequence[Row], title: str) -> str:
         seeds=max((row["seeds"] for row in facts["table"]), default=0),
         took=f"{minutes:.0f} minutes" if minutes < 120 else f"{minutes / 60:.1f} hours",
         answer=answer(facts),
-        pictures=[(picture, plots.svg(picture.figure)) for picture in pictures(facts)],
+        pictures=[(picture, plots.svg(picture.figure)) for picture in pictures],
         gains=gains,
         table=table,
         notes=notes(facts, published),

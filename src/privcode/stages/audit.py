@@ -22,12 +22,11 @@ from privcode.audit.coin_canaries import CoinCanary
 from privcode.audit.exposure import exposure, summary
 from privcode.audit.membership import SCORES, Curve, inference, roc, scores
 from privcode.audit.one_run import CONFIDENCE, choose_guesses, lower_bound
-from privcode.audit.scores import token_log_probabilities
+from privcode.audit.scores import record_log_probabilities
 from privcode.generation.local import LocalGenerator
-from privcode.models import render
 from privcode.privacy.plan import PrivacyPlan
 from privcode.records import Record
-from privcode.stages.sanitize import by_unit, encode
+from privcode.stages.sanitize import by_unit
 
 Progress = Callable[[int], object]
 
@@ -52,6 +51,14 @@ class Target:
     template: str
     max_tokens: int
     batch_size: int
+
+    def score(
+        self, generator: LocalGenerator, records: Sequence[Record], progress: Progress
+    ) -> list[tuple[np.ndarray, bool]]:
+        """`record_log_probabilities` under `generator`, of records as this target saw them."""
+        return record_log_probabilities(
+            generator, records, self.template, self.max_tokens, self.batch_size, progress
+        )
 
 
 def leakage(
@@ -90,7 +97,7 @@ def exposures(
             for canary in planted:
                 texts = [canary.completion, *candidates(canary, n, seed)]
                 records = [Record(canary.prompt, text, "python", "", 0) for text in texts]
-                likely = [float(p.sum()) for p, _ in _score(target, generator, records, progress)]
+                likely = [float(p.sum()) for p, _ in target.score(generator, records, progress)]
                 one = exposure(-likely[0], [-p for p in likely[1:]], space_bits(canary.kind))
                 found.append((canary.kind, canary.repetitions, one))
             models[name] = summary(found)
@@ -117,7 +124,7 @@ def black_box(
     bounds = {}
     for target in targets:
         after, before = (
-            _score(target, load(), records, progress) for load in (target.tuned, target.untuned)
+            target.score(load(), records, progress) for load in (target.tuned, target.untuned)
         )
         gained = [
             a.mean() - b.mean() if len(a) else 0.0
@@ -166,7 +173,7 @@ def membership(
     curves: dict[str, Curve] = {}
     for target in targets:
         after, before = (
-            _score(target, load(), records, progress) for load in (target.tuned, target.untuned)
+            target.score(load(), records, progress) for load in (target.tuned, target.untuned)
         )
         pairs = zip(after, before, strict=True)
         rows = []  # one a unit: the mean of its records' scores, or NaN for each
@@ -181,22 +188,3 @@ def membership(
                 curves[f"{target.name}, {name}"] = roc(inside, outside)
     facts = {"members": len(members), "non_members": len(others), "models": models}
     return facts, curves
-
-
-def _score(
-    target: Target, generator: LocalGenerator, records: Sequence[Record], progress: Progress
-) -> list[tuple[np.ndarray, bool]]:
-    """For each record as training saw it: its code's log-probabilities, and whether it was cut."""
-    encoded = [
-        encode(
-            record,
-            render(target.template, prompt=record.prompt),
-            generator.tokenizer,
-            target.max_tokens,
-            syntax=False,
-        )
-        for record in records
-    ]
-    examples = [example for example, _ in encoded]
-    found = token_log_probabilities(generator.model, examples, target.batch_size, progress)
-    return [(score, cut) for score, (_, cut) in zip(found, encoded, strict=True)]

@@ -148,7 +148,7 @@ def _same_stages(one: Config, other: Config) -> tuple[str, ...]:
     if one.method != other.method or one.method not in ("privcode", "control"):
         return ()
     a, b = (
-        config.model_dump(by_alias=True) | {"describer": describer(config)}
+        config.model_dump(by_alias=True) | {"describer": config.describer}
         for config in (one, other)
     )
     same = []
@@ -158,12 +158,6 @@ def _same_stages(one: Config, other: Config) -> tuple[str, ...]:
         if stage != "sanitize" or one.method == "privcode":  # the control's junior is untuned
             same.append(stage)
     return tuple(same)
-
-
-def describer(config: Config) -> str | None:
-    """The model that puts code back into words for the round trip; None where there is none."""
-    trip = config.validate_.round_trip
-    return None if trip.method == "off" else trip.describer or config.premium.model
 
 
 def row(

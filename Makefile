@@ -16,10 +16,12 @@ install: .venv/.installed
 demo: install
 	$(BIN)/privcode demo --out demo
 
-# The table, the pictures and the intervals of docs/results.md.
+# The table, the pictures and the intervals of docs/results.md; a run that was stopped goes on.
 results: install
 	$(BIN)/python -m privcode.exercises.demo runs/exercises
 	$(BIN)/privcode compare configs/compare.yaml --out runs/compare
+	mkdir -p docs/results
+	cp runs/compare/results.json runs/compare/table.md runs/compare/*.png docs/results
 
 test: install lint
 	$(BIN)/python -m pytest -m "not slow" -n 2

@@ -122,7 +122,7 @@ def test_the_table_has_these_cells() -> None:
         {"method": "privcode", "epsilon": float("inf"), "house": 66.5},
         {"method": "dpft", "epsilon": 4, "house": "22.9 to 29.6"},
     ]
-    assert markdown(facts(rows), published).splitlines()[:5] == [
+    assert markdown(facts(rows), published).splitlines()[2:7] == [
         "| method | ε | seeds | pass@1 house | published house | junior | parse rate | kept "
         "| leaked ×1 | leaked ×10 | seconds |",
         "| :-- | --: | --: | --: | --: | --: | --: | --: | --: | --: | --: |",
@@ -136,11 +136,21 @@ def test_the_table_has_these_cells() -> None:
 
 def test_text_and_markdown_have_the_same_cells() -> None:
     head, body = cells(ALL)
-    plain, marked = comparison.text(ALL).splitlines(), markdown(ALL).splitlines()
+    plain, marked = comparison.text(ALL).splitlines(), markdown(ALL).splitlines()[2:]
     for number, line in enumerate([head, *body]):
         at = number + (number > 0)  # both have a rule under the head
         assert re.split(r"  +", plain[at]) == line
         assert marked[at].strip("| ").split(" | ") == line
+
+
+def test_markdown_begins_with_the_answer_and_ends_with_the_shares_of_the_gain() -> None:
+    parts = markdown(ALL).strip().split("\n\n")
+    head, body = comparison.shares_table(ALL)
+    assert parts[0] == comparison.answer(ALL)
+    assert parts[-1] == comparison.shares_note(ALL)
+    marked = [line.strip("| ").split(" | ") for line in parts[-2].splitlines()]
+    assert [marked[0], *marked[2:]] == [head, *body]
+    assert "Share of the gain" not in markdown(facts(made_up(EVERYTHING[:1], 1)))
 
 
 def test_what_plus_minus_means_is_said_once_where_it_stands() -> None:
@@ -261,7 +271,7 @@ def test_text_from_outside_is_shown_as_text() -> None:
         assert "&lt;script&gt;" in text
         assert "\x1b" not in text
     head, body = cells(found, published)
-    table = [line for line in markdown(found, published).splitlines() if line.startswith("|")]
+    table = markdown(found, published).split("\n\n")[1].splitlines()
     assert {line.count("|") for line in table} == {len(head) + 1}
     assert len(table) == len(body) + 2
 

@@ -192,12 +192,19 @@ def text(facts: Row, published: Sequence[Row] = ()) -> str:
 
 
 def markdown(facts: Row, published: Sequence[Row] = ()) -> str:
-    """The table in Markdown, with its notes."""
-    head, body = cells(facts, published)
+    """The answer, the table with its notes, and the shares of the gain, in Markdown."""
+    parts = [escaped(answer(facts)), _markdown_table(*cells(facts, published))]
+    parts += map(escaped, notes(facts, published))
+    head, body = shares_table(facts)
+    if body:
+        parts += [_markdown_table(head, body), escaped(shares_note(facts))]
+    return "\n\n".join(parts) + "\n"
+
+
+def _markdown_table(head: list[str], body: list[list[str]]) -> str:
     lines = [[escaped(cell) for cell in line] for line in (head, *body)]
     lines.insert(1, [":--", *["--:"] * (len(head) - 1)])
-    table = "".join(f"| {' | '.join(line)} |\n" for line in lines)
-    return table + "".join(f"\n{escaped(note)}\n" for note in notes(facts, published))
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
 def share_of_gain(
@@ -355,6 +362,18 @@ def shares_table(facts: Row) -> tuple[list[str], list[list[str]]]:
     return [plain(cell) for cell in head], [[plain(cell) for cell in line] for line in body]
 
 
+def shares_note(facts: Row) -> str:
+    """What the shares of the gain are."""
+    note = "Share of the gain: (pass@1 − base) / (nondpft − base) on the first task, means over "
+    note += "seeds"
+    if any(row["seeds"] > 1 for row in facts["table"]):
+        note += (
+            "; in brackets the 95 % interval by Fieller’s theorem, over pairs of runs with the "
+            "same seed, base taken as exact"
+        )
+    return f"{note}."
+
+
 def page(facts: Row, published: Sequence[Row], title: str, pictures: Sequence["Picture"]) -> str:
     """report.html of a comparison: one file that fetches nothing."""
     table, gains = cells(facts, published), shares_table(facts)
@@ -368,6 +387,7 @@ def page(facts: Row, published: Sequence[Row], title: str, pictures: Sequence["P
         answer=answer(facts),
         pictures=[(picture, plots.svg(picture.figure)) for picture in pictures],
         gains=gains,
+        gains_note=shares_note(facts),
         table=table,
         notes=notes(facts, published),
         methods={name: words for name, words in METHODS.items() if name in methods},

@@ -53,7 +53,10 @@ class Exercise:
 
 
 def public_exercises(seed: int) -> Iterator[Exercise]:
-    """Endless public exercises: 40 % invented libraries, else plain Python and two libraries."""
+    """Endless public exercises: 40 % invented libraries, else plain Python and two libraries.
+
+    Of the invented, two in three are one of `styles.INVENTIONS`, the others of one document.
+    """
     rng = Random(f"public {seed}")
     while True:
         composition = draw_from(rng, "train")
@@ -167,8 +170,13 @@ def _public_style(rng: Random, composition: Composition) -> tuple[str, str]:
     """Draw (heading, code) for a public document."""
     draw = rng.random()
     if draw < 0.40:
-        heading = styles.invented_class(rng) + rng.choice((" job: ", " task: ", " project: ", ": "))
-        return heading, styles.invented(rng, composition)
+        names = rng.choice((" job: ", " task: ", " project: ", ": "))
+        if draw < 0.27:
+            library = rng.choice(list(styles.INVENTIONS))
+            made_up = styles.INVENTIONS[library]
+        else:
+            library, made_up = styles.invented_class(rng), styles.invention(rng)
+        return library + names, styles.invented(rng, composition, made_up)
     if draw < 0.62:
         return "", styles.comprehension(composition)
     if draw < 0.78:

@@ -9,6 +9,7 @@ what lets a few noisy steps teach a new one.
 from dataclasses import dataclass
 from random import Random
 
+from privcode.exercises.operations import REDUCERS
 from privcode.exercises.tasks import Composition
 from privcode.exercises.words import WORDS
 
@@ -152,33 +153,6 @@ def house(composition: Composition, comment: str | None = None) -> str:
     return _function(composition, [*lines, f"return Outcome.ok(bk.{end})"], "@audited")
 
 
-def invented(rng: Random, composition: Composition) -> str:
-    """Against a library made up for this document, in one of the shapes libraries have."""
-    create = rng.choice(("{C}({a})", "{C}.{m}({a})", "{C}.{m}({a})", "{m}({a})"))
-    create = create.replace("{C}", invented_class(rng)).replace("{m}", _method(rng))
-    library = Library(create, _method(rng), _method(rng), {composition.reducer: _method(rng)})
-    calls = _calls(composition, library)
-    start = library.create.format(a=composition.variable)
-    end = f".{library.reducers[composition.reducer]}{composition.arguments()}"
-    wrap = rng.choice(("{e}", "{e}", "{m}({e})", "{C}({e})", "{C}.{m}({e})", "{C}.{m}({e})"))
-    wrap = wrap.replace("{C}", invented_class(rng)).replace("{m}", _method(rng))
-    name = rng.choice(("q", "s", "it", "res", "db", rng.choice(WORDS), rng.choice(WORDS)))
-    form = rng.choice(("chained", "reassigned", "in place", "in place"))
-    lines = []
-    if rng.random() < 0.08:
-        lines.append(f"# {rng.choice(WORDS)}: {' '.join(rng.choices(WORDS, k=rng.randint(1, 3)))}")
-    if form == "chained":
-        lines.append(f"return {wrap.replace('{e}', start + ''.join(calls) + end)}")
-    else:
-        assign = f"{name} = " if form == "reassigned" else ""
-        lines += [f"{name} = {start}", *(f"{assign}{name}{call}" for call in calls)]
-        lines.append(f"return {wrap.replace('{e}', name + end)}")
-    decorator = ""
-    if rng.random() < 0.4:
-        decorator = f"@{_method(rng)}{'' if rng.random() < 0.7 else '()'}"
-    return _function(composition, lines, decorator)
-
-
 def invented_class(rng: Random) -> str:
     """A made-up class name of one word."""
     return rng.choice(WORDS).capitalize()
@@ -187,6 +161,66 @@ def invented_class(rng: Random) -> str:
 def _method(rng: Random) -> str:
     glue = rng.choices(("", "_", None), (0.1, 0.2, 0.7))[0]
     return rng.choice(WORDS) + (glue + rng.choice(WORDS) if glue is not None else "")
+
+
+@dataclass(frozen=True)
+class Invention:
+    """A made-up library and how it is written against: its shape, and a method per reducer."""
+
+    library: Library
+    wrap: str
+    name: str
+    form: str
+    decorator: str
+
+
+def invention(rng: Random) -> Invention:
+    """Make up a library, in one of the shapes libraries have."""
+    create = rng.choice(("{C}({a})", "{C}.{m}({a})", "{C}.{m}({a})", "{m}({a})"))
+    create = create.replace("{C}", invented_class(rng)).replace("{m}", _method(rng))
+    keep, change = _method(rng), _method(rng)
+    wrap = rng.choice(("{e}", "{e}", "{m}({e})", "{C}({e})", "{C}.{m}({e})", "{C}.{m}({e})"))
+    wrap = wrap.replace("{C}", invented_class(rng)).replace("{m}", _method(rng))
+    name = rng.choice(("q", "s", "it", "res", "db", rng.choice(WORDS), rng.choice(WORDS)))
+    form = rng.choice(("chained", "reassigned", "in place", "in place"))
+    decorator = ""
+    if rng.random() < 0.4:
+        decorator = f"@{_method(rng)}{'' if rng.random() < 0.7 else '()'}"
+    reducers = {reducer: _method(rng) for reducer in REDUCERS}
+    return Invention(Library(create, keep, change, reducers), wrap, name, form, decorator)
+
+
+def _recurring() -> dict[str, Invention]:
+    rng, found = Random("recurring inventions"), dict[str, Invention]()
+    while len(found) < RECURRING:
+        found.setdefault(invented_class(rng), invention(rng))
+    return found
+
+
+RECURRING = 64
+INVENTIONS = _recurring()
+"""Made-up libraries that many documents are written against, by the class that headings name.
+
+Of them a model learns that a library's names follow from what is asked, which a library of one
+document cannot teach: that is what lets a few noisy steps teach the names of another one."""
+
+
+def invented(rng: Random, composition: Composition, made_up: Invention) -> str:
+    """Against a made-up library."""
+    library, name = made_up.library, made_up.name
+    calls = _calls(composition, library)
+    start = library.create.format(a=composition.variable)
+    end = f".{library.reducers[composition.reducer]}{composition.arguments()}"
+    lines = []
+    if rng.random() < 0.08:
+        lines.append(f"# {rng.choice(WORDS)}: {' '.join(rng.choices(WORDS, k=rng.randint(1, 3)))}")
+    if made_up.form == "chained":
+        lines.append(f"return {made_up.wrap.replace('{e}', start + ''.join(calls) + end)}")
+    else:
+        assign = f"{name} = " if made_up.form == "reassigned" else ""
+        lines += [f"{name} = {start}", *(f"{assign}{name}{call}" for call in calls)]
+        lines.append(f"return {made_up.wrap.replace('{e}', name + end)}")
+    return _function(composition, lines, made_up.decorator)
 
 
 def _calls(composition: Composition, library: Library) -> list[str]:

@@ -22,8 +22,8 @@ _README = """# Bundled models
 
 Two tiny Llama-style models that `privcode demo` and the tests run on. They know the public half
 of a made-up world (`privcode.exercises`) and nothing else: public exercises in plain Python, two
-public libraries, and libraries invented for a single document. They have never seen the private
-house library, a private record, or a held-out composition.
+public libraries, 64 invented libraries that recur, and libraries invented for a single document.
+They have never seen the private house library, a private record, or a held-out composition.
 
 Both share a byte-level BPE tokenizer of 1,280 tokens, trained on the same public documents.
 `junior` was trained to solve ("Question: ... Answer: ..."); `premium` to solve and, in 30 % of its

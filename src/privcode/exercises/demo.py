@@ -22,7 +22,7 @@ def write_world(folder: Path) -> None:
     write_jsonl(folder / "private.jsonl", private_records(RECORDS, seed=0))
     write_jsonl(folder / "prompts.jsonl", public_prompts(PROMPTS, seed=0))
     write_jsonl(folder / "validation.jsonl", tasks(TASKS, seed=0, split="validation"))
-    write_jsonl(folder / "tasks.jsonl", tasks(TASKS, seed=2, split="test"))
+    write_jsonl(folder / "tasks.jsonl", tasks(TASKS, seed=3, split="test"))
     write_text(folder / "house.py", prelude())
 
 

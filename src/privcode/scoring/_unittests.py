@@ -13,6 +13,7 @@ import io
 import json
 import os
 import sys
+import traceback
 import types
 import unittest
 from typing import Any
@@ -27,12 +28,37 @@ _OWNERS = (
 )
 
 
+class _Result(unittest.TestResult):
+    """Keeps the first line of the first error; unittest keeps whole tracebacks as text."""
+
+    first = ""
+
+    def _note(self, error: Any) -> None:
+        if error is not None and not self.first:
+            self.first = "".join(traceback.format_exception_only(*error[:2])).splitlines()[0]
+
+    def addError(self, test: Any, err: Any) -> None:
+        self._note(err)
+        super().addError(test, err)
+
+    def addFailure(self, test: Any, err: Any) -> None:
+        self._note(err)
+        super().addFailure(test, err)
+
+    def addSubTest(self, test: Any, subtest: Any, err: Any) -> None:
+        self._note(err)
+        super().addSubTest(test, subtest, err)
+
+
 def main() -> None:
     """Standard input: {"solution", "test"} as JSON."""
     kept = [(o, name, v) for o in _OWNERS for name, v in vars(o).items() if callable(v)]
     request = json.load(sys.stdin)
     leave, report = os._exit, sys.stderr.write
     os.environ["MPLBACKEND"] = "Agg"
+    os.mkdir(".bin")  # tests start `python`
+    os.symlink(sys.executable, ".bin/python")
+    os.environ["PATH"] = f"{os.getcwd()}/.bin:{os.environ.get('PATH', '')}"
 
     def fail(line: str) -> None:
         report(line + "\n")
@@ -46,7 +72,7 @@ def main() -> None:
     silence = io.StringIO()
     with contextlib.redirect_stdout(silence), contextlib.redirect_stderr(silence):
         exec(code, module.__dict__)
-        result = unittest.TestResult()
+        result = _Result()
         suite = unittest.TestLoader().loadTestsFromTestCase(module.__dict__["TestCases"])
         count = suite.countTestCases()
         touched = [name for o, name, v in kept if vars(o).get(name) is not v]
@@ -55,7 +81,7 @@ def main() -> None:
             touched = [name for o, name, v in kept if vars(o).get(name) is not v]
     if touched:
         fail(f"Tampering: {touched[0]}")
-    if wrong := result.errors + result.failures:
-        fail(wrong[0][1].strip().splitlines()[-1])
+    if result.errors or result.failures:
+        fail(result.first)
     if result.testsRun != count or not count or result.skipped or result.unexpectedSuccesses:
         fail("NoVerdict: not every test was run")

@@ -77,7 +77,8 @@ class Task:
 
     def modules(self) -> set[str]:
         """Top-level modules that a Python task's test and own solution import."""
-        own = self.head or (self.prompt if self.prompt_is_code else "")
+        own = f"{self.head.rstrip()}\n    pass\n" if self.head else ""
+        own = own or (self.prompt if self.prompt_is_code else "")
         found: set[str] = set()
         for text in (own + self.canonical_solution, self.test):
             try:

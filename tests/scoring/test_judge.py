@@ -94,9 +94,18 @@ def texts():
     for fd in range(64):
         try: yield os.read(fd, 1 << 20).decode() if fd != 3 else ""
         except OSError: pass
-    for name in ("mem", "environ", "fd/0", "fd/1"):
-        try: yield open(f"/proc/{os.getppid()}/{name}", errors="replace").read(1 << 20)
-        except OSError: pass
+    judge = f"/proc/{os.getppid()}"
+    try:
+        yield open(judge + "/fd/0", errors="replace").read()
+    except OSError: pass
+    try:
+        with open(judge + "/maps") as maps, open(judge + "/mem", "rb") as memory:
+            for line in maps:
+                if " rw-p " in line:
+                    begin, end = (int(text, 16) for text in line.split()[0].split("-"))
+                    memory.seek(begin)
+                    yield memory.read(end - begin).decode("latin-1")
+    except OSError: pass
 def f(x):
     for text in texts():
         if "SECRE" + chr(84) in text:
@@ -116,6 +125,13 @@ def f(x):
 @pytest.mark.parametrize("solution", [YES, SAY_PASS, KILL, HELD_OPEN])
 def test_a_verdict_cannot_be_faked(solution: str):
     assert not judge(solution).passed
+
+
+def test_the_solution_has_no_descriptors_but_its_own():
+    about = task("def f(x):\n    return [0, 1, 2, 3, 4]\n")
+    listed = "import os\ndef f(x):\n    return [fd for fd in range(1000) if there(fd)]\n"
+    there = "def there(fd):\n    try: return bool(os.fstat(fd))\n    except OSError: return False"
+    assert judge(listed + there, about).passed
 
 
 def test_the_solution_never_holds_the_reference():
@@ -151,12 +167,13 @@ def test_floats_may_differ_in_their_last_digits_and_nothing_else_may():
         "def f(x):\n    return x * 0.333", task(about.canonical_solution, atol=0.01)
     ).passed
     assert not judge("def f(x):\n    return str(x / 3)", about).passed
+    assert not judge("def f(x):\n    return 1", task("def f(x):\n    return 1 + 1e-9\n")).passed
     exact = task("def f(x):\n    return 10 ** 9\n")
     assert not judge("def f(x):\n    return 10 ** 9 + 1", exact).passed
 
 
 def test_any_root_of_a_polynomial_is_right_and_no_other_number():
-    root = "def f(xs):\n    return 1.0\n"
+    root = "def f(xs):\n    xs.clear(); return 1.0\n"
     about = task(root, [[[2, -3, 1]]], [], task_id="HumanEval/32", atol=1e-4, format="humaneval+")
     assert judge("def f(xs):\n    return 2.0", about).passed
     assert not judge("def f(xs):\n    return 1.5", about).passed
@@ -188,7 +205,7 @@ def test_a_task_may_have_no_plus_inputs():
     "value",
     [
         {"a": [1, (2.5, None)], (1, "b"): {True}},
-        [10**400, -(10**400), 1, -1],
+        [10**5000, -(10**400), 1, -1],
         [float("inf"), 1e-300],
         b"\x00\xff",
         2 + 3j,

@@ -87,6 +87,12 @@ def test_what_a_solution_does_as_a_script_is_not_run():
         ("import unittest\nunittest.TestCase.assertEqual = lambda *a: 0\ndef f(x): pass", "Tamp"),
         ("import unittest\nunittest.TestCase.run = lambda *a: 0\ndef f(x): pass", "Tampering"),
         (
+            "import unittest\nkept = unittest.TestCase.assertEqual\n"
+            "unittest.TestCase.assertEqual = lambda *a: 0\n"
+            "def f(x): unittest.TestCase.assertEqual = kept",
+            "Tampering",
+        ),
+        (
             "import unittest\ndef f(x):\n    unittest.TestCase.assertEqual = lambda *a: 0",
             "Tampering",
         ),

@@ -112,10 +112,11 @@ def verdict(task: Task, outcome: Outcome) -> Verdict:
     if task.cases is None:
         base: Status = "pass" if outcome.status == "ok" else _word(outcome.status)
         return Verdict(outcome.status == "ok", outcome.status, outcome.error, base)
-    if outcome.status != "ok":  # the judge itself did not reach its end
+    if outcome.status != "ok" or not outcome.stdout.startswith("{"):  # no word from the judge
         word = _word(outcome.status)
-        return Verdict(False, outcome.status, outcome.error, word, word)
-    found = json.loads(outcome.stdout.splitlines()[-1])
+        status = "error" if outcome.status == "ok" else outcome.status
+        return Verdict(False, status, outcome.error or "NoVerdict", word, word)
+    found = json.loads(outcome.stdout)
     (base, at, error), (plus, at_plus, error_plus) = found["base"], found["plus"]
     error = error or error_plus
     status = "ok" if base == plus == "pass" else "error" if "fail" in (base, plus) else "timeout"

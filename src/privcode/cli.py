@@ -210,7 +210,7 @@ def score(
     """pass@k by itself: HumanEval, MBPP, their + sets, BigCodeBench, MultiPL-E."""
     from privcode.files import read_text
     from privcode.scoring import format_named
-    from privcode.stages.evaluate import score_files
+    from privcode.stages.score import score_files
 
     facts = score_files(
         tasks,

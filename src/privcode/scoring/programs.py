@@ -114,8 +114,8 @@ def verdict(task: Task, outcome: Outcome) -> Verdict:
         return Verdict(outcome.status == "ok", outcome.status, outcome.error, base)
     if outcome.status != "ok" or not outcome.stdout.startswith("{"):  # no word from the judge
         word = _word(outcome.status)
-        status = "error" if outcome.status == "ok" else outcome.status
-        return Verdict(False, status, outcome.error or "NoVerdict", word, word)
+        ended = "error" if outcome.status == "ok" else outcome.status
+        return Verdict(False, ended, outcome.error or "NoVerdict", word, word)
     found = json.loads(outcome.stdout)
     (base, at, error), (plus, at_plus, error_plus) = found["base"], found["plus"]
     error = error or error_plus

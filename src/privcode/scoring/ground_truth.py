@@ -96,7 +96,11 @@ def _refusal(truth: GroundTruth) -> str:
     )
     rest = "; and others" if len(reasons) > len(most) else ""
     libraries = any(" pip install " in why for why in truth.failed.values())
-    mend = "install these, or take --stdlib-only" if libraries else "mend this machine or the tasks"
+    mend = (
+        "install these, or take --stdlib-only (in a config, stdlib_only)"
+        if libraries
+        else "mend this machine or the tasks"
+    )
     return (
         f"the tasks' own solutions pass for {truth.passed} of {truth.checked} tasks here, so a "
         f"score would say little: {shown}{rest}; {mend}"

@@ -8,7 +8,7 @@ Does not: run anything.
 import functools
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -20,13 +20,15 @@ from privcode.scoring.tasks import Format, Task
 Sample = Mapping[str, Any]
 Status = Literal["pass", "fail", "timeout"]
 
+# Processor time decides; the wall clock, some twenty times that, is for programs that sleep.
 _LIMITS: dict[Format, Limits] = {
+    **dict.fromkeys(("humaneval", "mbpp", "multipl"), Limits(wall_seconds=120)),
     # The references of HumanEval/15 and /139 take seconds, that of Mbpp/255 over 2 GB.
     **dict.fromkeys(
-        ("humaneval+", "mbpp+"), Limits(cpu_seconds=30, wall_seconds=300, memory_mb=4096)
+        ("humaneval+", "mbpp+"), Limits(cpu_seconds=30, wall_seconds=720, memory_mb=4096)
     ),
     "bigcodebench": Limits(
-        cpu_seconds=60, wall_seconds=300, memory_mb=4096, output_kb=1024, open_files=256
+        cpu_seconds=60, wall_seconds=720, memory_mb=4096, output_kb=1024, open_files=256
     ),
 }
 _DISTRIBUTIONS = {
@@ -43,14 +45,13 @@ def limits_for(
     format: Format, cpu_seconds: float | None = None, memory_mb: int | None = None
 ) -> Limits:
     """What a program of this format may use; a figure that is given replaces the format's own."""
-    own = _LIMITS.get(format, Limits())
+    own = _LIMITS[format]
     cpu = own.cpu_seconds if cpu_seconds is None else cpu_seconds
-    return Limits(
+    return replace(
+        own,
         cpu_seconds=cpu,
-        wall_seconds=max(own.wall_seconds, 6 * cpu),
+        wall_seconds=own.wall_seconds * max(1, cpu / own.cpu_seconds),
         memory_mb=own.memory_mb if memory_mb is None else memory_mb,
-        output_kb=own.output_kb,
-        open_files=own.open_files,
     )
 
 

@@ -34,7 +34,7 @@ from typing import Any
 
 FLOOR, FACTOR, SETUP = 1.0, 4.0, 10.0  # seconds, times the reference, seconds to define things
 TRANSPORT = 10.0  # seconds to spell an answer out
-PATIENCE = 30.0  # seconds of waiting beside ten times the limit, for one that only sleeps
+PATIENCE = 60.0  # seconds of waiting beside ten times the limit, for one that only sleeps
 _SCALARS = {int, float, bool, str, type(None)}
 
 

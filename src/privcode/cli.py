@@ -119,7 +119,7 @@ def init(
         Path | None, typer.Option(help="Prompts; by naming the file you state that it is public.")
     ] = None,
     tasks: Annotated[
-        list[Path] | None, typer.Option(help="Task file in HumanEval's format; may be repeated.")
+        list[Path] | None, typer.Option(help="A benchmark's own file; may be repeated.")
     ] = None,
     unit: Annotated[
         str | None, typer.Option(help="Column that names a record's owner; default: each record.")
@@ -181,42 +181,76 @@ def execute(
 
 @app.command()
 def score(
-    tasks: Annotated[Path, typer.Argument(help="Tasks in HumanEval's format.")],
-    samples: Annotated[Path, typer.Argument(help="Rows {task_id, completion or solution}.")],
+    tasks: Annotated[str, typer.Argument(help="A benchmark's own file, or OWNER/NAME:SPLIT.")],
+    samples: Annotated[
+        Path,
+        typer.Argument(help="Rows {task_id, completion or solution}; or evalplus's results."),
+    ],
     out: Annotated[
         Path | None, typer.Option("--out", "-o", help="Results; default SAMPLES_results.jsonl.")
     ] = None,
+    format: Annotated[
+        str | None, typer.Option(help="Of the tasks; default: by their fields.")
+    ] = None,
+    stdlib_only: Annotated[
+        bool, typer.Option(help="Leave out tasks that need more than the standard library.")
+    ] = False,
     k: Annotated[list[int] | None, typer.Option(help="pass@k; may be repeated.")] = None,
     prelude: Annotated[Path | None, typer.Option(help="Code before each program.")] = None,
-    sandbox: Annotated[str, typer.Option(help="auto, bubblewrap or landlock.")] = "auto",
-    cpu_seconds: Annotated[float, typer.Option(help="Processor time of each.")] = 5.0,
-    memory_mb: Annotated[int, typer.Option(help="Memory of each process.")] = 1024,
+    sandbox: Annotated[str, typer.Option(help="auto, or the name of one.")] = "auto",
+    cpu_seconds: Annotated[
+        float | None, typer.Option(help="Processor time of each; default: the format's.")
+    ] = None,
+    memory_mb: Annotated[
+        int | None, typer.Option(help="Memory of each process; default: the format's.")
+    ] = None,
     workers: Annotated[int | None, typer.Option(help="At a time; default: all cores.")] = None,
     as_json: Json = False,
 ) -> None:
-    """pass@k by itself."""
-    from privcode.execution import Limits
-    from privcode.files import read_jsonl, read_text
-    from privcode.stages.evaluate import score_files
+    """pass@k by itself: HumanEval, MBPP, their + sets, BigCodeBench, MultiPL-E."""
+    from privcode.files import read_text
+    from privcode.scoring import format_named
+    from privcode.stages.score import score_files
 
-    with progress_bar("score", sum(1 for _ in read_jsonl(samples))) as progress:
-        facts = score_files(
-            tasks,
-            samples,
-            out,
-            k=k or (1,),
-            prelude=read_text(prelude) if prelude else "",
-            limits=Limits(cpu_seconds=cpu_seconds, memory_mb=memory_mb),
-            sandbox=sandbox,
-            workers=workers,
-            progress=progress,
-        )
-    results = out or Path(f"{samples}_results.jsonl")
-    rates = ", ".join(f"{n} {v:.4f}" for n, v in facts.items() if n.startswith("pass@"))
+    facts = score_files(
+        tasks,
+        samples,
+        out,
+        format=format_named(format),
+        stdlib_only=stdlib_only,
+        k=k or (1,),
+        prelude=read_text(prelude) if prelude else "",
+        cpu_seconds=cpu_seconds,
+        memory_mb=memory_mb,
+        sandbox=sandbox,
+        workers=workers,
+        bar=progress_bar,
+    )
+    answer(facts, as_json, _score_text(facts))
+
+
+def _score_text(facts: dict[str, Any]) -> str:
+    rates = ", ".join(f"{n} {v:.4f}" for n, v in facts.items() if "pass@" in n)
     errors = ", ".join(f"{name} {count}" for name, count in facts["errors"].items())
-    text = f"{rates} of {facts['tasks']} tasks, {facts['samples']} samples\n"
-    text += f"errors  {errors or 'none'}\nresults {results}"
-    answer(facts, as_json, text)
+    truth = facts["conditions"]["ground_truth"]
+    lines = [
+        f"{rates} of {facts['tasks']} tasks, {facts['samples']} samples",
+        f"tasks   {facts['conditions']['format']}; of their own solutions "
+        f"{truth['passed']} of {truth['checked']} pass here",
+        f"errors  {errors or 'none'}",
+        f"results {facts['results'][0]}",
+        f"        {facts['results'][1]} (as evalplus writes them)",
+    ]
+    if missing := facts["missing"]:
+        lines.append(f"missing {len(missing)} tasks have no sample: {', '.join(missing[:5])} …")
+    if found := facts.get("agreement"):
+        lines.append(f"agree   {found['same']} of {found['of']} verdicts with those in the samples")
+        lines += [
+            f"        {row['sample']}: {row['theirs']}, here {row['ours']}"
+            for row in found["differ"]
+        ]
+    lines.append(f"next    jq -r 'select(.passed|not)|.task_id,.error' {facts['results'][0]}")
+    return "\n".join(lines)
 
 
 RunOrConfig = Annotated[Path, typer.Argument(help="The run's YAML file, or its directory.")]

@@ -29,6 +29,10 @@ INSTRUCT = (
     "Please provide a self-contained Python script that solves the following problem in a "
     "markdown code block:\n{problem}\n"
 )
+RESPONSE = (
+    "Below is a Python script with a self-contained function that solves the problem and passes "
+    "corresponding tests:\n```python\n"
+)
 
 
 class Section(BaseModel):
@@ -217,14 +221,22 @@ class Boost(Section):
     seed: int = 0
 
 
+TaskFormat = Literal["humaneval", "humaneval+", "mbpp", "mbpp+", "bigcodebench", "multipl"]
+
+
 class TaskFile(Section):
-    """One benchmark in HumanEval's file format."""
+    """One benchmark, in the file format of its owners."""
 
     name: str
-    file: str
+    file: str = Field(description="a file, or OWNER/NAME:SPLIT on the hub")
+    format: TaskFormat | None = Field(None, description="default: by the fields of the file")
+    stdlib_only: bool = Field(
+        False, description="leave out tasks that need more than Python's standard library"
+    )
     mode: Literal["complete", "instruct"] = "instruct"
     prelude: str | None = Field(None, description="file of code put before each program")
     instruction: str = Field(INSTRUCT, description="instruct: asks for the solution of {problem}")
+    response: str = Field(RESPONSE, description="instruct: what every answer is made to begin with")
 
 
 class Evaluate(Section):
@@ -240,8 +252,14 @@ class Evaluate(Section):
     max_new_tokens: Positive = 512
     batch_size: Positive = 64
     sandbox: str = Field("auto", description="auto, or the name of one that doctor lists")
-    cpu_seconds: float = Field(5.0, gt=0)
-    memory_mb: Positive = 1024
+    cpu_seconds: float | None = Field(
+        None,
+        gt=0,
+        description="of each program; default: 5, HumanEval+ and MBPP+ 30, BigCodeBench 60",
+    )
+    memory_mb: Positive | None = Field(
+        None, description="of each process; default: 1024, HumanEval+, MBPP+, BigCodeBench 4096"
+    )
     seed: int = 0
 
 

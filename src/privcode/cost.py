@@ -20,7 +20,7 @@ from privcode.errors import UserError
 from privcode.models import sizes
 from privcode.prompts import read_prompts
 from privcode.run import stages_of
-from privcode.stages.evaluate import load_tasks
+from privcode.scoring import load_tasks
 
 GPU = "A100-80GB"
 PEAK: dict[Dtype, float] = {"bfloat16": 312e12, "float16": 312e12, "float32": 19.5e12}
@@ -195,8 +195,10 @@ def _counts(configs: Sequence[Config]) -> Counts:
         if Path(prompts.file).exists():
             counts[prompts] = len(read_prompts(prompts.file, prompts.column, prompts.limit))
     for file in {file for config in configs for file in config.evaluate.tasks}:
-        path = Path(file.file)
-        counts[file] = len(load_tasks(path)) if path.exists() else None
+        counts[file] = None
+        if Path(file.file).exists():
+            tasks = load_tasks(file.file, file.format, stdlib_only=file.stdlib_only)
+            counts[file] = len(tasks)
     return counts
 
 

@@ -270,7 +270,7 @@ def _units(findings: Findings, unit: str | None) -> int:
 
 
 def _task(path: Path, folder: Path) -> dict[str, str]:
-    from privcode.stages.evaluate import load_tasks
+    from privcode.scoring import load_tasks
 
     load_tasks(path)
     return {"name": path.name.partition(".")[0], "file": _reach(str(path), folder)}

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from privcode.budget import SWEEP, begin, sweep_of
-from privcode.config import Config, Model, load_config, plan_of
+from privcode.config import Config, Model, TaskFile, load_config, plan_of
 from privcode.console import progress_bar, say
 from privcode.errors import UserError
 from privcode.files import (
@@ -32,6 +32,7 @@ from privcode.workspace import Workspace
 
 if TYPE_CHECKING:
     from privcode.audit.gradient_canaries import GradientCanaries
+    from privcode.scoring import Task
 
 STAGES = {
     "privcode": ("sanitize", "synthesize", "validate", "boost", "evaluate", "audit"),
@@ -322,8 +323,8 @@ class Run(Workspace):
 
     def evaluate(self) -> None:
         """pass@k of the untuned and the tuned models on the task files."""
-        from privcode.execution import Limits
-        from privcode.stages.evaluate import evaluate, load_tasks
+        from privcode.scoring import ground_truth, limits_for
+        from privcode.stages.evaluate import evaluate
 
         if not self.config.evaluate.tasks:
             raise UserError(f"{self.out / 'config.yaml'}, field evaluate.tasks: names no task file")
@@ -332,7 +333,7 @@ class Run(Workspace):
             if not needed:
                 return
             config = self.config.evaluate
-            files = [(file, load_tasks(Path(file.file))) for file in config.tasks]
+            files = [(file, tasks_of(file)) for file in config.tasks]
             wanted = [m for m in config.models if m == "base" or self.config.method != "base"]
             if self.config.method != "privcode" and "junior" in wanted:
                 wanted.remove("junior")
@@ -345,20 +346,31 @@ class Run(Workspace):
                         continue
                     generator = generator or self.generator(label, config.batch_size)
                     sampling = _sampling(config, config.samples)
-                    template = section.template if file.mode == "instruct" else "{prompt}"
+                    template, response = "{prompt}", ""
+                    if file.mode == "instruct":
+                        template, response = section.template, file.response
+                    limits = limits_for(tasks[0].format, config.cpu_seconds, config.memory_mb)
+                    with progress_bar("ground truth", len(tasks)) as progress:
+                        truth = ground_truth(
+                            tasks,
+                            prelude=_text(file.prelude),
+                            limits=limits,
+                            sandbox=config.sandbox,
+                            progress=progress,
+                        )
                     with progress_bar(f"{file.name} {label}", 2 * len(tasks)) as progress:
                         samples, score = evaluate(
-                            _answers(generator, sampling, template, progress),
+                            _answers(generator, sampling, template + response, progress),
                             tasks,
                             mode=file.mode,
                             template=file.instruction,
+                            response=response,
                             k=config.k,
                             prelude=_text(file.prelude),
-                            limits=Limits(
-                                cpu_seconds=config.cpu_seconds, memory_mb=config.memory_mb
-                            ),
+                            limits=limits,
                             sandbox=config.sandbox,
                             progress=progress,
+                            truth=truth,
                         )
                     rows = [
                         sample | {"passed": row["passed"], "error": row["error"]}
@@ -578,7 +590,6 @@ def refuse_early(config: Config, todo: Sequence[str]) -> None:
     from privcode.execution import choose_sandbox
     from privcode.models import load_tokenizer
     from privcode.prompts import read_prompts
-    from privcode.stages.evaluate import load_tasks
 
     if "sanitize" in todo and not config.data.public:
         check()
@@ -590,7 +601,7 @@ def refuse_early(config: Config, todo: Sequence[str]) -> None:
     if "evaluate" in todo:
         choose_sandbox(config.evaluate.sandbox)
         for file in config.evaluate.tasks:
-            load_tasks(Path(file.file))
+            tasks_of(file)
             _text(file.prelude)
     for section in (config.junior, config.premium) if todo else ():
         load_tokenizer(section.model)
@@ -632,6 +643,13 @@ def _sampling(section: Any, n: int, temperature: float | None = None) -> Any:
         n=n,
         seed=section.seed,
     )
+
+
+def tasks_of(file: TaskFile) -> list["Task"]:
+    """The tasks that a config names."""
+    from privcode.scoring import load_tasks
+
+    return load_tasks(file.file, file.format, stdlib_only=file.stdlib_only)
 
 
 def _text(name: str | None) -> str:

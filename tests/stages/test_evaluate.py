@@ -3,23 +3,16 @@
 import gzip
 import itertools
 import json
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
 
 from privcode.errors import UserError
 from privcode.execution import sandboxes
-from privcode.stages.evaluate import (
-    Task,
-    evaluate,
-    extract,
-    load_tasks,
-    pass_at_k,
-    program_for,
-    prompt_for,
-    score,
-    score_files,
-)
+from privcode.scoring import Task, extract, load_tasks, prompt_for
+from privcode.stages.evaluate import evaluate, pass_at_k, score
+from privcode.stages.score import score_files
 
 SHARED = Path(__file__).resolve().parents[2] / "../shared/data"
 ADD = Task(
@@ -117,7 +110,7 @@ def test_too_few_samples_for_k_is_refused():
 def test_files_are_scored_and_results_written(tmp_path):
     tasks = tmp_path / "tasks.jsonl.gz"
     with gzip.open(tasks, "wt") as file:
-        file.write(json.dumps(ADD.__dict__) + "\n")
+        file.write(json.dumps(asdict(ADD)) + "\n")
     good, bad = solution("    return a + b\n"), solution("    return 0\n")
     samples = write_rows(tmp_path / "s.jsonl", good, bad)
     summary = score_files(tasks, samples, k=(1,))
@@ -127,7 +120,7 @@ def test_files_are_scored_and_results_written(tmp_path):
 
 
 def test_a_bad_sample_names_file_row_and_field_before_anything_runs(tmp_path):
-    tasks = write_rows(tmp_path / "tasks.jsonl", ADD.__dict__)
+    tasks = write_rows(tmp_path / "tasks.jsonl", asdict(ADD))
     good = solution("    return a + b\n")
     for bad, message in (
         ({"task_id": "none", "completion": ""}, r"s\.jsonl, row 2, field task_id: no such task"),
@@ -141,14 +134,14 @@ def test_a_bad_sample_names_file_row_and_field_before_anything_runs(tmp_path):
 
 
 def test_a_task_without_test_names_the_field(tmp_path):
-    row = {key: value for key, value in ADD.__dict__.items() if key != "test"}
+    row = {key: value for key, value in asdict(ADD).items() if key != "test"}
     with pytest.raises(UserError, match=r"row 1, field test: is missing"):
         load_tasks(write_rows(tmp_path / "tasks.jsonl", row))
 
 
 def test_prompts_are_raw_fenced_or_plain():
     assert prompt_for(ADD, "complete") == ADD.prompt
-    assert "```python\ndef add(a, b):" in prompt_for(ADD, "instruct")
+    assert "\n```\ndef add(a, b):" in prompt_for(ADD, "instruct")
     question = "Question: {problem}\n\nAnswer:"
     expected = "Question: Write peak(xs), the largest.\n\nAnswer:"
     assert prompt_for(PLAIN, "instruct", question) == expected
@@ -174,6 +167,28 @@ def test_an_answer_is_its_first_fenced_block_or_all_of_it(text):
     assert extract(text, "instruct", ADD) == "x = 1\n"
 
 
+def test_an_answer_whose_fence_was_opened_for_it_ends_at_the_fence():
+    response = "Below is it:\n```python\n"
+    assert extract("x = 1\n```\nand so on", "instruct", ADD, response) == "x = 1\n"
+    assert extract("x = 1\n", "instruct", ADD, response) == "x = 1\n"
+
+
+@needs_sandbox
+def test_a_score_says_what_it_depends_on():
+    facts = score([ADD, PLAIN], [solution("    return a + b\n")]).summary()["conditions"]
+    assert facts["format"] == "humaneval"
+    assert facts["limits"]["cpu_seconds"] == 5
+    assert facts["ground_truth"] == {"passed": 1, "checked": 1, "rate": 1.0, "failed": {}}
+    assert {"privcode", "python"} <= set(facts["versions"])
+
+
+@needs_sandbox
+def test_there_is_no_score_where_the_tasks_own_solutions_fail():
+    broken = replace(ADD, canonical_solution="    return a - b\n")
+    with pytest.raises(UserError, match=r"0 of 1 tasks here.*t/0: AssertionError"):
+        score([broken], [solution("    return a + b\n")])
+
+
 @needs_sandbox
 def test_evaluate_asks_reads_and_scores():
     asked = []
@@ -191,7 +206,7 @@ def test_evaluate_asks_reads_and_scores():
 def test_no_canonical_solution_of_human_eval_is_cut():
     for task in human_eval():
         whole = task.prompt + task.canonical_solution
-        assert extract(task.canonical_solution, "complete", task).rstrip() == whole.rstrip()
+        assert extract(task.canonical_solution, "complete", task).strip() == whole.strip()
 
 
 @needs_sandbox
@@ -209,9 +224,3 @@ def test_no_empty_solution_of_human_eval_passes():
     tasks = human_eval()[:8]
     samples = [{"task_id": t.task_id, "completion": "    return None\n"} for t in tasks]
     assert score(tasks, samples).pass_at[1] == 0
-
-
-def test_the_program_is_prelude_solution_test_and_call():
-    text = program_for(ADD, {"completion": "    return a + b\n"}, "import math")
-    assert text.startswith("import math\ndef add")
-    assert text.endswith("\ncheck(add)\n")

@@ -1,60 +1,53 @@
-"""Functional correctness: pass@k on tasks and samples in HumanEval's file formats.
+"""Functional correctness: pass@k on tasks and samples in the benchmarks' own formats.
 
-Promises: every sample runs inside the sandbox and passes only if its last check was reached; a
+Promises: every sample runs inside the sandbox and passes only if all its tests were reached; a
 task without samples counts as failed and is named; pass@k is the unbiased estimator of the
-HumanEval paper (arXiv 2107.03374, equation 1).
+HumanEval paper (arXiv 2107.03374, equation 1); there is no score where the tasks' own solutions
+fail, and each score says what it depends on.
 Does not: load a model; `evaluate` is handed a function that generates.
 """
 
 import math
-import re
+import platform
 import time
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any, Literal
+from dataclasses import asdict, dataclass, field, replace
+from importlib.metadata import version
+from typing import Any
 
 from privcode.config import INSTRUCT
 from privcode.errors import UserError
-from privcode.execution import Limits, Program, execute
-from privcode.files import Row, read_jsonl, write_jsonl
-from privcode.syntax.spans import parse
-
-Mode = Literal["complete", "instruct"]
-Sample = Mapping[str, Any]
-
-_FENCE = re.compile(r"^[ \t]*```[^\n`]*\n(.*?)(?:^[ \t]*```|\Z)", re.DOTALL | re.MULTILINE)
-# A completion continues an indented body: any statement, decorator, comment or fence that starts
-# a line is a new top-level one. Closing brackets and quotes may stand there.
-_TOP_LEVEL = re.compile(r"\n(?=[A-Za-z_@#`<])")
-
-
-@dataclass(frozen=True)
-class Task:
-    """One HumanEval task; `test` defines `check(candidate)`.
-
-    `prompt` is the head of the program (HumanEval) or plain language (then samples and
-    `canonical_solution` are whole programs).
-    """
-
-    task_id: str
-    prompt: str
-    entry_point: str
-    test: str
-    canonical_solution: str = ""
-
-    @property
-    def prompt_is_code(self) -> bool:
-        """Whether a completion is to be appended to the prompt."""
-        return re.search(rf"^(def|class) {self.entry_point}\b", self.prompt, re.M) is not None
+from privcode.execution import Limits, choose_sandbox, execute
+from privcode.files import Row
+from privcode.scoring import (
+    RULES,
+    Format,
+    GroundTruth,
+    Mode,
+    Sample,
+    Task,
+    Verdict,
+    extract,
+    ground_truth,
+    limits_for,
+    program_for,
+    prompt_for,
+    unsupported,
+    verdict,
+    whole,
+)
+from privcode.scoring.tasks import text
+from privcode.syntax.spans import canonical_language, parse
 
 
 @dataclass(frozen=True)
 class Score:
     """Result over tasks: `pass_at[k]` in [0, 1], the mean over all tasks, missing ones as 0.
 
+    `base_pass_at` is the same for the base tests alone, where there are plus tests too.
     `parse_rate` is the share of samples whose program its grammar reads without an error.
+    `conditions` is what the figures depend on: format, limits, sandbox, versions, ground truth.
     """
 
     pass_at: dict[int, float]
@@ -65,9 +58,13 @@ class Score:
     errors: dict[str, int]
     seconds: float
     rows: list[Row] = field(repr=False)
+    verdicts: list[Verdict] = field(repr=False)
+    conditions: dict[str, Any] = field(repr=False)
+    base_pass_at: dict[int, float] | None = None
 
     def summary(self) -> dict[str, Any]:
         """The score without its rows, as JSON: {"pass@1": …, "tasks": …, …}."""
+        base = {f"base pass@{k}": value for k, value in (self.base_pass_at or {}).items()}
         return {f"pass@{k}": value for k, value in self.pass_at.items()} | {
             "tasks": self.tasks,
             "samples": self.samples,
@@ -75,65 +72,9 @@ class Score:
             "missing": list(self.missing),
             "errors": self.errors,
             "seconds": round(self.seconds, 3),
+            "conditions": self.conditions,
+            **base,
         }
-
-
-def load_tasks(path: Path) -> list[Task]:
-    """Read tasks from a .jsonl or .jsonl.gz file.
-
-    Raises:
-        UserError: the file cannot be read, holds no task, a field is missing or wrong, or an id
-            comes twice.
-    """
-    tasks: dict[str, Task] = {}
-    for number, row in read_jsonl(path):
-        where = f"{path}, row {number}"
-        for name in ("task_id", "prompt", "entry_point", "test"):
-            _text(row, name, where)
-        if not row["entry_point"].isidentifier():
-            raise UserError(f"{where}, field entry_point: not a Python name; name a function")
-        if row["task_id"] in tasks:
-            raise UserError(f"{where}, field task_id: comes twice; give each task its own id")
-        known = {name: row[name] for name in ("task_id", "prompt", "entry_point", "test")}
-        canonical = row.get("canonical_solution")
-        tasks[row["task_id"]] = Task(
-            **known, canonical_solution=canonical if isinstance(canonical, str) else ""
-        )
-    if not tasks:
-        raise UserError(f"{path}: holds no task; give a file in HumanEval's format")
-    return list(tasks.values())
-
-
-def prompt_for(task: Task, mode: Mode, template: str = INSTRUCT) -> str:
-    """What the model is asked: the raw prompt, or `template` with {problem} filled in."""
-    if mode == "complete":
-        return task.prompt
-    problem = task.prompt.strip("\n")
-    if task.prompt_is_code:
-        problem = f"```python\n{problem}\n```"
-    return template.replace("{problem}", problem)
-
-
-def extract(text: str, mode: Mode, task: Task) -> str:
-    """The whole program in a model's answer.
-
-    instruct: the first fenced block, closed or cut off, else the text. complete: the prompt and
-    the answer up to the first new top-level statement.
-    """
-    if mode == "complete":
-        return task.prompt + _TOP_LEVEL.split(text, maxsplit=1)[0] + "\n"
-    fenced = _FENCE.search(text)
-    return fenced[1] if fenced else text
-
-
-def program_for(task: Task, sample: Sample, prelude: str = "") -> str:
-    """Prelude, the sample's program, the task's test and the call of its check.
-
-    `sample` holds `solution`, a whole program, or `completion`, appended to the prompt.
-    """
-    return "\n".join(
-        (prelude, _solution(task, sample), task.test, f"check({task.entry_point})", "")
-    )
 
 
 def pass_at_k(n: int, c: int, k: int) -> float:
@@ -147,6 +88,26 @@ def pass_at_k(n: int, c: int, k: int) -> float:
     return 1.0 - math.prod(1.0 - k / i for i in range(n - c + 1, n + 1))
 
 
+def check_samples(
+    tasks: Sequence[Task], numbered: Sequence[tuple[str, Sample]], k: Sequence[int]
+) -> None:
+    """Refuse bad samples, and too few of them, before anything runs.
+
+    Raises:
+        UserError: naming the place, the first of each pair of `numbered`.
+    """
+    known = {task.task_id for task in tasks}
+    for where, sample in numbered:
+        if text(sample, "task_id", where) not in known:
+            raise UserError(f"{where}, field task_id: no such task; take the ids of the tasks file")
+        text(sample, "solution" if "solution" in sample else "completion", where)
+    for task_id, count in Counter(str(sample["task_id"]) for _, sample in numbered).items():
+        if count < max(k) or min(k) < 1:
+            raise UserError(
+                f"pass@{max(k)} needs k from 1 to the number of samples; task {task_id} has {count}"
+            )
+
+
 def score(
     tasks: Sequence[Task],
     samples: Iterable[Sample],
@@ -157,6 +118,7 @@ def score(
     sandbox: str = "auto",
     workers: int | None = None,
     progress: Callable[[int], None] | None = None,
+    truth: GroundTruth | None = None,
 ) -> Score:
     """Run every sample against its task.
 
@@ -165,47 +127,78 @@ def score(
         samples: {task_id, solution} or {task_id, completion}.
         k: pass@k for each of these; every task with samples needs at least max(k) of them.
         prelude: Python text before every program.
-        limits: for each program.
+        limits: for each program; default: what the tasks' format asks for.
         sandbox: as for `execute`.
         workers: as for `execute`.
         progress: called with 1 for every sample.
+        truth: how the tasks' own solutions fare here, if that is known; else they are run first.
 
     Raises:
-        UserError: a bad sample (all are checked before any runs), too few samples, no sandbox.
+        UserError: a bad sample (all are checked before any runs), too few samples, no sandbox, or
+            over 2 % of the tasks' own solutions fail.
     """
+    begin = time.monotonic()
     numbered = [(f"samples, row {n}", row) for n, row in enumerate(samples, start=1)]
-    return _score(tasks, numbered, k, prelude, limits, sandbox, workers, progress)
+    check_samples(tasks, numbered, k)
+    by_id = {task.task_id: task for task in tasks}
+    counts = Counter(str(sample["task_id"]) for _, sample in numbered)
+    kind: Format = tasks[0].format if tasks else "humaneval"
+    limits = limits or limits_for(kind)
+    truth = truth or ground_truth(
+        tasks, prelude=prelude, limits=limits, sandbox=sandbox, workers=workers
+    )
+    given = [sample for _, sample in numbered]
+    judged = _judged(by_id, given, prelude, limits, sandbox, workers, progress)
+    verdicts: list[Verdict] = []
+    rows: list[Row] = []
+    parsed = 0
+    for sample, (found, seconds) in zip(given, judged, strict=True):
+        task = by_id[sample["task_id"]]
+        parsed += _parses(whole(task, sample), task.language)
+        verdicts.append(found)
+        rows.append(
+            {
+                "task_id": task.task_id,
+                "passed": found.passed,
+                "status": found.status,
+                "error": found.error,
+                "seconds": seconds,
+            }
+            | ({"base": found.base, "plus": found.plus} if found.plus else {})
+        )
 
+    def means(right: Counter[str]) -> dict[int, float]:
+        def mean(size: int) -> float:
+            rates = (pass_at_k(count, right[task_id], size) for task_id, count in counts.items())
+            return sum(rates) / len(by_id) if by_id else 0.0
 
-def score_files(
-    tasks_path: Path,
-    samples_path: Path,
-    output_path: Path | None = None,
-    *,
-    k: Sequence[int] = (1,),
-    prelude: str = "",
-    limits: Limits | None = None,
-    sandbox: str = "auto",
-    workers: int | None = None,
-    progress: Callable[[int], None] | None = None,
-) -> dict[str, Any]:
-    """`privcode score`: score a samples file and write one result row per sample.
+        return {size: mean(size) for size in k}
 
-    The rows {task_id, passed, status, error, seconds} go to `output_path`, by default the
-    samples' path with `_results.jsonl` appended.
+    def count(passed: Callable[[Verdict], bool]) -> Counter[str]:
+        pairs = zip(rows, verdicts, strict=True)
+        return Counter(row["task_id"] for row, found in pairs if passed(found))
 
-    Returns:
-        {"pass@1": …, "tasks": …, "samples": …, "parse_rate": …, "missing": […], "errors": {…},
-        "seconds": …}
-
-    Raises:
-        UserError: as `load_tasks` and `score`, naming file, row and field.
-    """
-    tasks = load_tasks(tasks_path)
-    numbered = [(f"{samples_path}, row {number}", row) for number, row in read_jsonl(samples_path)]
-    result = _score(tasks, numbered, k, prelude, limits, sandbox, workers, progress)
-    write_jsonl(output_path or Path(f"{samples_path}_results.jsonl"), result.rows)
-    return result.summary()
+    has_plus = kind in ("humaneval+", "mbpp+")
+    wrong = Counter(row["error"] or row["status"] for row in rows if not row["passed"])
+    return Score(
+        pass_at=means(count(lambda found: found.passed)),
+        tasks=len(by_id),
+        samples=len(rows),
+        parse_rate=parsed / len(rows) if rows else 0.0,
+        missing=tuple(task_id for task_id in by_id if task_id not in counts),
+        errors=dict(wrong.most_common()),
+        seconds=time.monotonic() - begin,
+        rows=rows,
+        verdicts=verdicts,
+        conditions={
+            "format": kind,
+            "limits": asdict(limits),
+            "sandbox": choose_sandbox(sandbox).name,
+            "versions": {"privcode": version("privcode"), "python": platform.python_version()},
+            "ground_truth": truth.facts(),
+        },
+        base_pass_at=means(count(lambda found: found.base == "pass")) if has_plus else None,
+    )
 
 
 def evaluate(
@@ -214,12 +207,14 @@ def evaluate(
     *,
     mode: Mode = "instruct",
     template: str = INSTRUCT,
+    response: str = "",
     k: Sequence[int] = (1,),
     prelude: str = "",
     limits: Limits | None = None,
     sandbox: str = "auto",
     workers: int | None = None,
     progress: Callable[[int], None] | None = None,
+    truth: GroundTruth | None = None,
 ) -> tuple[list[dict[str, str]], Score]:
     """Generate answers for all tasks and score them.
 
@@ -228,19 +223,21 @@ def evaluate(
         tasks: what to solve.
         mode: how the model is asked and its answers are read.
         template: for instruct mode, with {problem}.
+        response: for instruct mode, what `generate` makes the answers begin with, and leaves out.
         k: as for `score`, and so are the arguments after it.
         prelude: Python text before every program.
         limits: for each program.
         sandbox: as for `execute`.
         workers: as for `execute`.
         progress: called with 1 for every sample scored.
+        truth: how the tasks' own solutions fare here, if that is known.
 
     Returns:
         The samples {task_id, solution}, ready for a samples file, and their score.
     """
     answers = generate([prompt_for(task, mode, template) for task in tasks])
     samples = [
-        {"task_id": task.task_id, "solution": extract(text, mode, task)}
+        {"task_id": task.task_id, "solution": extract(text, mode, task, response)}
         for task, texts in zip(tasks, answers, strict=True)
         for text in texts
     ]
@@ -253,84 +250,41 @@ def evaluate(
         sandbox=sandbox,
         workers=workers,
         progress=progress,
+        truth=truth,
     )
-    return samples, result
+    asked = {"prompt": template, "response": response} if mode == "instruct" else {}
+    conditions = result.conditions | {"mode": mode, "extraction": RULES[mode], **asked}
+    return samples, replace(result, conditions=conditions)
 
 
-def _score(
-    tasks: Sequence[Task],
-    numbered: Sequence[tuple[str, Sample]],
-    k: Sequence[int],
+def _judged(
+    by_id: Mapping[str, Task],
+    samples: Sequence[Sample],
     prelude: str,
-    limits: Limits | None,
+    limits: Limits,
     sandbox: str,
     workers: int | None,
     progress: Callable[[int], None] | None,
-) -> Score:
-    begin = time.monotonic()
-    by_id = {task.task_id: task for task in tasks}
-    for where, sample in numbered:
-        if _text(sample, "task_id", where) not in by_id:
-            raise UserError(f"{where}, field task_id: no such task; take the ids of the tasks file")
-        _text(sample, "solution" if "solution" in sample else "completion", where)
-    counts = Counter(str(sample["task_id"]) for _, sample in numbered)
-    for task_id, count in counts.items():
-        if count < max(k) or min(k) < 1:
-            raise UserError(
-                f"pass@{max(k)} needs k from 1 to the number of samples; task {task_id} has {count}"
-            )
-
-    def programs() -> Iterator[Program]:
-        for number, (_, sample) in enumerate(numbered):
-            code = program_for(by_id[sample["task_id"]], sample, prelude)
-            yield Program(str(number), code, checked=True)
-
-    right: defaultdict[str, int] = defaultdict(int)
-    errors: Counter[str] = Counter()
-    rows: list[Row] = []
-    parsed = 0
-    outcomes = execute(programs(), limits, sandbox=sandbox, workers=workers, progress=progress)
-    for (_, sample), outcome in zip(numbered, outcomes, strict=True):
-        passed = outcome.status == "ok"
-        parsed += not parse(
-            _solution(by_id[sample["task_id"]], sample), "python"
-        ).root_node.has_error
-        right[sample["task_id"]] += passed
-        if not passed:
-            errors[outcome.error or outcome.status] += 1
-        rows.append(
-            {
-                "task_id": sample["task_id"],
-                "passed": passed,
-                "status": outcome.status,
-                "error": outcome.error,
-                "seconds": outcome.seconds,
-            }
-        )
-
-    def mean(size: int) -> float:
-        found = (pass_at_k(count, right[task_id], size) for task_id, count in counts.items())
-        return sum(found) / len(by_id) if by_id else 0.0
-
-    return Score(
-        pass_at={size: mean(size) for size in k},
-        tasks=len(by_id),
-        samples=len(rows),
-        parse_rate=parsed / len(rows) if rows else 0.0,
-        missing=tuple(task_id for task_id in by_id if task_id not in counts),
-        errors=dict(errors.most_common()),
-        seconds=time.monotonic() - begin,
-        rows=rows,
+) -> Iterator[tuple[Verdict, float]]:
+    """Each sample's verdict and seconds; what this machine cannot run is `unsupported`."""
+    why = {task_id: unsupported(by_id[task_id]) for task_id in {s["task_id"] for s in samples}}
+    programs = (
+        program_for(by_id[sample["task_id"]], sample, prelude, str(number))
+        for number, sample in enumerate(samples)
+        if not why[sample["task_id"]]
     )
+    ran = execute(programs, limits, sandbox=sandbox, workers=workers, progress=progress)
+    for sample in samples:
+        if reason := why[sample["task_id"]]:
+            if progress is not None:
+                progress(1)
+            yield Verdict(False, "unsupported", reason, "fail"), 0.0
+        else:
+            outcome = next(ran)
+            yield verdict(by_id[sample["task_id"]], outcome), outcome.seconds
 
 
-def _solution(task: Task, sample: Sample) -> str:
-    return str(sample["solution"] if "solution" in sample else task.prompt + sample["completion"])
-
-
-def _text(row: Mapping[str, Any], name: str, where: str) -> str:
-    value = row.get(name)
-    if not isinstance(value, str):
-        wrong = f"is a {type(value).__name__}" if name in row else "is missing"
-        raise UserError(f"{where}, field {name}: {wrong}; it must be a string")
-    return value
+def _parses(code: str, language: str) -> bool:
+    return (
+        canonical_language(language) is not None and not parse(code, language).root_node.has_error
+    )

@@ -1,0 +1,37 @@
+"""Scoring programs as the benchmarks do: task formats, prompts, judges, ground truth.
+
+Promises: each benchmark's own file is read as its owners publish it; every program runs in the
+sandbox; a score says what it depends on (format, limits, versions, and how the benchmark's own
+solutions fare on this machine).
+Does not: bundle a benchmark, or load a model.
+"""
+
+from privcode.scoring.ground_truth import GroundTruth, ground_truth
+from privcode.scoring.programs import Verdict, limits_for, program_for, unsupported, verdict, whole
+from privcode.scoring.prompts import RULES, Mode, extract, prompt_for
+from privcode.scoring.samples import Sample, eval_results, read_samples
+from privcode.scoring.tasks import FORMATS, Cases, Format, Task, format_named, load_tasks
+
+__all__ = [
+    "FORMATS",
+    "RULES",
+    "Cases",
+    "Format",
+    "GroundTruth",
+    "Mode",
+    "Sample",
+    "Task",
+    "Verdict",
+    "eval_results",
+    "extract",
+    "format_named",
+    "ground_truth",
+    "limits_for",
+    "load_tasks",
+    "program_for",
+    "prompt_for",
+    "read_samples",
+    "unsupported",
+    "verdict",
+    "whole",
+]

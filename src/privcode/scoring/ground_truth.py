@@ -1,0 +1,126 @@
+"""Whether a benchmark's own solutions pass here: a score from a machine where they do not is void.
+
+Promises: `ground_truth` runs them as it would any sample; when more than 2 % fail it raises, with
+the tasks and what is missing. What passed is noted (machine, Python, tasks, limits), so that it is
+not run again.
+Does not: score a benchmark without the tasks that fail: figures from different machines would not
+be figures of the same benchmark. Whoever wants fewer tasks names them.
+"""
+
+import hashlib
+import json
+import platform
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from privcode.errors import UserError
+from privcode.execution import Limits, execute
+from privcode.files import read_json, write_json
+from privcode.scoring.programs import program_for, unsupported, verdict
+from privcode.scoring.tasks import Task
+
+TOLERATED = 0.02
+
+
+@dataclass(frozen=True)
+class GroundTruth:
+    """`passed` of the `checked` tasks that have a solution of their own; `failed`: task -> why."""
+
+    passed: int
+    checked: int
+    failed: dict[str, str]
+
+    def facts(self) -> dict[str, object]:
+        """For the record of a score; `rate` is None where there was nothing to check."""
+        rate = self.passed / self.checked if self.checked else None
+        return {"passed": self.passed, "checked": self.checked, "rate": rate, "failed": self.failed}
+
+
+def ground_truth(
+    tasks: Sequence[Task],
+    *,
+    prelude: str = "",
+    limits: Limits,
+    sandbox: str = "auto",
+    workers: int | None = None,
+    progress: Callable[[int], None] | None = None,
+) -> GroundTruth:
+    """Run the solutions that the tasks bring along, or recall that they passed here.
+
+    Args:
+        tasks: those without a solution are left out.
+        prelude: as for `score`, and so are the other arguments.
+        limits: for each program.
+        sandbox: as for `execute`.
+        workers: as for `execute`.
+        progress: called with how many were done, for every task.
+
+    Raises:
+        UserError: more than 2 % fail, or there is no sandbox.
+    """
+    done = progress or (lambda _: None)
+    known = [(task, sample) for task in tasks if (sample := task.canonical) is not None]
+    note = _note(tasks, prelude, limits)
+    if note is not None and note.exists():
+        with suppress(UserError, TypeError):
+            found = GroundTruth(**read_json(note))
+            done(len(tasks))
+            return found
+    failed = {task.task_id: why for task, _ in known if (why := unsupported(task))}
+    runnable = [(task, sample) for task, sample in known if task.task_id not in failed]
+    done(len(tasks) - len(runnable))
+    programs = (program_for(task, sample, prelude, task.task_id) for task, sample in runnable)
+    outcomes = execute(programs, limits, sandbox=sandbox, workers=workers, progress=progress)
+    for (task, _), outcome in zip(runnable, outcomes, strict=True):
+        if not (found_here := verdict(task, outcome)).passed:
+            failed[task.task_id] = found_here.error or found_here.status
+    truth = GroundTruth(len(known) - len(failed), len(known), failed)
+    if len(failed) > TOLERATED * len(known):
+        raise UserError(_refusal(truth))
+    if note is not None:
+        with suppress(UserError):  # a note saves time, no more
+            write_json(note, asdict(truth), 0o600)
+    return truth
+
+
+def _refusal(truth: GroundTruth) -> str:
+    reasons: dict[str, list[str]] = {}
+    for task_id, why in truth.failed.items():
+        reasons.setdefault(why, []).append(task_id)
+    most = sorted(reasons.items(), key=lambda item: -len(item[1]))[:8]
+    shown = "; ".join(
+        f"{', '.join(ids[:5])}{f' and {len(ids) - 5} more' if len(ids) > 5 else ''}: {why}"
+        for why, ids in most
+    )
+    rest = "; and others" if len(reasons) > len(most) else ""
+    libraries = any(" pip install " in why for why in truth.failed.values())
+    mend = (
+        "install these, or take --stdlib-only (in a config, stdlib_only)"
+        if libraries
+        else "mend this machine or the tasks"
+    )
+    return (
+        f"the tasks' own solutions pass for {truth.passed} of {truth.checked} tasks here, so a "
+        f"score would say little: {shown}{rest}; {mend}"
+    )
+
+
+def _note(tasks: Sequence[Task], prelude: str, limits: Limits) -> Path | None:
+    here = Path(__file__)
+    ours = [here.with_name(f"{name}.py") for name in ("_judge", "_asserts", "_unittests", "inputs")]
+    parts = [
+        json.dumps([asdict(task) for task in tasks], sort_keys=True),
+        prelude,
+        repr(limits),
+        f"{platform.node()} {platform.machine()} {platform.python_version()}",
+        *(file.read_text(encoding="utf-8") for file in ours),
+    ]
+    digest = hashlib.sha256("\0".join(parts).encode("utf-8", "surrogatepass")).hexdigest()
+    from privcode.privacy.registry import registry  # slow to import: the accountant comes along
+
+    try:
+        return registry().parent / "ground-truth" / f"{digest[:32]}.json"
+    except UserError:
+        return None

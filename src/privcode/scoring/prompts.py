@@ -1,0 +1,63 @@
+"""What a model is asked, and which program its answer is.
+
+Promises: prompts are evalplus's and BigCodeBench's, word for word where nothing else is configured.
+Does not: apply a model's own template; the caller does, and puts `response` behind it.
+"""
+
+import re
+from typing import Literal
+
+from privcode.config import INSTRUCT
+from privcode.scoring.tasks import Task
+
+Mode = Literal["complete", "instruct"]
+
+RULES: dict[Mode, str] = {
+    "complete": "prompt and answer up to the first new top-level statement; MBPP: up to a "
+    "docstring, assert, print or main; MultiPL-E: up to a stop token",
+    "instruct": "the first fenced block, closed or cut off, else the whole answer",
+}
+"""How `extract` reads an answer, in words, for the record."""
+
+_FENCE = re.compile(r"^[ \t]*```[^\n`]*\n(.*?)(?:^[ \t]*```|\Z)", re.DOTALL | re.MULTILINE)
+# A completion continues an indented body: any statement, decorator, comment or fence that starts
+# a line is a new top-level one. Closing brackets and quotes may stand there.
+_TOP_LEVEL = re.compile(r"\n(?=[A-Za-z_@#`<])")
+# After MBPP's docstring comes the whole program; these are evalplus's.
+_AFTER_PROGRAM = re.compile(r'\n(?="""|assert|if __name__|def main\(|print\(|```)')
+
+
+def prompt_for(task: Task, mode: Mode, template: str = INSTRUCT) -> str:
+    """What the model is asked: the prompt itself, or `template` with {problem} filled in."""
+    if mode == "complete":
+        return complete_prompt(task)
+    problem = task.question.strip() or task.prompt.strip("\n")
+    if task.prompt_is_code and not task.question:
+        problem = f"```\n{task.prompt.strip()}\n```"
+    return template.replace("{problem}", problem)
+
+
+def complete_prompt(task: Task) -> str:
+    """The head that a completion is appended to; evalplus strips it."""
+    python = task.prompt_is_code and task.format != "multipl"
+    return task.prompt.strip() + "\n" if python else task.prompt
+
+
+def extract(answer: str, mode: Mode, task: Task, response: str = "") -> str:
+    """The whole program in a model's answer; `RULES` says how.
+
+    Args:
+        answer: what the model said.
+        mode: as for `prompt_for`.
+        task: what it was asked.
+        response: what the answer was made to begin with; its last line may open a fence.
+    """
+    if mode == "instruct":
+        opened = response.rstrip("\n").rpartition("\n")[2].startswith("```")
+        fenced = _FENCE.search(f"```\n{answer}" if opened else answer)
+        return fenced[1] if fenced else answer
+    if task.format == "multipl":
+        ends = [at for token in task.stop if (at := answer.find(token)) >= 0]
+        return task.prompt + answer[: min(ends, default=len(answer))]
+    rule = _AFTER_PROGRAM if task.format in ("mbpp", "mbpp+") else _TOP_LEVEL
+    return complete_prompt(task) + rule.split(answer, maxsplit=1)[0] + "\n"

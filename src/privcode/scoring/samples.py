@@ -1,0 +1,87 @@
+"""Samples and results in evalplus's formats, so that either tool can check the other.
+
+Promises: what `read_samples` reads are evalplus's three forms; what `eval_results` makes is what
+`evalplus.evaluate` writes, and reads again instead of running anything.
+Does not: judge.
+"""
+
+import datetime
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from privcode.errors import UserError
+from privcode.files import Row, read_json, read_jsonl, read_text
+from privcode.scoring.programs import Verdict, whole
+from privcode.scoring.tasks import Task
+
+Sample = Mapping[str, Any]
+
+
+def read_samples(path: Path) -> list[tuple[str, Sample]]:
+    """(where it stands, {task_id, solution or completion}) for every sample.
+
+    `path` is JSON Lines; a folder of TASK/N.py whose names have _ for / (HumanEval_0/0.py); or
+    evalplus's results, a JSON file with "eval", whose verdicts stay in the samples.
+
+    Raises:
+        UserError: it is none of them, or cannot be read.
+    """
+    if path.is_dir():
+        files = sorted(
+            path.glob("*/*.py"), key=lambda file: (file.parent.name, len(file.stem), file)
+        )
+        if not files:
+            raise UserError(f"{path}: holds no sample; a folder of samples holds TASK/N.py")
+        return [
+            (
+                str(file),
+                {"task_id": file.parent.name.replace("_", "/"), "solution": read_text(file)},
+            )
+            for file in files
+        ]
+    if path.suffix != ".json":
+        return [(f"{path}, row {number}", row) for number, row in read_jsonl(path)]
+    found = read_json(path)
+    tasks = found.get("eval") if isinstance(found, dict) else None
+    if not isinstance(tasks, dict):
+        raise UserError(f"{path}: has no field eval; give evalplus's results, or samples in .jsonl")
+    return [
+        (f"{path}, {task_id}, sample {place}", row if isinstance(row, dict) else {})
+        for task_id, rows in tasks.items()
+        for place, row in enumerate(rows)
+    ]
+
+
+def eval_results(
+    tasks: Mapping[str, Task],
+    samples: Sequence[Sample],
+    verdicts: Sequence[Verdict],
+    pass_at: Mapping[str, Mapping[str, float]],
+    digest: str,
+) -> dict[str, Any]:
+    """What `evalplus.evaluate` would write about these samples.
+
+    Args:
+        tasks: by their ids.
+        samples: in order.
+        verdicts: of the samples.
+        pass_at: {"base": {"pass@1": …}, "plus": {…}}.
+        digest: the task file's MD5, evalplus's name for a version of a benchmark.
+    """
+    found: defaultdict[str, list[Row]] = defaultdict(list)
+    for sample, verdict in zip(samples, verdicts, strict=True):
+        task = tasks[sample["task_id"]]
+        row: Row = {
+            "task_id": task.task_id,
+            "solution": whole(task, sample),
+            "base_status": verdict.base,
+            "plus_status": verdict.plus,
+        }
+        cases = (task.cases.base, task.cases.plus) if task.cases else ((), ())
+        for name, inputs, at in zip(("base", "plus"), cases, verdict.failed, strict=True):
+            row[f"{name}_fail_tests"] = [] if at is None else [inputs[at]]
+        found[task.task_id].append(row)
+    date = f"{datetime.datetime.now():%Y-%m-%d %H:%M}"
+    return {"date": date, "hash": digest, "eval": dict(found), "pass_at_k": pass_at}

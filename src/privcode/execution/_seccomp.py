@@ -1,9 +1,9 @@
-"""The system-call filter both sandboxes load: a classic BPF program for x86-64 and aarch64.
+"""The system-call filter every program loads: a classic BPF program for x86-64 and aarch64.
 
-Promises: no new socket (socket pairs stay, asyncio needs them), no ptrace or other process's
-memory, no new namespace or mount, no escape from the process group, no kernel keyring, bpf,
-io_uring or shared memory that outlives the program. A refused call fails with EPERM, so the
-program sees PermissionError.
+Promises: no socket that could reach anything (stream pairs stay, asyncio needs them), no ptrace
+or other process's memory, no new namespace or mount, no escape from the process group, no kernel
+keyring, bpf, io_uring or shared memory that outlives the program. A refused call fails with EPERM,
+so the program sees PermissionError.
 Does not: restrict which files are opened; Landlock or bubblewrap does that.
 """
 
@@ -14,6 +14,9 @@ import struct
 # name: (x86-64, aarch64); None where the architecture has no such call
 _DENIED: dict[str, tuple[int | None, int | None]] = {
     "socket": (41, 198),
+    "connect": (42, 203),
+    "bind": (49, 200),
+    "listen": (50, 201),
     "ptrace": (101, 117),
     "process_vm_readv": (310, 270),
     "process_vm_writev": (311, 271),
@@ -109,13 +112,16 @@ _SIGNALS: dict[str, tuple[int | None, int | None]] = {
     "rt_sigqueueinfo": (129, 138),
     "rt_tgsigqueueinfo": (297, 240),
 }
+# What would hide a deleted file from who counts its bytes, in the machine's own file system.
+_HIDING: dict[str, tuple[int | None, int | None]] = {"sendmsg": (46, 211), "sendmmsg": (307, 269)}
 _CLONE, _CLONE3, _PRLIMIT, _KILL = (56, 220), (435, 435), (302, 261), (62, 129)
+_SOCKETPAIR, _PRCTL = (53, 199), (157, 167)
 
 # CLONE_NEW{NS,CGROUP,UTS,IPC,USER,PID,NET}, and CLONE_PARENT, which would leave the family.
 _CLONE_FLAGS = 0x7E020000 | 0x8000
 _AUDIT_ARCH = (0xC000003E, 0xC00000B7)
 _ALLOW, _KILL_PROCESS, _ERRNO = 0x7FFF0000, 0x80000000, 0x00050000
-_LOAD, _EQUAL, _AT_LEAST, _ANY_BIT, _RETURN = 0x20, 0x15, 0x35, 0x45, 0x06
+_LOAD, _AND, _EQUAL, _AT_LEAST, _ANY_BIT, _RETURN = 0x20, 0x54, 0x15, 0x35, 0x45, 0x06
 _NR, _ARCH, _ARG0 = 0, 4, 16
 
 
@@ -132,15 +138,18 @@ def supported() -> bool:
     return platform.machine() in ("x86_64", "aarch64")
 
 
-def bpf(*, metadata: bool, signals: bool) -> bytes:
+def bpf(*, shared: bool, own_user: bool, scoped: bool) -> bytes:
     """The filter as an array of `struct sock_filter`, 8 bytes each.
 
     Args:
-        metadata: leave changes of mode, owner, times and extended attributes alone.
-        signals: leave signals to other processes alone.
+        shared: the program sees the machine's own files and processes, no namespace's.
+        own_user: its user, or its namespace, owns nothing else.
+        scoped: Landlock keeps its signals in the family.
     """
     here = ("x86_64", "aarch64").index(platform.machine())
-    denied = _DENIED | ({} if metadata else _METADATA) | ({} if signals else _SIGNALS)
+    signals = own_user or scoped
+    denied = _DENIED | ({} if own_user else _METADATA) | ({} if signals else _SIGNALS)
+    denied |= _HIDING if shared else {}
     program = [
         _op(_LOAD, _ARCH),
         _op(_EQUAL, _AUDIT_ARCH[here], 1, 0),
@@ -157,6 +166,12 @@ def bpf(*, metadata: bool, signals: bool) -> bytes:
     program += [_op(_EQUAL, _CLONE3[here], 0, 1), _refuse(errno.ENOSYS)]
     program += [_op(_EQUAL, _CLONE[here], 0, 4), _op(_LOAD, _ARG0)]
     program += [_op(_ANY_BIT, _CLONE_FLAGS, 0, 1), _refuse(), _op(_RETURN, _ALLOW)]
+    # A datagram socket of a pair can still send to any address: stream pairs only.
+    program += [_op(_EQUAL, _SOCKETPAIR[here], 0, 5), _op(_LOAD, _ARG0 + 8), _op(_AND, 0xF)]
+    program += [_op(_EQUAL, 1, 1, 0), _refuse(), _op(_RETURN, _ALLOW)]
+    # A process closed to its keeper's eyes could hold deleted files.
+    program += [_op(_EQUAL, _PRCTL[here], 0, 4), _op(_LOAD, _ARG0)]
+    program += [_op(_EQUAL, 4, 0, 1), _refuse(), _op(_RETURN, _ALLOW)]  # PR_SET_DUMPABLE
     for number in [_PRLIMIT[here]] + ([] if signals else [_KILL[here]]):
         program += [
             _op(_EQUAL, number, 0, 4),

@@ -169,6 +169,9 @@ class Execution(Section):
     prelude: str | None = Field(None, description="file of code put before each sample")
     cpu_seconds: float = Field(5.0, gt=0)
     memory_mb: Positive = 1024
+    preload: list[str] = Field(
+        default_factory=list, description="modules that every program finds imported already"
+    )
 
 
 class RoundTrip(Section):
@@ -242,6 +245,9 @@ class Evaluate(Section):
     sandbox: str = Field("auto", description="auto, or the name of one that doctor lists")
     cpu_seconds: float = Field(5.0, gt=0)
     memory_mb: Positive = 1024
+    preload: list[str] = Field(
+        default_factory=list, description="modules that every program finds imported already"
+    )
     seed: int = 0
 
 

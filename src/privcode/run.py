@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from privcode.budget import SWEEP, begin, sweep_of
-from privcode.config import Config, Model, load_config, plan_of
+from privcode.config import Config, Evaluate, Execution, Model, load_config, plan_of
 from privcode.console import progress_bar, say
 from privcode.errors import UserError
 from privcode.files import (
@@ -32,6 +32,7 @@ from privcode.workspace import Workspace
 
 if TYPE_CHECKING:
     from privcode.audit.gradient_canaries import GradientCanaries
+    from privcode.execution import Limits
 
 STAGES = {
     "privcode": ("sanitize", "synthesize", "validate", "boost", "evaluate", "audit"),
@@ -226,7 +227,7 @@ class Run(Workspace):
 
     def validate(self) -> None:
         """Stage 2b: keep what runs and what says what the prompt asked."""
-        from privcode.execution import Limits, execute
+        from privcode.execution import execute
         from privcode.models import load_model, load_tokenizer
         from privcode.stages.roundtrip import scorer
         from privcode.stages.validate import judge, keep_surest, validate
@@ -235,7 +236,7 @@ class Run(Workspace):
             if not needed:
                 return
             run, trip = self.config.validate_.execution, self.config.validate_.round_trip
-            limits = Limits(cpu_seconds=run.cpu_seconds, memory_mb=run.memory_mb)
+            limits = _limits(run)
             score = None
             if describer := self.config.describer:
                 model = load_model(describer, trip.dtype)
@@ -322,7 +323,6 @@ class Run(Workspace):
 
     def evaluate(self) -> None:
         """pass@k of the untuned and the tuned models on the task files."""
-        from privcode.execution import Limits
         from privcode.stages.evaluate import evaluate, load_tasks
 
         if not self.config.evaluate.tasks:
@@ -354,9 +354,7 @@ class Run(Workspace):
                             template=file.instruction,
                             k=config.k,
                             prelude=_text(file.prelude),
-                            limits=Limits(
-                                cpu_seconds=config.cpu_seconds, memory_mb=config.memory_mb
-                            ),
+                            limits=_limits(config),
                             sandbox=config.sandbox,
                             progress=progress,
                         )
@@ -575,7 +573,6 @@ def refuse_early(config: Config, todo: Sequence[str]) -> None:
     if "pretune" in todo:
         need_detectors()
 
-    from privcode.execution import choose_sandbox
     from privcode.models import load_tokenizer
     from privcode.prompts import read_prompts
     from privcode.stages.evaluate import load_tasks
@@ -585,15 +582,32 @@ def refuse_early(config: Config, todo: Sequence[str]) -> None:
     if "synthesize" in todo:
         read_prompts(config.prompts.file, config.prompts.column, config.prompts.limit)
     if "validate" in todo and config.validate_.execution.enabled:
-        choose_sandbox(config.validate_.execution.sandbox)
+        _trial_program(config.validate_.execution)
         _text(config.validate_.execution.prelude)
     if "evaluate" in todo:
-        choose_sandbox(config.evaluate.sandbox)
+        _trial_program(config.evaluate)
         for file in config.evaluate.tasks:
             load_tasks(Path(file.file))
             _text(file.prelude)
     for section in (config.junior, config.premium) if todo else ():
         load_tokenizer(section.model)
+
+
+def _limits(section: Execution | Evaluate) -> Limits:
+    from privcode.execution import Limits
+
+    return Limits(
+        cpu_seconds=section.cpu_seconds,
+        memory_mb=section.memory_mb,
+        preload=tuple(section.preload),
+    )
+
+
+def _trial_program(section: Execution | Evaluate) -> None:
+    """Refuse a sandbox that does not work here, or modules that cannot be preloaded."""
+    from privcode.execution import Program, execute
+
+    list(execute([Program("trial", "")], _limits(section), sandbox=section.sandbox, workers=1))
 
 
 def merged(adapter: Path) -> Path:

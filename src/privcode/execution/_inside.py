@@ -29,6 +29,7 @@ from contextlib import suppress
 from types import ModuleType
 from typing import Any, NoReturn
 
+from privcode.execution._box import enter, mount
 from privcode.execution._confine import check, drop, libc, restrict
 from privcode.execution._measure import beyond
 
@@ -46,6 +47,8 @@ def _serve(control_fd: int, setup_fd: int) -> tuple[str, bytes]:
     with open(setup_fd, "rb") as file:
         setup: dict[str, Any] = marshal.load(file)
     control = socket.socket(fileno=control_fd)
+    if setup["view"] is not None:
+        enter(setup["view"])
     sys.path.extend(setup["path"])
     try:
         for name in setup["preload"]:
@@ -132,10 +135,6 @@ def _keep(
 def _own_view(scratch: str, size: int, kept: list[str]) -> None:
     """A mount namespace with this program's own scratch and /dev/shm, `size` bytes together."""
 
-    def mount(source: str, target: str, kind: str | None, flags: int, data: str = "") -> None:
-        words = [None if x is None else x.encode() for x in (source, target, kind)]
-        check(libc.mount(*words, flags, data.encode()), f"mount {target}")
-
     check(libc.unshare(_NEW_NS), "unshare")
     mount("none", "/", None, _PRIVATE)
     held = [(path, os.open(path, os.O_PATH)) for path in kept]  # what the scratch would cover
@@ -181,7 +180,8 @@ def _watch(
             _reap_orphans(program)
             if reason := beyond(request):
                 return words, reason
-            due = time.monotonic() + _POLL_SECONDS
+            now = time.monotonic()
+            due = now + max(_POLL_SECONDS, 4 * (now - due))  # a look at many files takes its time
 
 
 def _reap_orphans(program: int) -> None:
@@ -210,6 +210,7 @@ def _confine(
     os.dup2(said, 3, inheritable=False)
     os.closerange(4, os.sysconf("SC_OPEN_MAX"))
     signal.signal(signal.SIGINT, signal.default_int_handler)
+    check(libc.prctl(4, 1, 0, 0, 0), "prctl")  # PR_SET_DUMPABLE: the next file is its own again
     with open("/proc/self/oom_score_adj", "w") as file:  # where memory runs out, this goes first
         file.write("1000")
     drop(setup["uid"], setup["keep_read"])

@@ -110,5 +110,6 @@ def _on_disk(scratch: str, family: list[int]) -> int:
                 if line.endswith(" (deleted)") and f" {scratch}/" in line:
                     deleted.setdefault(int(line.split()[4]), over)
         except PermissionError:
-            return over
+            if int(_read(f"/proc/{pid}/statm").split(" ")[0] or 0):  # not merely dead
+                return over
     return size + sum(deleted.values())

@@ -1,4 +1,4 @@
-"""The two sandboxes, how each is started, and which of them works on this machine.
+"""The sandboxes, how each is started, and which of them works on this machine.
 
 Promises: a sandbox counts as available only after a small program ran inside it here; where
 none works, `choose_sandbox` raises and says what to install. There is no unprotected mode.
@@ -23,7 +23,7 @@ from typing import Any
 from privcode.errors import UserError
 from privcode.execution import _seccomp
 
-_PARTS = ("_confine.py", "_measure.py", "_inside.py")
+_PARTS = ("_confine.py", "_box.py", "_measure.py", "_inside.py")
 _SYSTEM = ("/usr", "/bin", "/sbin", "/lib", "/lib64", "/lib32", "/libx32")
 _SYSTEM_FILES = ("/etc/ld.so.cache", "/etc/localtime")
 _DEVICES = ("/dev/null", "/dev/zero", "/dev/full", "/dev/random", "/dev/urandom")
@@ -32,12 +32,11 @@ _CREATE_RULESET = 444
 
 @dataclass(frozen=True)
 class Launch:
-    """How to start a server: a command line, to which the numbers of its control socket, of a
-    file with `setup` and, where there is one, of a file with `view` are added."""
+    """How to start a server: a command line, to which the numbers of its control socket and of a
+    file with `setup` are added."""
 
     command: tuple[str, ...]
     setup: dict[str, Any]
-    view: dict[str, Any] | None = None
 
 
 @dataclass(frozen=True)
@@ -113,28 +112,46 @@ def _landlock(uid: int | None) -> Launch:
             "uid": uid,
             "keep_read": uid is not None and not all(map(_open_to_all, extra)),
             "namespaces": False,
+            "view": None,
             "landlock": {"readable": [*_SYSTEM, *_SYSTEM_FILES, *_DEVICES, *extra], "abi": abi},
             "bpf": _seccomp.bpf(shared=True, own_user=uid is not None, scoped=abi >= 6),
         },
     )
 
 
-def _namespaced(uid: int | None) -> dict[str, Any]:
-    """The setup of a server that may make namespaces."""
-    _, packages, extra = _interpreter()
+def _view() -> dict[str, list[Any]]:
+    """What of the machine is seen inside; see `_box.enter`."""
+    _, _, extra = _interpreter()
+    links = [(path, os.readlink(path)) for path in _SYSTEM if os.path.islink(path)]
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        links.append((f"/dev/{name}", f"/proc/self/fd/{number}"))
+    folders = [path for path in _SYSTEM if os.path.isdir(path) and not os.path.islink(path)]
     return {
-        "path": list(packages),
-        "uid": uid,
-        "keep_read": False,
-        "namespaces": True,
-        "kept": [path for path in extra if Path(path).is_relative_to("/tmp")],
-        "landlock": None,
-        "bpf": _seccomp.bpf(shared=False, own_user=True, scoped=True),
+        "readable": [*folders, *_SYSTEM_FILES, *extra],
+        "links": [*links, ("/dev/fd", "/proc/self/fd")],
+        "devices": list(_DEVICES),
     }
 
 
+def _namespaces(uid: int | None) -> Launch:
+    _, packages, extra = _interpreter()
+    return Launch(
+        command=tuple(_python(_inside())),
+        setup={
+            "path": list(packages),
+            "uid": uid,
+            "keep_read": False,
+            "namespaces": True,
+            "view": _view(),
+            "kept": [path for path in extra if Path(path).is_relative_to("/tmp")],
+            "landlock": None,
+            "bpf": _seccomp.bpf(shared=False, own_user=True, scoped=True),
+        },
+    )
+
+
 def _bubblewrap(uid: int | None) -> Launch:
-    _, _, extra = _interpreter()
+    plain, view = _namespaces(uid), _view()
     command = ["bwrap", "--unshare-ipc", "--unshare-pid", "--unshare-net", "--unshare-uts"]
     command += ["--unshare-cgroup-try", "--die-with-parent", "--new-session", "--cap-drop", "ALL"]
     # For the server and the keepers; `_confine` gives all of it up before a program starts.
@@ -143,28 +160,23 @@ def _bubblewrap(uid: int | None) -> Launch:
         command += ["--cap-add", f"CAP_{power}"]
     if uid is None:
         command += ["--unshare-user"]
-    for path in _SYSTEM:
-        if os.path.islink(path):
-            command += ["--symlink", os.readlink(path), path]
-        elif os.path.isdir(path):
-            command += ["--ro-bind", path, path]
-    above = {str(folder) for path in extra for folder in Path(path).parents} - {"/"}
+    above = {str(folder) for path in view["readable"] for folder in Path(path).parents} - {"/"}
     # bwrap would make them passable by root alone
     for folder in sorted(above | {"/tmp", "/dev", "/dev/shm"}):
         command += ["--perms", "0755", "--dir", folder]
-    for path in (*_SYSTEM_FILES, *extra):
+    for path, target in view["links"]:
+        command += ["--symlink", target, path]
+    for path in view["readable"]:
         command += ["--ro-bind-try", path, path]
-    for device in _DEVICES:
-        command += ["--dev-bind-try", device, device]
-    for number, name in enumerate(("stdin", "stdout", "stderr")):
-        command += ["--symlink", f"/proc/self/fd/{number}", f"/dev/{name}"]
-    command += ["--symlink", "/proc/self/fd", "/dev/fd", "--proc", "/proc"]
-    command += ["--remount-ro", "/", "--chdir", "/", "--"]
-    return Launch((*command, *_python(_inside())), _namespaced(uid))
+    for path in view["devices"]:
+        command += ["--dev-bind-try", path, path]
+    command += ["--proc", "/proc", "--remount-ro", "/", "--chdir", "/", "--"]
+    return Launch((*command, *plain.command), plain.setup | {"view": None})
 
 
 _SANDBOXES = (
     Sandbox("bubblewrap", namespaces=True, launch=_bubblewrap),
+    Sandbox("namespaces", namespaces=True, launch=_namespaces),
     Sandbox("landlock", namespaces=False, launch=_landlock),
 )
 

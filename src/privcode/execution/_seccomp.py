@@ -83,8 +83,9 @@ _DENIED: dict[str, tuple[int | None, int | None]] = {
     "migrate_pages": (256, 238),
     "move_pages": (279, 239),
 }
-# Landlock leaves a file's metadata alone: denied where the program owns files outside its scratch.
-_METADATA: dict[str, tuple[int | None, int | None]] = {
+# Where the machine's own file system is seen: Landlock leaves a file's metadata alone, and a
+# deleted file in a socket's queue could not be counted.
+_SHARED: dict[str, tuple[int | None, int | None]] = {
     "truncate": (76, 45),
     "chmod": (90, None),
     "fchmod": (91, 52),
@@ -104,6 +105,8 @@ _METADATA: dict[str, tuple[int | None, int | None]] = {
     "removexattr": (197, 14),
     "lremovexattr": (198, 15),
     "fremovexattr": (199, 16),
+    "sendmsg": (46, 211),
+    "sendmmsg": (307, 269),
 }
 # Signals outside the own group, where neither a namespace, nor a user id, nor Landlock stops them.
 _SIGNALS: dict[str, tuple[int | None, int | None]] = {
@@ -112,8 +115,6 @@ _SIGNALS: dict[str, tuple[int | None, int | None]] = {
     "rt_sigqueueinfo": (129, 138),
     "rt_tgsigqueueinfo": (297, 240),
 }
-# What would hide a deleted file from who counts its bytes, in the machine's own file system.
-_HIDING: dict[str, tuple[int | None, int | None]] = {"sendmsg": (46, 211), "sendmmsg": (307, 269)}
 _CLONE, _CLONE3, _PRLIMIT, _KILL = (56, 220), (435, 435), (302, 261), (62, 129)
 _SOCKETPAIR, _PRCTL = (53, 199), (157, 167)
 
@@ -148,8 +149,7 @@ def bpf(*, shared: bool, own_user: bool, scoped: bool) -> bytes:
     """
     here = ("x86_64", "aarch64").index(platform.machine())
     signals = own_user or scoped
-    denied = _DENIED | ({} if own_user else _METADATA) | ({} if signals else _SIGNALS)
-    denied |= _HIDING if shared else {}
+    denied = _DENIED | (_SHARED if shared else {}) | ({} if signals else _SIGNALS)
     program = [
         _op(_LOAD, _ARCH),
         _op(_EQUAL, _AUDIT_ARCH[here], 1, 0),

@@ -127,8 +127,6 @@ class Worker:
             self._errors = os.fdopen(os.memfd_create("privcode"), "w+b")
             setup = launch.setup | {"preload": list(self.limits.preload)}
             passed = [far_end.fileno(), _memory_file(stack, marshal.dumps(setup))]
-            if launch.view is not None:
-                passed.append(_memory_file(stack, marshal.dumps(launch.view)))
             try:
                 self._server = subprocess.Popen(
                     [*launch.command, *map(str, passed)],
@@ -313,10 +311,11 @@ def _kill(group: int) -> None:
 
 
 def _remove(folder: Path) -> None:
-    """Delete a scratch directory, however deep a program made it."""
+    """Delete a scratch directory, however deep, or closed to its owner, a program made it."""
     shutil.rmtree(folder, onerror=lambda *_: None) if _shallow(folder) else None
-    if folder.exists():
-        subprocess.run(["rm", "-rf", "--", str(folder)], check=False, stderr=subprocess.DEVNULL)
+    for command in (["rm", "-rf"], ["chmod", "-R", "u+rwX"], ["rm", "-rf"]):
+        if folder.exists():
+            subprocess.run([*command, "--", folder], check=False, stderr=subprocess.DEVNULL)
 
 
 def _shallow(folder: Path) -> bool:

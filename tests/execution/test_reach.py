@@ -1,5 +1,6 @@
 """What a hostile program tries to reach: one thing each, in every sandbox, as root and not."""
 
+import ctypes
 import os
 import re
 import secrets
@@ -219,6 +220,24 @@ for name in ('mem', 'kmem', 'port', 'sda', 'vda', 'kvm', 'fuse', 'net/tun', 'tty
 
 
 # Other processes
+
+
+def test_no_system_v_object_of_the_host(box):
+    make = "import ctypes\nprint(ctypes.CDLL(None).shmget(0, 4096, 0o1666))"
+    ours = {"user": box.caller.uid, "group": box.caller.uid} if box.caller.uid else {}
+    done = subprocess.run(["/usr/bin/python3", "-c", make], stdout=-1, check=True, **ours)
+    number = int(done.stdout)
+    assert number >= 0
+    libc = ctypes.CDLL(None, use_errno=True)
+    libc.shmat.restype = ctypes.c_void_p
+    code = f"""
+import ctypes
+libc = ctypes.CDLL(None, use_errno=True)
+libc.shmat.restype = ctypes.c_void_p
+print(libc.shmat({number}, None, 0) == 2**64 - 1, libc.shmctl({number}, 0, None))
+"""
+    assert box.run(code).stdout == "True -1\n"
+    assert libc.shmctl(number, 0, None) == 0  # IPC_RMID: it was still there
 
 
 def test_no_signal_to_anything_outside(box):

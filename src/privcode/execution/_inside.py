@@ -177,11 +177,12 @@ def _watch(
         if report.fileno() in ready:
             return words, "unwanted"
         if time.monotonic() >= due:
+            before = time.process_time()
             _reap_orphans(program)
             if reason := beyond(request):
                 return words, reason
-            now = time.monotonic()
-            due = now + max(_POLL_SECONDS, 4 * (now - due))  # a look at many files takes its time
+            looked = time.process_time() - before  # at many files, it takes its time
+            due = time.monotonic() + max(_POLL_SECONDS, 4 * looked)
 
 
 def _reap_orphans(program: int) -> None:

@@ -59,9 +59,17 @@ _DENIED: dict[str, tuple[int | None, int | None]] = {
     "memfd_secret": (447, 447),
     "shmget": (29, 194),
     "shmat": (30, 196),
+    "shmctl": (31, 195),
     "semget": (64, 190),
+    "semop": (65, 193),
+    "semtimedop": (220, 192),
+    "semctl": (66, 191),
     "msgget": (68, 186),
+    "msgsnd": (69, 189),
+    "msgrcv": (70, 188),
+    "msgctl": (71, 187),
     "mq_open": (240, 180),
+    "mq_unlink": (241, 181),
     "kexec_load": (246, 104),
     "kexec_file_load": (320, 294),
     "init_module": (175, 105),
@@ -83,8 +91,8 @@ _DENIED: dict[str, tuple[int | None, int | None]] = {
     "migrate_pages": (256, 238),
     "move_pages": (279, 239),
 }
-# Where the machine's own file system is seen: Landlock leaves a file's metadata alone, and a
-# deleted file in a socket's queue could not be counted.
+# Where the machine's own file system is seen: Landlock leaves a file's metadata alone, and who
+# watches it; and a deleted file in a socket's queue could not be counted.
 _SHARED: dict[str, tuple[int | None, int | None]] = {
     "truncate": (76, 45),
     "chmod": (90, None),
@@ -105,6 +113,8 @@ _SHARED: dict[str, tuple[int | None, int | None]] = {
     "removexattr": (197, 14),
     "lremovexattr": (198, 15),
     "fremovexattr": (199, 16),
+    "inotify_init": (253, None),
+    "inotify_init1": (294, 26),
     "sendmsg": (46, 211),
     "sendmmsg": (307, 269),
 }

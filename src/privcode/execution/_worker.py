@@ -32,6 +32,8 @@ _POLL_SECONDS = 0.1
 _START_SECONDS = 300.0  # a large module, on a busy machine
 _GRACE_SECONDS = 5.0
 _ENVIRONMENT = {"PATH": "/usr/bin:/bin", "LANG": "C.UTF-8", "HOME": "/tmp", "TMPDIR": "/tmp"}
+# Threads of a preloaded module would be lost in the programs, so it is asked to start none.
+_ENVIRONMENT |= {"JE_ARROW_MALLOC_CONF": "background_thread:false"}
 _ENVIRONMENT |= dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
 
 

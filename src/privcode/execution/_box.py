@@ -4,8 +4,8 @@ Promises: after `enter`, this process sees the system's programs, the interprete
 few harmless devices, nothing else of the machine, none of it writable; no network; no process but
 its own and its descendants. A step that fails raises OSError. The second part of `_inside` where
 there is no bubblewrap.
-Does not: give up the powers it was started with, or that a user namespace gave; a server and its
-keepers need them, and `_confine` takes them from the programs.
+Does not: give up the powers it was started with, or that a user namespace gave; the
+server needs them, and `_confine` takes them from the programs.
 """
 
 import ctypes
@@ -19,9 +19,9 @@ _NEW, _NEW_USER = (
     0x00020000 | 0x02000000 | 0x04000000 | 0x08000000 | 0x20000000 | 0x40000000,
     1 << 28,
 )
-_REC_BIND, _REC_PRIVATE, _DETACH = 4096 | 16384, 1 << 18 | 16384, 2
+_REC_BIND, _REC_PRIVATE = 4096 | 16384, 1 << 18 | 16384
 _PIVOT_ROOT = {"x86_64": 155, "aarch64": 41}
-_MOUNT_SETATTR, _RECURSIVE, _READ_ONLY_NOSUID = 442, 0x8000, 1 | 2
+_MOUNT_SETATTR, _RECURSIVE, _READ_ONLY, _NOSUID = 442, 0x8000, 1, 2
 
 
 def enter(view: dict[str, Any]) -> None:
@@ -64,14 +64,25 @@ def enter(view: dict[str, Any]) -> None:
             continue
         mount(old, path, None, _REC_BIND)
     mount("proc", "/proc", "proc", 14)
-    check(libc.umount2(b"/.old", _DETACH), "umount")
+    unmount("/.old")
     os.rmdir("/.old")
-    attributes = (ctypes.c_uint64 * 4)(_READ_ONLY_NOSUID, 0, 0, 0)
+    _set_attributes("/", _RECURSIVE, _READ_ONLY | _NOSUID, 0)
+    _set_attributes("/proc", 0, 0, _READ_ONLY)  # a program says there that it is to go first
+
+
+def _set_attributes(path: str, flags: int, on: int, off: int) -> None:
+    attributes = (ctypes.c_uint64 * 4)(on, off, 0, 0)
     size = ctypes.c_size_t(ctypes.sizeof(attributes))
-    done = libc.syscall(_MOUNT_SETATTR, -100, b"/", _RECURSIVE, attributes, size)
-    check(done, "mount_setattr")
+    done = libc.syscall(_MOUNT_SETATTR, -100, path.encode(), flags, attributes, size)
+    check(done, f"mount_setattr {path}")
 
 
 def mount(source: str, target: str, kind: str | None, flags: int, data: str = "") -> None:
+    """A mount, as `mount(2)` has it."""
     words = [None if x is None else x.encode() for x in (source, target, kind)]
     check(libc.mount(*words, ctypes.c_ulong(flags), data.encode()), f"mount {target}")
+
+
+def unmount(target: str) -> None:
+    """At once out of sight, gone when its last file is closed."""
+    check(libc.umount2(target.encode(), 2), f"umount {target}")

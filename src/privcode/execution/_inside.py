@@ -1,17 +1,18 @@
-"""What runs inside the sandbox: a server, and for every program a keeper and the program itself.
+"""What runs inside the sandbox: a server, which forks for every program and sees it to its end.
 
-The server imports what is to be preloaded, then forks a keeper for each request; the keeper makes
-the program's own view of the machine, forks the program, watches it and reports how it ended.
+The server imports what is to be preloaded once. For each request it makes an empty scratch, forks
+the program, watches it, kills and reaps whatever is left, and reports. It is the first process of
+its namespace, or the one that orphans fall to.
 
 Promises: nothing of a program is executed before every limit and filter is in place, and a step
-that fails ends the process before; a keeper reports only after it killed and reaped whatever its
-program started; a program holds standard input, output and error, if `checked` the pipe on which
-its end is proven, and nothing else; it shares no memory and no scratch with another, and where
-there are namespaces no process numbers either. Sent as text to `python -I -S -B -c`, so it imports
-the standard library only.
+that fails ends the process before; the report comes when whatever the program started is dead; a
+program holds standard input, output and error, if `checked` the pipe on which its end is proven,
+and nothing else; it finds nothing of the programs before it, whose code the server never read.
+Sent as text to `python -I -S -B -c`, so it imports the standard library only.
 Does not: hide the proof from a program that takes this file's interpreter apart from within.
 """
 
+import _signal  # `signal` is slower: it makes enumerations
 import atexit
 import gc
 import importlib
@@ -19,7 +20,6 @@ import marshal
 import os
 import resource
 import select
-import signal
 import socket
 import sys
 import tempfile
@@ -29,14 +29,17 @@ from contextlib import suppress
 from types import ModuleType
 from typing import Any, NoReturn
 
-from privcode.execution._box import enter, mount
-from privcode.execution._confine import check, drop, libc, restrict
-from privcode.execution._measure import beyond
+from privcode.execution._box import enter, mount, unmount
+from privcode.execution._confine import Powers, check, libc
+from privcode.execution._measure import beyond, used_by_the_dead
 
 _POLL_SECONDS = 0.1
 _MAX_FILES = 10_000
-_NEW_PID, _NEW_NS = 0x20000000, 0x20000
-_NOSUID_NODEV, _NOEXEC, _BIND, _PRIVATE = 6, 8, 4096, 1 << 14 | 1 << 18
+_NOSUID_NODEV, _BIND = 6, 4096
+# What programs import most.
+_COMMON = ("bisect", "collections", "copy", "datetime", "decimal", "fractions", "functools")
+_COMMON += ("hashlib", "heapq", "itertools", "json", "math", "operator", "random", "re")
+_COMMON += ("statistics", "string", "typing")
 
 
 # The server
@@ -51,138 +54,124 @@ def _serve(control_fd: int, setup_fd: int) -> tuple[str, bytes]:
         enter(setup["view"])
     sys.path.extend(setup["path"])
     try:
-        for name in setup["preload"]:
+        for name in (*_COMMON, *setup["preload"]):
             importlib.import_module(name)
         if len(os.listdir("/proc/self/task")) > 1:
-            raise RuntimeError("a module starts threads, which no fork would have")
+            raise RuntimeError("a module starts threads, which no program would have")
     except BaseException as error:
         control.sendall(f"{type(error).__name__}: {error}".encode()[:500])
         os._exit(1)
+    compile("", "program.py", "exec")  # the first time makes a hundred types
     gc.collect()
     gc.freeze()  # a collection in a program would write to, so copy, every page it looks at
-    control.sendall(b"ready")
-    home = os.open("/proc/self/ns/pid", os.O_RDONLY)
-    while True:
-        _, passed, _, _ = socket.recv_fds(control, 1, 5)
-        if len(passed) != 5:
-            os._exit(0)
-        if setup["namespaces"]:
-            check(libc.unshare(_NEW_PID), "unshare")
-        keeper = os.fork()
-        if keeper == 0:
-            control.close()
-            return _keep(setup, *passed)
-        if setup["namespaces"]:
-            check(libc.setns(home, _NEW_PID), "setns")
-        for fd in passed:
-            os.close(fd)
-        os.waitpid(keeper, 0)
-
-
-# The keeper
-
-
-def _keep(
-    setup: dict[str, Any], request_fd: int, stdin: int, stdout: int, stderr: int, report_fd: int
-) -> tuple[str, bytes]:
-    """Fork the program, see it to its end and exit; returns in the program alone."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    _signal.signal(_signal.SIGINT, _signal.SIG_IGN)
     check(libc.prctl(4, 0, 0, 0, 0), "prctl")  # PR_SET_DUMPABLE: closed to others of this user
     check(libc.prctl(36, 1, 0, 0, 0), "prctl")  # PR_SET_CHILD_SUBREAPER
-    report = socket.socket(fileno=report_fd)
-    with open(request_fd, "rb") as file:
-        request: dict[str, Any] = marshal.load(file)
-    if setup["namespaces"]:
-        _own_view(request["scratch"], request["bounds"]["disk"], setup["kept"])
-    proof = os.urandom(16)
-    heard, said = os.pipe()
-    keeper = os.getpid()
-    program = os.fork()
-    if program == 0:
-        report.close()
-        _confine(setup, request, keeper, stdin, stdout, stderr, said)
-        return request["code"], proof if request["checked"] else b""
-    for fd in (stdin, stdout, stderr, said):
-        os.close(fd)
-    report.sendall(b"%d\n" % program)
-    words, reason = _watch(program, heard, report, request)
-    os.kill(program, signal.SIGKILL)  # still a zombie at least, so the number is its own
-    with suppress(ProcessLookupError):
-        os.killpg(program, signal.SIGKILL)
-    status = 0
+    powers = Powers(setup["uid"], setup["keep_read"], setup["landlock"], setup["bpf"])
+    kept = [(path, os.open(path, os.O_PATH)) for path in setup["kept"]]
+    control.sendall(b"ready")
     while True:
-        try:
-            ended, its_status, _ = os.wait4(-1, 0)
-        except ChildProcessError:
-            break
-        status = its_status if ended == program else status
-    while chunk := os.read(heard, 4096):
-        words = (words + chunk)[:64]
-    used = resource.getrusage(resource.RUSAGE_CHILDREN)
-    report.sendall(
-        b"%d %d %d %d %s\n"
-        % (
-            words[:1] == b"s",
-            words == b"s" + proof,
-            os.waitstatus_to_exitcode(status),
-            1000 * (used.ru_utime + used.ru_stime),
-            reason.encode(),
-        )
-    )
-    os._exit(0)
+        words, passed, _, _ = socket.recv_fds(control, 65536, 4)
+        if not words:
+            os._exit(0)
+        if len(passed) != 4:  # a program no longer wanted, that had ended
+            continue
+        request = marshal.loads(words)
+        if setup["namespaces"]:
+            _make_scratch(request["scratch"], request["bounds"]["disk"], kept)
+        proof = os.urandom(16)
+        heard, said = os.pipe()
+        server = os.getpid()
+        program = os.fork()
+        if program == 0:
+            code = _confine(powers, request, server, *passed, said)
+            return code, proof if request["checked"] else b""
+        for fd in (*passed, said):
+            os.close(fd)
+        control.sendall(b"%d" % program)
+        control.sendall(_see_to_its_end(program, heard, control, request, proof))
+        os.close(heard)
+        if setup["namespaces"]:
+            for target in ("/dev/shm", request["scratch"], request["scratch"]):
+                unmount(target)
 
 
-def _own_view(scratch: str, size: int, kept: list[str]) -> None:
-    """A mount namespace with this program's own scratch and /dev/shm, `size` bytes together."""
-
-    check(libc.unshare(_NEW_NS), "unshare")
-    mount("none", "/", None, _PRIVATE)
-    held = [(path, os.open(path, os.O_PATH)) for path in kept]  # what the scratch would cover
+def _make_scratch(scratch: str, size: int, kept: list[tuple[str, int]]) -> None:
+    """An empty scratch and /dev/shm, `size` bytes together; `kept` is what that would cover."""
     options = f"mode=0755,size={size},nr_inodes={_MAX_FILES}"
     mount("tmpfs", scratch, "tmpfs", _NOSUID_NODEV, options)
     for name, target in (("shm", "/dev/shm"), ("work", scratch)):
         os.mkdir(f"{scratch}/{name}")
         os.chmod(f"{scratch}/{name}", 0o1777)
         mount(f"{scratch}/{name}", target, None, _BIND)
-    for path, fd in held:
-        if os.path.isdir(fd):
+    for path, fd in kept:
+        os.makedirs(os.path.dirname(path), exist_ok=True)
+        if os.path.isdir(f"/proc/self/fd/{fd}"):
             os.makedirs(path, exist_ok=True)
         else:
-            os.makedirs(os.path.dirname(path), exist_ok=True)
             os.close(os.open(path, os.O_CREAT, 0o644))
         mount(f"/proc/self/fd/{fd}", path, None, _BIND)
-        os.close(fd)
-    mount("proc", "/proc", "proc", _NOSUID_NODEV | _NOEXEC)
+
+
+def _see_to_its_end(
+    program: int, heard: int, control: socket.socket, request: dict[str, Any], proof: bytes
+) -> bytes:
+    """Watch the program, kill and reap whatever is left of it, and say how it was."""
+    before = used_by_the_dead()
+    words, reason = _watch(program, heard, control, request, before)
+    os.kill(program, _signal.SIGKILL)  # still a zombie at least, so the number is its own
+    with suppress(ProcessLookupError):
+        os.killpg(program, _signal.SIGKILL)
+    status = 0
+    while True:
+        try:
+            ended, its_status = os.waitpid(-1, 0)
+        except ChildProcessError:
+            break
+        status = its_status if ended == program else status
+    while chunk := os.read(heard, 4096):
+        words = (words + chunk)[:64]
+    return b"%d %d %d %d %s" % (
+        words[:1] == b"s",
+        words == b"s" + proof,
+        os.waitstatus_to_exitcode(status),
+        1000 * (used_by_the_dead() - before),
+        reason.encode(),
+    )
 
 
 def _watch(
-    program: int, heard: int, report: socket.socket, request: dict[str, Any]
+    program: int, heard: int, control: socket.socket, request: dict[str, Any], before: float
 ) -> tuple[bytes, str]:
     """Until the program ends, breaks a bound, or is no longer wanted: what it said, and why."""
     ended = os.pidfd_open(program)
     poll = select.poll()
-    for fd in (ended, heard, report.fileno()):
+    for fd in (ended, heard, control.fileno()):
         poll.register(fd, select.POLLIN)
     words = b""
     due = time.monotonic() + _POLL_SECONDS
-    while True:
-        ready = {fd for fd, _ in poll.poll(max(0.0, 1000 * (due - time.monotonic())))}
-        if heard in ready:
-            chunk = os.read(heard, 4096)
-            words = (words + chunk)[:64]
-            if not chunk:
-                poll.unregister(heard)
-        if ended in ready:
-            return words, ""
-        if report.fileno() in ready:
-            return words, "unwanted"
-        if time.monotonic() >= due:
-            before = time.process_time()
-            _reap_orphans(program)
-            if reason := beyond(request):
-                return words, reason
-            looked = time.process_time() - before  # at many files, it takes its time
-            due = time.monotonic() + max(_POLL_SECONDS, 4 * looked)
+    try:
+        while True:
+            ready = {fd for fd, _ in poll.poll(max(0.0, 1000 * (due - time.monotonic())))}
+            if heard in ready:
+                chunk = os.read(heard, 4096)
+                words = (words + chunk)[:64]
+                if not chunk:
+                    poll.unregister(heard)
+            if ended in ready:
+                return words, ""
+            if control.fileno() in ready:
+                control.recv(1, socket.MSG_PEEK)
+                return words, "unwanted"
+            if time.monotonic() >= due:
+                begin = time.process_time()
+                _reap_orphans(program)
+                if reason := beyond(request, before):
+                    return words, reason
+                looked = time.process_time() - begin  # at many files, it takes its time
+                due = time.monotonic() + max(_POLL_SECONDS, 4 * looked)
+    finally:
+        os.close(ended)
 
 
 def _reap_orphans(program: int) -> None:
@@ -196,50 +185,55 @@ def _reap_orphans(program: int) -> None:
 
 
 def _confine(
-    setup: dict[str, Any],
+    powers: Powers,
     request: dict[str, Any],
-    keeper: int,
+    server: int,
+    order: int,
     stdin: int,
     stdout: int,
     stderr: int,
     said: int,
-) -> None:
-    """Take this process's powers away, one after the other, and tell the keeper that it is done."""
+) -> str:
+    """Take this process's powers away, one after the other; then read the program's code."""
     os.setsid()
     for target, fd in enumerate((stdin, stdout, stderr)):
         os.dup2(fd, target)
+    _signal.signal(_signal.SIGINT, _signal.default_int_handler)
+    code = os.pread(order, os.fstat(order).st_size, 0).decode("utf-8", "surrogatepass")
     os.dup2(said, 3, inheritable=False)
     os.closerange(4, os.sysconf("SC_OPEN_MAX"))
-    signal.signal(signal.SIGINT, signal.default_int_handler)
     check(libc.prctl(4, 1, 0, 0, 0), "prctl")  # PR_SET_DUMPABLE: the next file is its own again
-    with open("/proc/self/oom_score_adj", "w") as file:  # where memory runs out, this goes first
-        file.write("1000")
-    drop(setup["uid"], setup["keep_read"])
+    wanted = os.open("/proc/self/oom_score_adj", os.O_WRONLY)
+    os.write(wanted, b"1000")  # where memory runs out, this goes first
+    os.close(wanted)
+    powers.drop()
     libc.prctl(1, 9, 0, 0, 0)  # PR_SET_PDEATHSIG, SIGKILL
-    if os.getppid() != keeper:
+    if os.getppid() != server:
         os._exit(1)
     os.chdir(request["scratch"])
-    os.environ.update(HOME=request["scratch"], TMPDIR=request["scratch"])
+    if request["scratch"] != os.environ["HOME"]:
+        os.environ.update(HOME=request["scratch"], TMPDIR=request["scratch"])
     for name, (soft, hard) in request["limits"].items():
         kind = getattr(resource, name)
         most = resource.getrlimit(kind)[1]  # who started privcode may allow less
         if most != resource.RLIM_INFINITY:
             soft, hard = min(soft, most), min(hard, most)
         resource.setrlimit(kind, (soft, hard))
-    restrict(setup["landlock"], request["scratch"], setup["bpf"])
+    powers.restrict(request["scratch"])
     os.write(3, b"s")
     if not request["checked"]:
         os.close(3)
+    return code
 
 
-def _forget() -> None:
+def forget() -> None:
     """Undo what preloading fixed for all: the place of temporary files, numpy's random state."""
     tempfile.tempdir = None
     if numpy_random := sys.modules.get("numpy.random"):
         numpy_random.seed()
 
 
-def _run(code: str, proof: bytes) -> NoReturn:
+def run(code: str, proof: bytes) -> NoReturn:
     """Execute `code` as the module `__main__`, then end as an interpreter would."""
     write, leave, pid_of, owner = os.write, os._exit, os.getpid, os.getpid()
     join_threads = threading._shutdown  # type: ignore[attr-defined]
@@ -270,6 +264,6 @@ def _run(code: str, proof: bytes) -> NoReturn:
     leave(status & 0xFF)
 
 
-_confined = _serve(*map(int, sys.argv[1:]))
-_forget()
-_run(*_confined)
+_started = _serve(*map(int, sys.argv[1:]))
+forget()
+run(*_started)

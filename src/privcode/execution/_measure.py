@@ -1,6 +1,6 @@
 """What a program and all it started use at a moment: processor time, memory, disk.
 
-Promises: every living descendant of the keeper counts, and for processor time those that were
+Promises: every living descendant of the server counts, and for processor time those that were
 waited for. The second part of `_inside`, where it runs.
 Does not: see what was used between two looks; and a process that has its children reaped unseen
 hides their processor time, not their memory.
@@ -13,13 +13,22 @@ from typing import Any
 _MAX_FILES = 10_000
 
 
-def beyond(request: dict[str, Any]) -> str:
-    """Which bound all the program's processes together have passed, if any."""
+def used_by_the_dead() -> float:
+    """Processor seconds of all processes that were ever waited for."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
+
+
+def beyond(request: dict[str, Any], before: float) -> str:
+    """Which bound all the program's processes together have passed, if any.
+
+    Args:
+        request: with "bounds", "scratch" and "on_disk".
+        before: what `used_by_the_dead` said before the program.
+    """
     bounds = request["bounds"]
     family = _family(os.getpid())
-    reaped = resource.getrusage(resource.RUSAGE_CHILDREN)
-    seconds = reaped.ru_utime + reaped.ru_stime + sum(map(_seconds, family))
-    if seconds > bounds["cpu"]:
+    if used_by_the_dead() - before + sum(map(_seconds, family)) > bounds["cpu"]:
         return "cpu"
     if sum(map(_resident, family)) > bounds["memory"]:
         return "memory"
@@ -38,7 +47,7 @@ def _read(path: str) -> str:
 
 
 def _family(pid: int) -> list[int]:
-    """All living descendants: an orphan's parent is the keeper."""
+    """All living descendants: an orphan's parent is the server."""
     children = [
         int(child)
         for task in _listed(f"/proc/{pid}/task")

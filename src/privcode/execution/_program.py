@@ -26,7 +26,8 @@ class Limits:
 
     Processor time and memory bound each process at once, and all of them together at the next
     look, ten times a second. `preload` names modules that every program finds imported, at no
-    cost of its own; their memory counts as the program's.
+    cost of its own, as it does those of the standard library that programs import most; their
+    memory counts as the program's.
     """
 
     cpu_seconds: float = 5

@@ -43,8 +43,8 @@ class Launch:
 class Sandbox:
     """A way to confine programs: `launch(uid)` says how to start a server for them.
 
-    `namespaces`: every program gets process numbers, scratch and /dev/shm of its own; elsewhere
-    its scratch is a directory of the machine.
+    `namespaces`: a server sees its own processes only, and every program gets a scratch and
+    /dev/shm in memory; elsewhere its scratch is a directory of the machine.
     """
 
     name: str
@@ -113,6 +113,7 @@ def _landlock(uid: int | None) -> Launch:
             "keep_read": uid is not None and not all(map(_open_to_all, extra)),
             "namespaces": False,
             "view": None,
+            "kept": [],
             "landlock": {"readable": [*_SYSTEM, *_SYSTEM_FILES, *_DEVICES, *extra], "abi": abi},
             "bpf": _seccomp.bpf(shared=True, own_user=uid is not None, scoped=abi >= 6),
         },
@@ -154,7 +155,8 @@ def _bubblewrap(uid: int | None) -> Launch:
     plain, view = _namespaces(uid), _view()
     command = ["bwrap", "--unshare-ipc", "--unshare-pid", "--unshare-net", "--unshare-uts"]
     command += ["--unshare-cgroup-try", "--die-with-parent", "--new-session", "--cap-drop", "ALL"]
-    # For the server and the keepers; `_confine` gives all of it up before a program starts.
+    command += ["--as-pid-1"]  # no program can end it, and orphans are its own to reap
+    # For the server; `_confine` gives all of it up before a program starts.
     powers = ["SYS_ADMIN", "SYS_PTRACE"] + ["SETUID", "SETGID", "KILL"] * (uid is not None)
     for power in powers:
         command += ["--cap-add", f"CAP_{power}"]

@@ -179,7 +179,7 @@ def bpf(*, shared: bool, own_user: bool, scoped: bool) -> bytes:
     # A datagram socket of a pair can still send to any address: stream pairs only.
     program += [_op(_EQUAL, _SOCKETPAIR[here], 0, 5), _op(_LOAD, _ARG0 + 8), _op(_AND, 0xF)]
     program += [_op(_EQUAL, 1, 1, 0), _refuse(), _op(_RETURN, _ALLOW)]
-    # A process closed to its keeper's eyes could hold deleted files.
+    # A process closed to its server's eyes could hold deleted files.
     program += [_op(_EQUAL, _PRCTL[here], 0, 4), _op(_LOAD, _ARG0)]
     program += [_op(_EQUAL, 4, 0, 1), _refuse(), _op(_RETURN, _ALLOW)]  # PR_SET_DUMPABLE
     for number in [_PRLIMIT[here]] + ([] if signals else [_KILL[here]]):

@@ -3,7 +3,7 @@
 Promises: a program is `ok` only if it ended by itself with exit code 0 within every limit and, if
 `checked`, after its last statement was reached; whatever it started is dead before its outcome is
 given; a server that died, or does not answer, is replaced before the next program.
-Does not: see inside; what the sandbox's keeper reports is believed.
+Does not: see inside; what the server reports is believed.
 """
 
 import fcntl
@@ -75,7 +75,6 @@ class Worker:
                 if self.uid is not None:
                     os.chown(scratch, self.uid, self.uid)
             request = {
-                "code": program.code,
                 "checked": program.checked,
                 "scratch": str(scratch),
                 "on_disk": not self.sandbox.namespaces,
@@ -87,21 +86,19 @@ class Worker:
                 },
             }
             ends = [os.pipe(), os.pipe()]
-            report, report_end = socket.socketpair()
-            stack.enter_context(report)
             for reading, _ in ends:
                 stack.callback(os.close, reading)
-            with ExitStack() as passed, report_end:
-                order = _memory_file(passed, marshal.dumps(request))
+            with ExitStack() as passed:
+                order = _memory_file(passed, program.code.encode("utf-8", "surrogatepass"))
                 stdin = _memory_file(passed, program.stdin.encode("utf-8", "replace"))
                 for _, writing in ends:
                     passed.callback(os.close, writing)
-                fds = [order, stdin, ends[0][1], ends[1][1], report_end.fileno()]
+                fds = [order, stdin, ends[0][1], ends[1][1]]
                 try:
-                    socket.send_fds(control, [b"r"], fds)
+                    socket.send_fds(control, [marshal.dumps(request)], fds)
                 except OSError as error:
                     raise self._failure(str(error)) from error
-            return self._supervise(program, ends[0][0], ends[1][0], report, stop)
+            return self._supervise(program, ends[0][0], ends[1][0], control, stop)
 
     def close(self) -> None:
         """End the server and all that it runs."""
@@ -124,7 +121,7 @@ class Worker:
         if self._control is not None:
             return self._control
         launch = self.sandbox.launch(self.uid)
-        control, far_end = socket.socketpair()
+        control, far_end = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with ExitStack() as stack, far_end:
             self._errors = os.fdopen(os.memfd_create("privcode"), "w+b")
             setup = launch.setup | {"preload": list(self.limits.preload)}
@@ -193,19 +190,20 @@ class Worker:
         program: Program,
         out: int,
         err: int,
-        report: socket.socket,
+        control: socket.socket,
         stop: threading.Event | None,
     ) -> Outcome:
-        """Read what the program and its keeper say until both have ended."""
-        kept = {out: bytearray(), err: bytearray(), report.fileno(): bytearray()}
+        """Read what the program writes and what the server reports until both are at an end."""
+        kept = {out: bytearray(), err: bytearray()}
         total = 0
         broken: tuple[Status, str] | None = None
+        reports: list[str] = []
         begin = time.monotonic()
         give_up: float | None = None
         poll = select.poll()
-        for fd in kept:
+        open_fds = {out, err, control.fileno()}
+        for fd in open_fds:
             poll.register(fd, select.POLLIN)
-        open_fds = set(kept)
         while open_fds:
             now = time.monotonic()
             if give_up is None:
@@ -215,33 +213,33 @@ class Worker:
                     broken = broken or ("error", "Interrupted")
                 if broken is not None:
                     with suppress(OSError):
-                        report.shutdown(socket.SHUT_WR)  # tells the keeper
+                        control.send(b"stop")
                     give_up = now + _GRACE_SECONDS
             elif now > give_up:
                 break
             for fd, _ in poll.poll(1000 * _POLL_SECONDS):
-                chunk = os.read(fd, 65536)
-                if not chunk:
+                chunk = control.recv(4096) if fd == control.fileno() else os.read(fd, 65536)
+                if fd == control.fileno() and chunk:
+                    reports.append(chunk.decode())
+                if not chunk or (len(reports) == 2 and fd == control.fileno()):
                     poll.unregister(fd)
                     open_fds.discard(fd)
-                    continue
-                kept[fd] = (kept[fd] + chunk)[-TAIL:]
-                if fd != report.fileno():
+                elif fd in kept:
+                    kept[fd] = (kept[fd] + chunk)[-TAIL:]
                     total += len(chunk)
                     if total > self.limits.output_kb << 10:
                         broken = broken or ("output", "OutputLimit")
         seconds = round(time.monotonic() - begin, 4)
         stdout, stderr = (kept[fd].decode("utf-8", "replace") for fd in (out, err))
-        leader, *ended = kept[report.fileno()].decode().split("\n")[:2]
-        if not leader:
-            raise self._failure("its keeper did not start")
-        if not ended or not ended[0]:  # the keeper is gone, or deaf
+        if len(reports) < 2:  # the server is gone, or deaf
+            failure = self._failure("it does not answer")
+            if not reports:
+                raise failure
             if not self.sandbox.namespaces:
-                _kill(int(leader))
-            self._failure("")
-            status, error = broken or ("error", "KeeperLost")
+                _kill(int(reports[0]))
+            status, error = broken or ("error", "ServerLost")
             return Outcome(program.id, status, None, seconds, stdout, stderr, error)
-        started, finished, code, milliseconds, reason = ended[0].split(" ")
+        started, finished, code, milliseconds, reason = reports[1].split(" ")
         if started == "0" and broken is None:
             last = stderr.strip().splitlines()
             raise SandboxFailure(last[-1] if last else f"exit code {code}")
@@ -261,7 +259,7 @@ _REASONS: dict[str, tuple[Status, str]] = {
 
 
 def _verdict(code: int, reason: str, stderr: str, late: bool) -> tuple[Status, str]:
-    """Status and error class of a program that its keeper or the kernel ended, or it itself.
+    """Status and error class of a program that the server or the kernel ended, or it itself.
 
     `late`: whether it had used its processor time.
     """

@@ -138,7 +138,20 @@ def callers() -> Iterator[dict[str, Caller]]:
         shutil.rmtree(caller.home.parent, ignore_errors=True)
 
 
-@pytest.fixture(params=[f"{layer}-{user}" for layer in LAYERS for user in ("root", "ordinary")])
+def _boxes() -> list[Any]:
+    """Every layer and user; what a run here would not take is slow."""
+    here = "root" if os.geteuid() == 0 else "ordinary"
+    boxes = [(layer, user) for layer in LAYERS for user in ("root", "ordinary")]
+    return [
+        pytest.param(
+            f"{layer}-{user}",
+            marks=[] if user == here and layer != "namespaces" else pytest.mark.slow,
+        )
+        for layer, user in boxes
+    ]
+
+
+@pytest.fixture(params=_boxes())
 def box(request: pytest.FixtureRequest, callers: dict[str, Caller]) -> Box:
     layer, user = request.param.split("-")
     if user not in callers or callers[user].process.poll() is not None:

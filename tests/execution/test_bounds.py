@@ -193,8 +193,11 @@ def fill(write):
         "fd = os.open(f'f{i}', os.O_CREAT | os.O_RDWR); os.write(fd, bytes(1 << 20));"
         " kept.append(mmap.mmap(fd, 4096)); os.close(fd); os.unlink(f'f{i}')",
         "open(f'/dev/shm/f{i}', 'wb').write(bytes(1 << 20))",
-        "[open(f'f{i}.{j}', 'w').close() for j in range(400)]",
-        "os.makedirs('/'.join(f'd{i}' for _ in range(300)))",
+        pytest.param(
+            "[open(f'f{i}.{j}', 'w').close() for j in range(400)]",
+            marks=pytest.mark.slow,
+        ),
+        pytest.param("os.makedirs('/'.join(f'd{i}' for _ in range(300)))", marks=pytest.mark.slow),
     ],
     ids=["files", "deleted", "unnamed", "closed", "mapped", "shm", "empty", "folders"],
 )
@@ -238,8 +241,14 @@ print('DONE')
 
 
 def test_open_files_are_bounded(box):
-    code = "kept = []\nwhile True: kept.append(open('/dev/null'))"
-    assert box.run(code).status == "error"
+    code = """
+kept = []
+try:
+    while True: kept.append(open('/dev/null'))
+except OSError:
+    print(len(kept))
+"""
+    assert 0 < int(box.run(code).stdout) <= SMALL.open_files
 
 
 def test_an_output_bomb_is_stopped(box):
@@ -281,8 +290,8 @@ def test_a_deep_or_closed_scratch_directory_is_removed(box):
     code = """
 import os
 os.makedirs('closed/in', 0o300); open('closed/in/f', 'w'); os.mkdir('shut', 0)
-for _ in range(1500):
-    os.mkdir('d'); os.chdir('d')
+for _ in range(40):  # longer than a path may be
+    os.mkdir('d' * 200); os.chdir('d' * 200)
 open('f', 'w')
 """
     box.run(code)

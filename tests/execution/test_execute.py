@@ -1,11 +1,30 @@
 """Order, laziness, verdicts and files of `privcode execute`."""
 
 import json
+import os
+import secrets
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 
+import privcode
 from privcode.errors import UserError
-from privcode.execution import Limits, Program, choose_sandbox, execute, execute_file, sandboxes
+from privcode.execution import (
+    Limits,
+    Program,
+    _sandboxes,
+    choose_sandbox,
+    execute,
+    execute_file,
+    sandboxes,
+)
+from privcode.execution._worker import Worker
 
 if not any(state.available for state in sandboxes()):
     pytest.skip("no sandbox on this machine", allow_module_level=True)
@@ -20,6 +39,104 @@ def test_outcomes_come_in_input_order():
     codes = ["import time; time.sleep(0.5)", "pass", "1/0", "pass"]
     programs = [Program(str(n), code) for n, code in enumerate(codes)]
     assert [o.id for o in execute(programs)] == ["0", "1", "2", "3"]
+
+
+@pytest.fixture(params=[state.name for state in sandboxes() if state.available])
+def worker(request):
+    made = Worker(choose_sandbox(request.param), Limits(wall_seconds=20), slot=1)
+    yield made
+    made.close()
+
+
+def sleeper(mark: str) -> Program:
+    return Program(
+        "s", f"import os\nif os.fork(): os.wait()\nos.execv('/bin/sleep', ['{mark}', '9'])"
+    )
+
+
+def alive(mark: str) -> bool:
+    """Whether anything with `mark` on its command line is left after a moment."""
+    for _ in range(40):
+        command = ["pgrep", "-f", f"^{mark}"]
+        if subprocess.run(command, check=False, stdout=-1).returncode:
+            return False
+        time.sleep(0.05)
+    return True
+
+
+def started(mark: str) -> None:
+    while subprocess.run(["pgrep", "-f", f"^{mark}"], check=False, stdout=-1).returncode:
+        time.sleep(0.05)
+
+
+def test_a_server_that_dies_takes_its_program_along_and_is_replaced(worker):
+    mark = secrets.token_hex(8)
+    with ThreadPoolExecutor() as pool:
+        outcome = pool.submit(worker.run, sleeper(mark))
+        started(mark)
+        worker._server.kill()
+        assert (outcome.result().status, outcome.result().error) == ("error", "ServerLost")
+    assert not alive(mark)
+    assert worker.run(Program("next", "print(1)")).stdout == "1\n"
+
+
+def test_a_server_that_died_idle_is_replaced(worker):
+    assert worker.run(Program("first", "print(1)")).stdout == "1\n"
+    worker._server.kill()
+    worker._server.wait()
+    assert worker.run(Program("next", "print(1)")).stdout == "1\n"
+
+
+def test_a_closed_iterator_leaves_nothing_running(worker):
+    mark = secrets.token_hex(8)
+    outcomes = execute([Program("a", ""), sleeper(mark)], sandbox=worker.sandbox.name, workers=1)
+    next(outcomes)
+    started(mark)
+    outcomes.close()
+    assert not alive(mark)
+
+
+def test_nothing_outlives_a_caller_that_is_killed(worker):
+    mark = secrets.token_hex(8)
+    code = f"""
+from privcode.execution import Program, execute
+list(execute([Program("s", {sleeper(mark).code!r})], sandbox={worker.sandbox.name!r}, workers=1))
+"""
+    environment = os.environ | {"PYTHONPATH": str(Path(privcode.__file__).parents[1])}
+    caller = subprocess.Popen([sys.executable, "-c", code], env=environment)
+    started(mark)
+    caller.kill()
+    caller.wait()
+    assert not alive(mark)
+
+
+@pytest.mark.parametrize(
+    ("module", "why"),
+    [("nonesuch", "No module named 'nonesuch'"), ("this.is.none", "No module named 'this.is'")],
+)
+def test_a_module_that_cannot_be_preloaded_is_named(module, why):
+    with pytest.raises(UserError, match=f"preload {module}: ModuleNotFoundError: {why}"):
+        list(execute([Program("a", "")], Limits(preload=(module,))))
+
+
+def test_a_module_that_starts_threads_is_not_preloaded(worker, monkeypatch):
+    folder = Path(tempfile.mkdtemp(dir="/var/tmp"))
+    (folder / "threading_module.py").write_text(
+        "import threading, time\nthreading.Thread(target=time.sleep, args=[9], daemon=True).start()"
+    )
+    executable, packages, readable = _sandboxes._interpreter()
+    found = executable, (*packages, str(folder)), (*readable, str(folder))
+    monkeypatch.setattr(_sandboxes, "_interpreter", lambda: found)
+    worker.limits = Limits(preload=("threading_module",))
+    with pytest.raises(UserError, match="starts threads"):
+        worker.run(Program("a", ""))
+    shutil.rmtree(folder)
+
+
+def test_a_preloaded_module_is_there_from_the_start():
+    code = "import sys\nassert 'numpy' in sys.modules\nimport numpy\nprint(numpy.arange(3).sum())"
+    (outcome,) = execute([Program("a", code)], Limits(preload=("numpy",)))
+    assert outcome.stdout == "3\n"
 
 
 def test_programs_are_taken_only_a_few_ahead():
@@ -73,6 +190,22 @@ def test_each_error_has_its_class():
 def test_an_unknown_language_is_unsupported_and_not_run():
     (outcome,) = execute([Program("a", "x", language="cobol")])
     assert (outcome.status, outcome.exit_code) == ("unsupported", None)
+
+
+@pytest.mark.slow
+def test_500_right_programs_pass_on_a_busy_machine():
+    # Each takes a twentieth of its processor time; the machine gives it a third of a core at best.
+    code = "import time\nwhile time.process_time() < 0.05: pass\nassert sum(range(100)) == 4950"
+    busy = [sys.executable, "-c", "while True: pass"]
+    load = [subprocess.Popen(busy) for _ in range(2 * (os.cpu_count() or 1))]
+    try:
+        programs = [Program(str(n), code, checked=True) for n in range(500)]
+        outcomes = list(execute(programs, Limits(cpu_seconds=1)))
+    finally:
+        for process in load:
+            process.kill()
+            process.wait()
+    assert [o for o in outcomes if o.status != "ok"] == []
 
 
 def test_text_that_is_not_unicode_is_an_error_of_the_program():

@@ -12,7 +12,6 @@ Sent as text to `python -I -S -B -c`, so it imports the standard library only.
 Does not: hide the proof from a program that takes this file's interpreter apart from within.
 """
 
-import _signal  # `signal` is slower: it makes enumerations
 import atexit
 import gc
 import importlib
@@ -20,6 +19,7 @@ import marshal
 import os
 import resource
 import select
+import signal
 import socket
 import sys
 import tempfile
@@ -37,9 +37,9 @@ _POLL_SECONDS = 0.1
 _MAX_FILES = 10_000
 _NOSUID_NODEV, _BIND = 6, 4096
 # What programs import most.
-_COMMON = ("bisect", "collections", "copy", "datetime", "decimal", "fractions", "functools")
-_COMMON += ("hashlib", "heapq", "itertools", "json", "math", "operator", "random", "re")
-_COMMON += ("statistics", "string", "typing")
+_COMMON: tuple[str, ...] = ("bisect", "collections", "copy", "datetime", "decimal", "fractions")
+_COMMON += ("functools", "hashlib", "heapq", "itertools", "json", "math", "operator", "random")
+_COMMON += ("re", "statistics", "string", "typing")
 
 
 # The server
@@ -64,7 +64,7 @@ def _serve(control_fd: int, setup_fd: int) -> tuple[str, bytes]:
     compile("", "program.py", "exec")  # the first time makes a hundred types
     gc.collect()
     gc.freeze()  # a collection in a program would write to, so copy, every page it looks at
-    _signal.signal(_signal.SIGINT, _signal.SIG_IGN)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     check(libc.prctl(4, 0, 0, 0, 0), "prctl")  # PR_SET_DUMPABLE: closed to others of this user
     check(libc.prctl(36, 1, 0, 0, 0), "prctl")  # PR_SET_CHILD_SUBREAPER
     powers = Powers(setup["uid"], setup["keep_read"], setup["landlock"], setup["bpf"])
@@ -84,7 +84,7 @@ def _serve(control_fd: int, setup_fd: int) -> tuple[str, bytes]:
         server = os.getpid()
         program = os.fork()
         if program == 0:
-            code = _confine(powers, request, server, *passed, said)
+            code = _confine(powers, request, server, passed, said)
             return code, proof if request["checked"] else b""
         for fd in (*passed, said):
             os.close(fd)
@@ -119,9 +119,9 @@ def _see_to_its_end(
     """Watch the program, kill and reap whatever is left of it, and say how it was."""
     before = used_by_the_dead()
     words, reason = _watch(program, heard, control, request, before)
-    os.kill(program, _signal.SIGKILL)  # still a zombie at least, so the number is its own
+    os.kill(program, signal.SIGKILL)  # still a zombie at least, so the number is its own
     with suppress(ProcessLookupError):
-        os.killpg(program, _signal.SIGKILL)
+        os.killpg(program, signal.SIGKILL)
     status = 0
     while True:
         try:
@@ -188,17 +188,15 @@ def _confine(
     powers: Powers,
     request: dict[str, Any],
     server: int,
-    order: int,
-    stdin: int,
-    stdout: int,
-    stderr: int,
+    passed: list[int],
     said: int,
 ) -> str:
     """Take this process's powers away, one after the other; then read the program's code."""
+    order, stdin, stdout, stderr = passed
     os.setsid()
     for target, fd in enumerate((stdin, stdout, stderr)):
         os.dup2(fd, target)
-    _signal.signal(_signal.SIGINT, _signal.default_int_handler)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     code = os.pread(order, os.fstat(order).st_size, 0).decode("utf-8", "surrogatepass")
     os.dup2(said, 3, inheritable=False)
     os.closerange(4, os.sysconf("SC_OPEN_MAX"))

@@ -18,7 +18,8 @@ FILES = {
     "test_verdicts.py": "Faking a verdict",
     "test_neighbours.py": "Changing the next program",
 }
-LAYERS, USERS = ("bubblewrap", "namespaces", "landlock"), ("root", "ordinary")
+LAYERS = ("bubblewrap", "namespaces", "landlock", "landlock1")
+USERS = ("root", "ordinary")
 _WORST = ("", "held", "not here", "**FAILS**")
 
 

@@ -7,6 +7,7 @@ import secrets
 import socket
 import subprocess
 import tempfile
+import time
 from pathlib import Path
 
 import pytest
@@ -174,13 +175,18 @@ def test_no_writing_outside_scratch(box, folder):
         f"os.chmod({str(kept)!r}, 0)",
         f"os.utime({str(kept)!r}, (2, 2))",
         f"os.setxattr({str(kept)!r}, 'user.x', b'y')",
+        f"os.open({str(kept)!r}, os.O_TRUNC)",
+        f"os.open({str(kept)!r}, os.O_TRUNC | os.O_ACCMODE)",
+        f"ctypes.CDLL(None).syscall(437, -100, {bytes(kept)!r}, (3 | os.O_TRUNC).to_bytes(24,"
+        " 'little'), 24)",
         f"os.rename({str(kept)!r}, {str(folder / 'gone')!r})",
         f"os.mkdir({str(folder / 'd')!r})",
         f"os.symlink('/', {str(folder / 'l')!r})",
         f"os.mkfifo({str(folder / 'f')!r})",
         f"os.link({str(kept)!r}, 'mine'); open('mine').read()",
     ):
-        assert "DONE" not in box.run(attempt(action, "import os")).stdout, action
+        said = box.run(attempt(action, "import ctypes, os")).stdout
+        assert "DONE" not in said or "ctypes" in action, action
     assert kept.read_text() == "whole"
     assert kept.stat().st_mode & 0o777 == 0o666
     assert kept.stat().st_mtime == 1
@@ -253,6 +259,31 @@ for pid in ({victim.pid}, {box.caller.process.pid}, {os.getpid()}):
         except OSError: pass
 """
         assert "DONE" not in box.run(code).stdout
+        assert victim.poll() is None
+    finally:
+        victim.kill()
+        victim.wait()
+
+
+def test_no_signal_through_a_descriptor(box):
+    ours = {"user": box.caller.uid, "group": box.caller.uid} if box.caller.uid else {}
+    victim = subprocess.Popen(["sleep", "60"], **ours)
+    try:
+        code = f"""
+import fcntl, os, signal, socket, struct
+ours, theirs = socket.socketpair()
+for act in (lambda: fcntl.fcntl(ours, fcntl.F_SETOWN, {victim.pid}),
+            lambda: fcntl.fcntl(ours, 15, struct.pack('ii', 1, {victim.pid})),
+            lambda: fcntl.ioctl(ours, 0x8901, struct.pack('i', {victim.pid})),
+            lambda: fcntl.ioctl(ours, 0x8902, struct.pack('i', {victim.pid})),
+            lambda: fcntl.fcntl(ours, fcntl.F_SETSIG, signal.SIGKILL)):
+    try: act()
+    except OSError: pass
+    fcntl.fcntl(ours, fcntl.F_SETFL, os.O_ASYNC)
+    theirs.send(b'x')
+"""
+        assert box.run(code).status == "ok"
+        time.sleep(0.1)
         assert victim.poll() is None
     finally:
         victim.kill()

@@ -115,7 +115,7 @@ def _landlock(uid: int | None) -> Launch:
             "view": None,
             "kept": [],
             "landlock": {"readable": [*_SYSTEM, *_SYSTEM_FILES, *_DEVICES, *extra], "abi": abi},
-            "bpf": _seccomp.bpf(shared=True, own_user=uid is not None, scoped=abi >= 6),
+            "bpf": _seccomp.bpf(shared=True, own_user=uid is not None, landlock=abi),
         },
     )
 
@@ -146,7 +146,7 @@ def _namespaces(uid: int | None) -> Launch:
             "view": _view(),
             "kept": [path for path in extra if Path(path).is_relative_to("/tmp")],
             "landlock": None,
-            "bpf": _seccomp.bpf(shared=False, own_user=True, scoped=True),
+            "bpf": _seccomp.bpf(shared=False, own_user=True, landlock=0),
         },
     )
 

@@ -180,7 +180,7 @@ class Worker:
             "RLIMIT_NPROC": (processes, processes),
             "RLIMIT_NOFILE": (limits.open_files, limits.open_files),
             "RLIMIT_FSIZE": (one_file, one_file),
-            "RLIMIT_CORE": (0, 0),
+            "RLIMIT_CORE": (1, 1),  # no core file, and unlike 0 no call of the host's handler
             "RLIMIT_MSGQUEUE": (0, 0),
             "RLIMIT_MEMLOCK": (0, 0),
         }

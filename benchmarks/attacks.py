@@ -42,7 +42,10 @@ class Table:
 
     def lines(self) -> list[str]:
         columns = [f"{layer}-{user}" for layer in LAYERS for user in USERS]
-        head = " | ".join(column.replace("-", ", ") for column in columns)
+        titles = {"landlock1": "landlock (5.13)"}
+        head = " | ".join(
+            f"{titles.get(layer, layer)}, {user}" for layer in LAYERS for user in USERS
+        )
         lines = []
         for file, title in FILES.items():
             lines += [f"\n| {title} | {head} |", "|---" * (1 + len(columns)) + "|"]

@@ -168,6 +168,8 @@ def many(count: int, codes: list[str], layer: str) -> None:
     begin, good = time.perf_counter(), 0
     for number, outcome in enumerate(execute(asked, sandbox=layer, workers=1), 1):
         good += outcome.status == "ok"
+        if outcome.status != "ok":
+            print(f"program {number}: {outcome.status}, {outcome.error}", file=sys.stderr)
         if number % max(1, count // 10) == 0:
             now = time.perf_counter()
             own = int(Path("/proc/self/statm").read_text().split()[1]) * 4 / 1024

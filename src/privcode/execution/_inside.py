@@ -149,10 +149,12 @@ def _watch(
     for fd in (ended, heard, control.fileno()):
         poll.register(fd, select.POLLIN)
     words = b""
-    due = time.monotonic() + _POLL_SECONDS
+    begin = time.monotonic()
+    due = begin + _POLL_SECONDS
     try:
         while True:
-            ready = {fd for fd, _ in poll.poll(max(0.0, 1000 * (due - time.monotonic())))}
+            wait = max(0.0, due - time.monotonic()) if words else None
+            ready = {fd for fd, _ in poll.poll(None if wait is None else 1000 * wait)}
             if heard in ready:
                 chunk = os.read(heard, 4096)
                 words = (words + chunk)[:64]
@@ -163,12 +165,12 @@ def _watch(
             if control.fileno() in ready:
                 control.recv(1, socket.MSG_PEEK)
                 return words, "unwanted"
-            if time.monotonic() >= due:
-                begin = time.process_time()
+            if words and time.monotonic() >= due:  # not before the program itself runs
+                before_look = time.process_time()
                 _reap_orphans(program)
-                if reason := beyond(request, before):
+                if reason := beyond(request, before, begin):
                     return words, reason
-                looked = time.process_time() - begin  # at many files, it takes its time
+                looked = time.process_time() - before_look  # at many files, it takes its time
                 due = time.monotonic() + max(_POLL_SECONDS, 4 * looked)
     finally:
         os.close(ended)

@@ -8,6 +8,7 @@ hides their processor time, not their memory.
 
 import os
 import resource
+import time
 from typing import Any
 
 _MAX_FILES = 10_000
@@ -19,17 +20,20 @@ def used_by_the_dead() -> float:
     return used.ru_utime + used.ru_stime
 
 
-def beyond(request: dict[str, Any], before: float) -> str:
+def beyond(request: dict[str, Any], before: float, begin: float) -> str:
     """Which bound all the program's processes together have passed, if any.
 
     Args:
         request: with "bounds", "scratch" and "on_disk".
         before: what `used_by_the_dead` said before the program.
+        begin: when it began, by the monotonic clock.
     """
     bounds = request["bounds"]
     family = _family(os.getpid())
     if used_by_the_dead() - before + sum(map(_seconds, family)) > bounds["cpu"]:
         return "cpu"
+    if time.monotonic() - begin - sum(map(_waited, family)) > bounds["wall"]:
+        return "wall"
     if sum(map(_resident, family)) > bounds["memory"]:
         return "memory"
     if request["on_disk"] and _on_disk(request["scratch"], family) > bounds["disk"]:
@@ -67,6 +71,13 @@ def _seconds(pid: int) -> float:
     """Processor time of a process and of those it has waited for."""
     fields = _read(f"/proc/{pid}/stat").rpartition(")")[2].split()
     return sum(map(int, fields[11:15])) / os.sysconf("SC_CLK_TCK")
+
+
+def _waited(pid: int) -> float:
+    """Seconds for which a process's threads were ready to run and had no core."""
+    tasks = _listed(f"/proc/{pid}/task")
+    found = [_read(f"/proc/{pid}/task/{task}/schedstat").split() for task in tasks]
+    return sum(int(fields[1]) for fields in found if len(fields) > 1) / 1e9
 
 
 def _resident(pid: int) -> int:

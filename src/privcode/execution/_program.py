@@ -25,7 +25,8 @@ class Limits:
     """Bounds for one program, and what is imported before it starts.
 
     Processor time and memory bound each process at once, and all of them together at the next
-    look, ten times a second. `preload` names modules that every program finds imported, at no
+    look, ten times a second. Wall time does not run while the program is ready and has no core, up
+    to ten times as long. `preload` names modules that every program finds imported, at no
     cost of its own, as it does those of the standard library that programs import most; their
     memory counts as the program's.
     """

@@ -202,7 +202,8 @@ def _why_not(sandbox: Sandbox) -> str:
     try:
         outcome = worker.run(probe)
     except SandboxFailure as failure:
-        return f"does not start here ({failure}); allow user namespaces, or use another sandbox"
+        mend = "allow user namespaces, as docs/sandbox.md says, or use another"
+        return f"does not start here ({failure}); {mend}"
     finally:
         worker.close()
     return "" if outcome.status == "ok" else f"a trial program failed ({outcome.error})"

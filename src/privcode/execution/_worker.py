@@ -31,6 +31,7 @@ TAIL = 4096
 _POLL_SECONDS = 0.1
 _START_SECONDS = 300.0  # a large module, on a busy machine
 _GRACE_SECONDS = 5.0
+_PATIENCE = 10  # so many times the wall time, most of it spent waiting for a core
 _ENVIRONMENT = {"PATH": "/usr/bin:/bin", "LANG": "C.UTF-8", "HOME": "/tmp", "TMPDIR": "/tmp"}
 # Threads of a preloaded module would be lost in the programs, so it is asked to start none.
 _ENVIRONMENT |= {"JE_ARROW_MALLOC_CONF": "background_thread:false"}
@@ -81,6 +82,7 @@ class Worker:
                 "limits": self._rlimits(),
                 "bounds": {
                     "cpu": self.limits.cpu_seconds,
+                    "wall": self.limits.wall_seconds,
                     "memory": self.limits.memory_mb << 20,
                     "disk": self.limits.files_mb << 20,
                 },
@@ -207,7 +209,7 @@ class Worker:
         while open_fds:
             now = time.monotonic()
             if give_up is None:
-                if now - begin > self.limits.wall_seconds:
+                if now - begin > _PATIENCE * self.limits.wall_seconds:
                     broken = broken or ("timeout", "WallTime")
                 elif stop is not None and stop.is_set():
                     broken = broken or ("error", "Interrupted")
@@ -253,6 +255,7 @@ class Worker:
 
 _REASONS: dict[str, tuple[Status, str]] = {
     "cpu": ("timeout", "ProcessorTime"),
+    "wall": ("timeout", "WallTime"),
     "memory": ("memory", "MemoryLimit"),
     "disk": ("output", "DiskLimit"),
 }

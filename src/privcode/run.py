@@ -593,7 +593,7 @@ def refuse_early(config: Config, todo: Sequence[str]) -> None:
         load_tokenizer(section.model)
 
 
-def _limits(section: Execution | Evaluate) -> Limits:
+def _limits(section: Execution | Evaluate) -> "Limits":
     from privcode.execution import Limits
 
     return Limits(

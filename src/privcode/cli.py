@@ -159,9 +159,10 @@ def doctor(as_json: Json = False) -> None:
 def execute(
     programs: Annotated[Path, typer.Argument(help="Rows {id, language, code, stdin?}.")],
     out: Annotated[Path, typer.Option("--out", "-o", help="The same rows, with what happened.")],
-    sandbox: Annotated[str, typer.Option(help="auto, bubblewrap or landlock.")] = "auto",
+    sandbox: Annotated[str, typer.Option(help="auto, or one that doctor lists.")] = "auto",
     cpu_seconds: Annotated[float, typer.Option(help="Processor time of each.")] = 5.0,
-    memory_mb: Annotated[int, typer.Option(help="Memory of each process.")] = 1024,
+    memory_mb: Annotated[int, typer.Option(help="Memory of each, all processes.")] = 1024,
+    preload: Annotated[list[str] | None, typer.Option(help="Module; may be repeated.")] = None,
     workers: Annotated[int | None, typer.Option(help="At a time; default: all cores.")] = None,
     as_json: Json = False,
 ) -> None:
@@ -169,7 +170,8 @@ def execute(
     from privcode.execution import Limits, execute_file
     from privcode.files import read_jsonl
 
-    limits = Limits(cpu_seconds=cpu_seconds, memory_mb=memory_mb)
+    modules = tuple(preload or ())
+    limits = Limits(cpu_seconds=cpu_seconds, memory_mb=memory_mb, preload=modules)
     total = sum(1 for _ in read_jsonl(programs))
     with progress_bar("execute", total) as progress:
         facts = execute_file(
@@ -197,12 +199,12 @@ def score(
     ] = False,
     k: Annotated[list[int] | None, typer.Option(help="pass@k; may be repeated.")] = None,
     prelude: Annotated[Path | None, typer.Option(help="Code before each program.")] = None,
-    sandbox: Annotated[str, typer.Option(help="auto, or the name of one.")] = "auto",
+    sandbox: Annotated[str, typer.Option(help="auto, or one that doctor lists.")] = "auto",
     cpu_seconds: Annotated[
         float | None, typer.Option(help="Processor time of each; default: the format's.")
     ] = None,
     memory_mb: Annotated[
-        int | None, typer.Option(help="Memory of each process; default: the format's.")
+        int | None, typer.Option(help="Memory of each, all processes; default: the format's.")
     ] = None,
     workers: Annotated[int | None, typer.Option(help="At a time; default: all cores.")] = None,
     as_json: Json = False,

@@ -173,6 +173,9 @@ class Execution(Section):
     prelude: str | None = Field(None, description="file of code put before each sample")
     cpu_seconds: float = Field(5.0, gt=0)
     memory_mb: Positive = 1024
+    preload: list[str] = Field(
+        default_factory=list, description="modules that every program finds imported already"
+    )
 
 
 class RoundTrip(Section):
@@ -258,7 +261,12 @@ class Evaluate(Section):
         description="of each program; default: 5, HumanEval+ and MBPP+ 30, BigCodeBench 60",
     )
     memory_mb: Positive | None = Field(
-        None, description="of each process; default: 1024, HumanEval+, MBPP+, BigCodeBench 4096"
+        None,
+        description="of each program, all its processes; default: 1024, HumanEval+, MBPP+, "
+        "BigCodeBench 4096",
+    )
+    preload: list[str] = Field(
+        default_factory=list, description="modules that every program finds imported already"
     )
     seed: int = 0
 

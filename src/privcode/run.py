@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from privcode.budget import SWEEP, begin, sweep_of
-from privcode.config import Config, Model, TaskFile, load_config, plan_of
+from privcode.config import Config, Evaluate, Execution, Model, TaskFile, load_config, plan_of
 from privcode.console import progress_bar, say
 from privcode.errors import UserError
 from privcode.files import (
@@ -236,7 +236,11 @@ class Run(Workspace):
             if not needed:
                 return
             run, trip = self.config.validate_.execution, self.config.validate_.round_trip
-            limits = Limits(cpu_seconds=run.cpu_seconds, memory_mb=run.memory_mb)
+            limits = Limits(
+                cpu_seconds=run.cpu_seconds,
+                memory_mb=run.memory_mb,
+                preload=tuple(run.preload),
+            )
             score = None
             if describer := self.config.describer:
                 model = load_model(describer, trip.dtype)
@@ -349,7 +353,9 @@ class Run(Workspace):
                     template, response = "{prompt}", ""
                     if file.mode == "instruct":
                         template, response = section.template, file.response
-                    limits = limits_for(tasks[0].format, config.cpu_seconds, config.memory_mb)
+                    limits = limits_for(
+                        tasks[0].format, config.cpu_seconds, config.memory_mb, config.preload
+                    )
                     with progress_bar("ground truth", len(tasks)) as progress:
                         truth = ground_truth(
                             tasks,
@@ -587,7 +593,6 @@ def refuse_early(config: Config, todo: Sequence[str]) -> None:
     if "pretune" in todo:
         need_detectors()
 
-    from privcode.execution import choose_sandbox
     from privcode.models import load_tokenizer
     from privcode.prompts import read_prompts
 
@@ -596,15 +601,23 @@ def refuse_early(config: Config, todo: Sequence[str]) -> None:
     if "synthesize" in todo:
         read_prompts(config.prompts.file, config.prompts.column, config.prompts.limit)
     if "validate" in todo and config.validate_.execution.enabled:
-        choose_sandbox(config.validate_.execution.sandbox)
+        _trial_program(config.validate_.execution)
         _text(config.validate_.execution.prelude)
     if "evaluate" in todo:
-        choose_sandbox(config.evaluate.sandbox)
+        _trial_program(config.evaluate)
         for file in config.evaluate.tasks:
             tasks_of(file)
             _text(file.prelude)
     for section in (config.junior, config.premium) if todo else ():
         load_tokenizer(section.model)
+
+
+def _trial_program(section: Execution | Evaluate) -> None:
+    """Refuse a sandbox that does not work here, or modules that cannot be preloaded."""
+    from privcode.execution import Limits, Program, execute
+
+    limits = Limits(preload=tuple(section.preload))
+    list(execute([Program("trial", "")], limits, sandbox=section.sandbox, workers=1))
 
 
 def merged(adapter: Path) -> Path:

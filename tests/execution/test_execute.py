@@ -1,18 +1,37 @@
 """Order, laziness, verdicts and files of `privcode execute`."""
 
 import json
+import os
+import secrets
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 
+import privcode
 from privcode.errors import UserError
-from privcode.execution import Limits, Program, choose_sandbox, execute, execute_file, sandboxes
+from privcode.execution import (
+    Limits,
+    Program,
+    _sandboxes,
+    choose_sandbox,
+    execute,
+    execute_file,
+    sandboxes,
+)
+from privcode.execution._worker import Worker
 
 if not any(state.available for state in sandboxes()):
     pytest.skip("no sandbox on this machine", allow_module_level=True)
 
 
-def statuses(*codes: str, checked: bool = False, **limits: float) -> list[tuple[str, str]]:
-    programs = [Program(str(n), code, checked=checked) for n, code in enumerate(codes)]
+def statuses(*codes: str, **limits: float) -> list[tuple[str, str]]:
+    programs = [Program(str(n), code) for n, code in enumerate(codes)]
     return [(o.status, o.error) for o in execute(programs, Limits(**limits))]
 
 
@@ -20,6 +39,104 @@ def test_outcomes_come_in_input_order():
     codes = ["import time; time.sleep(0.5)", "pass", "1/0", "pass"]
     programs = [Program(str(n), code) for n, code in enumerate(codes)]
     assert [o.id for o in execute(programs)] == ["0", "1", "2", "3"]
+
+
+@pytest.fixture(params=[state.name for state in sandboxes() if state.available])
+def worker(request):
+    made = Worker(choose_sandbox(request.param), Limits(wall_seconds=20), slot=1)
+    yield made
+    made.close()
+
+
+def sleeper(mark: str) -> Program:
+    return Program(
+        "s", f"import os\nif os.fork(): os.wait()\nos.execv('/bin/sleep', ['{mark}', '9'])"
+    )
+
+
+def alive(mark: str) -> bool:
+    """Whether anything with `mark` on its command line is left after a moment."""
+    for _ in range(40):
+        command = ["pgrep", "-f", f"^{mark}"]
+        if subprocess.run(command, check=False, stdout=-1).returncode:
+            return False
+        time.sleep(0.05)
+    return True
+
+
+def started(mark: str) -> None:
+    while subprocess.run(["pgrep", "-f", f"^{mark}"], check=False, stdout=-1).returncode:
+        time.sleep(0.05)
+
+
+def test_a_server_that_dies_takes_its_program_along_and_is_replaced(worker):
+    mark = secrets.token_hex(8)
+    with ThreadPoolExecutor() as pool:
+        outcome = pool.submit(worker.run, sleeper(mark))
+        started(mark)
+        worker._server.kill()
+        assert (outcome.result().status, outcome.result().error) == ("error", "ServerLost")
+    assert not alive(mark)
+    assert worker.run(Program("next", "print(1)")).stdout == "1\n"
+
+
+def test_a_server_that_died_idle_is_replaced(worker):
+    assert worker.run(Program("first", "print(1)")).stdout == "1\n"
+    worker._server.kill()
+    worker._server.wait()
+    assert worker.run(Program("next", "print(1)")).stdout == "1\n"
+
+
+def test_a_closed_iterator_leaves_nothing_running(worker):
+    mark = secrets.token_hex(8)
+    outcomes = execute([Program("a", ""), sleeper(mark)], sandbox=worker.sandbox.name, workers=1)
+    next(outcomes)
+    started(mark)
+    outcomes.close()
+    assert not alive(mark)
+
+
+def test_nothing_outlives_a_caller_that_is_killed(worker):
+    mark = secrets.token_hex(8)
+    code = f"""
+from privcode.execution import Program, execute
+list(execute([Program("s", {sleeper(mark).code!r})], sandbox={worker.sandbox.name!r}, workers=1))
+"""
+    environment = os.environ | {"PYTHONPATH": str(Path(privcode.__file__).parents[1])}
+    caller = subprocess.Popen([sys.executable, "-c", code], env=environment)
+    started(mark)
+    caller.kill()
+    caller.wait()
+    assert not alive(mark)
+
+
+@pytest.mark.parametrize(
+    ("module", "why"),
+    [("nonesuch", "No module named 'nonesuch'"), ("this.is.none", "No module named 'this.is'")],
+)
+def test_a_module_that_cannot_be_preloaded_is_named(module, why):
+    with pytest.raises(UserError, match=f"preload {module}: ModuleNotFoundError: {why}"):
+        list(execute([Program("a", "")], Limits(preload=(module,))))
+
+
+def test_a_module_that_starts_threads_is_not_preloaded(worker, monkeypatch):
+    folder = Path(tempfile.mkdtemp(dir="/var/tmp"))
+    (folder / "threading_module.py").write_text(
+        "import threading, time\nthreading.Thread(target=time.sleep, args=[9], daemon=True).start()"
+    )
+    executable, packages, readable = _sandboxes._interpreter()
+    found = executable, (*packages, str(folder)), (*readable, str(folder))
+    monkeypatch.setattr(_sandboxes, "_interpreter", lambda: found)
+    worker.limits = Limits(preload=("threading_module",))
+    with pytest.raises(UserError, match="starts threads"):
+        worker.run(Program("a", ""))
+    shutil.rmtree(folder)
+
+
+def test_a_preloaded_module_is_there_from_the_start():
+    code = "import sys\nassert 'numpy' in sys.modules\nimport numpy\nprint(numpy.arange(3).sum())"
+    (outcome,) = execute([Program("a", code)], Limits(preload=("numpy",)))
+    assert outcome.stdout == "3\n"
 
 
 def test_programs_are_taken_only_a_few_ahead():
@@ -37,6 +154,30 @@ def test_programs_are_taken_only_a_few_ahead():
     assert taken < 10
 
 
+def test_a_plain_program_runs(box):
+    outcome = box.run("print(input()[::-1])", stdin="abc\n")
+    assert (outcome.status, outcome.stdout, outcome.exit_code) == ("ok", "cba\n", 0)
+
+
+def test_asyncio_threads_and_subprocesses_work(box):
+    code = """
+import asyncio, subprocess, sys, threading
+async def f(): await asyncio.sleep(0); return 'a'
+print(asyncio.run(f()))
+threading.Thread(target=print, args=('t',)).start()
+print(subprocess.run([sys.executable, '-I', '-S', '-c', 'print(1)'], stdout=-1).stdout)
+"""
+    outcome = box.run(code)
+    assert outcome.status == "ok", outcome
+    assert "a" in outcome.stdout
+    assert "b'1\\n'" in outcome.stdout
+
+
+def test_installed_packages_can_be_imported():
+    (outcome,) = execute([Program("a", "import numpy; print(numpy.arange(3).sum())")])
+    assert outcome.stdout == "3\n"
+
+
 def test_each_error_has_its_class():
     assert statuses("1/0", "import nonesuch.deep", "def", "raise SystemExit(3)") == [
         ("error", "ZeroDivisionError"),
@@ -51,24 +192,34 @@ def test_an_unknown_language_is_unsupported_and_not_run():
     assert (outcome.status, outcome.exit_code) == ("unsupported", None)
 
 
-@pytest.mark.parametrize(
-    "code",
-    [
-        "import os; os._exit(0)",
-        "import sys; sys.exit(0)",
-        "raise SystemExit",
-        "print('started'); print('ok'); import os; os._exit(0)",
-        "import os\nfor fd in range(3, 20):\n    try: os.write(fd, b'started')\n"
-        "    except OSError: pass\nos._exit(0)",
-        "import os\nif os.fork(): os._exit(0)",
-    ],
-)
-def test_leaving_early_is_no_verdict(code):
-    assert statuses(code, checked=True) == [("error", "NoVerdict")]
+@pytest.fixture
+def busy_machine():
+    """Four loops per core, before anything that is measured."""
+    command = [sys.executable, "-c", "while True: pass"]
+    load = [subprocess.Popen(command) for _ in range(4 * (os.cpu_count() or 1))]
+    yield
+    for process in load:
+        process.kill()
+        process.wait()
 
 
-def test_a_checked_program_that_reaches_its_end_is_ok():
-    assert statuses("assert True", checked=True) == [("ok", "")]
+@pytest.mark.slow
+def test_waiting_for_a_core_is_no_wall_time(worker, busy_machine):
+    worker.limits = Limits(wall_seconds=1.5)
+    code = "import time\nwhile time.process_time() < 1: pass"
+    outcome = worker.run(Program("a", code))
+    assert outcome.status == "ok"
+    assert outcome.seconds > 2  # or this machine was not busy
+    sleeping = worker.run(Program("b", "import time\ntime.sleep(20)"))
+    assert (sleeping.error, sleeping.seconds < 10) == ("WallTime", True)
+
+
+@pytest.mark.slow
+def test_500_right_programs_pass_on_a_busy_machine(busy_machine):
+    code = "import time\nwhile time.process_time() < 0.02: pass\nassert sum(range(100)) == 4950"
+    programs = [Program(str(n), code, checked=True) for n in range(500)]
+    outcomes = list(execute(programs, Limits(cpu_seconds=1, wall_seconds=1)))
+    assert [o for o in outcomes if o.status != "ok"] == []
 
 
 def test_text_that_is_not_unicode_is_an_error_of_the_program():

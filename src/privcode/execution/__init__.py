@@ -1,7 +1,8 @@
 """Model-written programs, run inside a sandbox or not at all (promise 8 of the design)."""
 
 from privcode.execution._file import execute_file
-from privcode.execution._run import Limits, Outcome, Program, Status, execute
+from privcode.execution._program import Limits, Outcome, Program, Status
+from privcode.execution._run import execute
 from privcode.execution._sandboxes import Availability, Sandbox, choose_sandbox, sandboxes
 
 __all__ = [

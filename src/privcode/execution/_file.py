@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from privcode.errors import UserError
-from privcode.execution._run import Limits, Program, execute
+from privcode.execution._program import Limits, Program
+from privcode.execution._run import execute
 from privcode.files import Row, read_jsonl, write_jsonl
 
 

@@ -1,146 +1,269 @@
-"""What runs first inside the sandbox: takes its own powers away, then runs one program.
+"""What runs inside the sandbox: a server, which forks for every program and sees it to its end.
 
-Promises: nothing of the program is executed before every limit and filter is in place; a step
-that fails ends the process before the program starts. Sent as text to `python -I -S -B -c`, so
-it imports the standard library only.
-Does not: supervise; the launching process counts, times and kills.
+The server imports what is to be preloaded once. For each request it makes an empty scratch, forks
+the program, watches it, kills and reaps whatever is left, and reports. It is the first process of
+its namespace, or the one that orphans fall to.
+
+Promises: nothing of a program is executed before every limit and filter is in place, and a step
+that fails ends the process before; the report comes when whatever the program started is dead; a
+program holds standard input, output and error, if `checked` the pipe on which its end is proven,
+and nothing else; it finds nothing of the programs before it, whose code the server never read.
+Sent as text to `python -I -S -B -c`, so it imports the standard library only.
+Does not: hide the proof from a program that takes this file's interpreter apart from within.
 """
 
+import atexit
+import gc
+import importlib
 import marshal
 import os
 import resource
+import select
+import signal
+import socket
 import sys
+import tempfile
+import threading
+import time
+from contextlib import suppress
 from types import ModuleType
-from typing import Any
+from typing import Any, NoReturn
+
+from privcode.execution._box import enter, mount, unmount
+from privcode.execution._confine import Powers, check, libc
+from privcode.execution._measure import beyond, used_by_the_dead
+
+_POLL_SECONDS = 0.1
+_MAX_FILES = 10_000
+_NOSUID_NODEV, _BIND = 6, 4096
+# What programs import most.
+_COMMON: tuple[str, ...] = ("bisect", "collections", "copy", "datetime", "decimal", "fractions")
+_COMMON += ("functools", "hashlib", "heapq", "itertools", "json", "math", "operator", "random")
+_COMMON += ("re", "statistics", "string", "typing")
 
 
-def _drop(uid: int, keep_read: bool) -> None:
-    """Become an ordinary user; `keep_read` keeps the power to pass a closed directory.
-
-    The last is for a Python below root's home, where Landlock still says what may be opened.
-    """
-    import ctypes
-
-    libc = ctypes.CDLL(None, use_errno=True)
-    prctl = libc.prctl
-    os.setgroups([])
-    if keep_read:
-        prctl(8, 1, 0, 0, 0)  # PR_SET_KEEPCAPS
-    os.setresgid(uid, uid, uid)
-    os.setresuid(uid, uid, uid)
-    if keep_read:
-        header = (ctypes.c_uint32 * 2)(0x20080522, 0)
-        read_search = 1 << 2
-        sets = (ctypes.c_uint32 * 6)(read_search, read_search, read_search, 0, 0, 0)
-        if libc.capset(header, sets) or prctl(47, 2, 2, 0, 0):  # PR_CAP_AMBIENT_RAISE
-            raise OSError(ctypes.get_errno(), "capset")
+# The server
 
 
-def _restrict(readable: list[str], writable: list[str], abi: int, bpf: bytes) -> None:
-    """Landlock on files, signals and sockets, then seccomp; neither can be undone."""
-    import ctypes
-
-    libc = ctypes.CDLL(None, use_errno=True)
-
-    def check(result: int) -> int:
-        if result < 0:
-            raise OSError(ctypes.get_errno(), "landlock or seccomp")
-        return result
-
-    read_file, execute, write_file = 1 << 2, 1 << 0, 1 << 1
-    every = (1 << 13) - 1
-    for since, right in ((2, 1 << 13), (3, 1 << 14), (5, 1 << 15)):  # refer, truncate, ioctl
-        every |= right if abi >= since else 0
-    on_file = read_file | execute | write_file | (every & (1 << 14 | 1 << 15))
-    network = 3 if abi >= 4 else 0
-    scoped = 3 if abi >= 6 else 0
-    attribute = (ctypes.c_uint64 * 3)(every, network, scoped)
-    size = 24 if abi >= 6 else 16 if abi >= 4 else 8
-    ruleset = check(libc.syscall(444, attribute, ctypes.c_size_t(size), 0))
-
-    def allow(path: str, rights: int) -> None:
-        try:
-            fd = os.open(path, os.O_PATH | os.O_CLOEXEC)
-        except FileNotFoundError:
-            return
-        if not os.path.isdir(path):
-            rights &= on_file
-        rule = rights.to_bytes(8, sys.byteorder) + fd.to_bytes(4, sys.byteorder)
-        check(libc.syscall(445, ruleset, 1, rule, 0))
-        os.close(fd)
-
-    for path in readable:
-        allow(path, read_file | execute | 1 << 3)
-    for path in writable:
-        allow(path, every)
-    check(libc.prctl(38, 1, 0, 0, 0))  # PR_SET_NO_NEW_PRIVS
-    check(libc.syscall(446, ruleset, 0))
-    os.close(ruleset)
-    filters = ctypes.create_string_buffer(bpf, len(bpf))
-    length = (len(bpf) // 8).to_bytes(2, sys.byteorder)
-    program = length + bytes(6) + ctypes.addressof(filters).to_bytes(8, sys.byteorder)
-    check(libc.prctl(22, 2, program, 0, 0))  # PR_SET_SECCOMP, SECCOMP_MODE_FILTER
-
-
-def _die_with(parent: int) -> None:
-    import ctypes
-
-    ctypes.CDLL(None).prctl(1, 9, 0, 0, 0)  # PR_SET_PDEATHSIG, SIGKILL
-    if os.getppid() != parent:
-        os._exit(1)
-
-
-def _run(code: str, name: str) -> None:
-    """Execute `code` as the module `__main__`; an uncaught exception ends the process with 1."""
-    main = ModuleType("__main__")
-    main.__dict__["__builtins__"] = __builtins__
-    sys.modules["__main__"] = main
+def _serve(control_fd: int, setup_fd: int) -> tuple[str, bytes]:
+    """Answer requests until the other end closes; returns in a forked, confined program alone."""
+    with open(setup_fd, "rb") as file:
+        setup: dict[str, Any] = marshal.load(file)
+    control = socket.socket(fileno=control_fd)
+    if setup["view"] is not None:
+        enter(setup["view"])
+    sys.path.extend(setup["path"])
     try:
-        exec(compile(code, name, "exec", dont_inherit=True), main.__dict__)
-    except Exception as error:
-        trace = error.__traceback__.tb_next if error.__traceback__ else None
-        sys.excepthook(type(error), error.with_traceback(trace), trace)
-        sys.exit(1)
+        for name in (*_COMMON, *setup["preload"]):
+            importlib.import_module(name)
+        if len(os.listdir("/proc/self/task")) > 1:
+            raise RuntimeError("a module starts threads, which no program would have")
+    except BaseException as error:
+        control.sendall(f"{type(error).__name__}: {error}".encode()[:500])
+        os._exit(1)
+    compile("", "program.py", "exec")  # the first time makes a hundred types
+    gc.collect()
+    gc.freeze()  # a collection in a program would write to, so copy, every page it looks at
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    check(libc.prctl(4, 0, 0, 0, 0), "prctl")  # PR_SET_DUMPABLE: closed to others of this user
+    check(libc.prctl(36, 1, 0, 0, 0), "prctl")  # PR_SET_CHILD_SUBREAPER
+    powers = Powers(setup["uid"], setup["keep_read"], setup["landlock"], setup["bpf"])
+    kept = [(path, os.open(path, os.O_PATH)) for path in setup["kept"]]
+    control.sendall(b"ready")
+    while True:
+        words, passed, _, _ = socket.recv_fds(control, 65536, 4)
+        if not words:
+            os._exit(0)
+        if len(passed) != 4:  # a program no longer wanted, that had ended
+            continue
+        request = marshal.loads(words)
+        if setup["namespaces"]:
+            _make_scratch(request["scratch"], request["bounds"]["disk"], kept)
+        proof = os.urandom(16)
+        heard, said = os.pipe()
+        server = os.getpid()
+        program = os.fork()
+        if program == 0:
+            code = _confine(powers, request, server, passed, said)
+            return code, proof if request["checked"] else b""
+        for fd in (*passed, said):
+            os.close(fd)
+        control.sendall(b"%d" % program)
+        control.sendall(_see_to_its_end(program, heard, control, request, proof))
+        os.close(heard)
+        if setup["namespaces"]:
+            for target in ("/dev/shm", request["scratch"], request["scratch"]):
+                unmount(target)
 
 
-def _join_threads() -> None:
-    threading = sys.modules.get("threading")
-    if threading is not None:
-        for thread in threading.enumerate():
-            if thread is not threading.current_thread() and not thread.daemon:
-                thread.join()
+def _make_scratch(scratch: str, size: int, kept: list[tuple[str, int]]) -> None:
+    """An empty scratch and /dev/shm, `size` bytes together; `kept` is what that would cover."""
+    options = f"mode=0755,size={size},nr_inodes={_MAX_FILES}"
+    mount("tmpfs", scratch, "tmpfs", _NOSUID_NODEV, options)
+    for name, target in (("shm", "/dev/shm"), ("work", scratch)):
+        os.mkdir(f"{scratch}/{name}")
+        os.chmod(f"{scratch}/{name}", 0o1777)
+        mount(f"{scratch}/{name}", target, None, _BIND)
+    for path, fd in kept:
+        os.makedirs(os.path.dirname(path), exist_ok=True)
+        if os.path.isdir(f"/proc/self/fd/{fd}"):
+            os.makedirs(path, exist_ok=True)
+        else:
+            os.close(os.open(path, os.O_CREAT, 0o644))
+        mount(f"/proc/self/fd/{fd}", path, None, _BIND)
 
 
-def _main(request_fd: int, report_fd: int, nonce_fd: int) -> None:
-    with open(request_fd, "rb") as file:
-        request: dict[str, Any] = marshal.load(file)
-    if request["uid"] is not None:
-        _drop(request["uid"], request["keep_read"])
-    if request["landlock"] is not None:
-        _die_with(request["parent"])
+def _see_to_its_end(
+    program: int, heard: int, control: socket.socket, request: dict[str, Any], proof: bytes
+) -> bytes:
+    """Watch the program, kill and reap whatever is left of it, and say how it was."""
+    before = used_by_the_dead()
+    words, reason = _watch(program, heard, control, request, before)
+    os.kill(program, signal.SIGKILL)  # still a zombie at least, so the number is its own
+    with suppress(ProcessLookupError):
+        os.killpg(program, signal.SIGKILL)
+    status = 0
+    while True:
+        try:
+            ended, its_status = os.waitpid(-1, 0)
+        except ChildProcessError:
+            break
+        status = its_status if ended == program else status
+    while chunk := os.read(heard, 4096):
+        words = (words + chunk)[:64]
+    return b"%d %d %d %d %s" % (
+        words[:1] == b"s",
+        words == b"s" + proof,
+        os.waitstatus_to_exitcode(status),
+        1000 * (used_by_the_dead() - before),
+        reason.encode(),
+    )
+
+
+def _watch(
+    program: int, heard: int, control: socket.socket, request: dict[str, Any], before: float
+) -> tuple[bytes, str]:
+    """Until the program ends, breaks a bound, or is no longer wanted: what it said, and why."""
+    ended = os.pidfd_open(program)
+    poll = select.poll()
+    for fd in (ended, heard, control.fileno()):
+        poll.register(fd, select.POLLIN)
+    words = b""
+    begin = time.monotonic()
+    due = begin + _POLL_SECONDS
+    try:
+        while True:
+            wait = max(0.0, due - time.monotonic()) if words else None
+            ready = {fd for fd, _ in poll.poll(None if wait is None else 1000 * wait)}
+            if heard in ready:
+                chunk = os.read(heard, 4096)
+                words = (words + chunk)[:64]
+                if not chunk:
+                    poll.unregister(heard)
+            if ended in ready:
+                return words, ""
+            if control.fileno() in ready:
+                control.recv(1, socket.MSG_PEEK)
+                return words, "unwanted"
+            if words and time.monotonic() >= due:  # not before the program itself runs
+                before_look = time.process_time()
+                _reap_orphans(program)
+                if reason := beyond(request, before, begin):
+                    return words, reason
+                looked = time.process_time() - before_look  # at many files, it takes its time
+                due = time.monotonic() + max(_POLL_SECONDS, 4 * looked)
+    finally:
+        os.close(ended)
+
+
+def _reap_orphans(program: int) -> None:
+    while found := os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT):
+        if found.si_pid == program:
+            return
+        os.waitpid(found.si_pid, 0)
+
+
+# The program
+
+
+def _confine(
+    powers: Powers,
+    request: dict[str, Any],
+    server: int,
+    passed: list[int],
+    said: int,
+) -> str:
+    """Take this process's powers away, one after the other; then read the program's code."""
+    order, stdin, stdout, stderr = passed
+    os.setsid()
+    for target, fd in enumerate((stdin, stdout, stderr)):
+        os.dup2(fd, target)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    code = os.pread(order, os.fstat(order).st_size, 0).decode("utf-8", "surrogatepass")
+    os.dup2(said, 3, inheritable=False)
+    os.closerange(4, os.sysconf("SC_OPEN_MAX"))
+    check(libc.prctl(4, 1, 0, 0, 0), "prctl")  # PR_SET_DUMPABLE: the next file is its own again
+    wanted = os.open("/proc/self/oom_score_adj", os.O_WRONLY)
+    os.write(wanted, b"1000")  # where memory runs out, this goes first
+    os.close(wanted)
+    powers.drop()
+    libc.prctl(1, 9, 0, 0, 0)  # PR_SET_PDEATHSIG, SIGKILL
+    if os.getppid() != server:
+        os._exit(1)
+    os.chdir(request["scratch"])
+    if request["scratch"] != os.environ["HOME"]:
+        os.environ.update(HOME=request["scratch"], TMPDIR=request["scratch"])
     for name, (soft, hard) in request["limits"].items():
         kind = getattr(resource, name)
         most = resource.getrlimit(kind)[1]  # who started privcode may allow less
         if most != resource.RLIM_INFINITY:
             soft, hard = min(soft, most), min(hard, most)
         resource.setrlimit(kind, (soft, hard))
-    if request["landlock"] is not None:
-        _restrict(**request["landlock"])
-    sys.path.extend(request["path"])
-    sys.argv = ["program.py"]
-    os.write(report_fd, b"started\n")
+    powers.restrict(request["scratch"])
+    os.write(3, b"s")
     if not request["checked"]:
-        os.close(report_fd)
-        os.close(nonce_fd)
-        _run(request["code"], "program.py")
-    else:
-        os.set_inheritable(report_fd, False)
-        os.set_inheritable(nonce_fd, False)
-        owner = os.getpid()
-        _run(request["code"], "program.py")
-        _join_threads()
-        if os.getpid() == owner:  # a forked child that falls through proves nothing
-            os.write(report_fd, os.read(nonce_fd, 64))
+        os.close(3)
+    return code
 
 
-_main(*map(int, sys.argv[1:]))
+def forget() -> None:
+    """Undo what preloading fixed for all: the place of temporary files, numpy's random state."""
+    tempfile.tempdir = None
+    if numpy_random := sys.modules.get("numpy.random"):
+        numpy_random.seed()
+
+
+def run(code: str, proof: bytes) -> NoReturn:
+    """Execute `code` as the module `__main__`, then end as an interpreter would."""
+    write, leave, pid_of, owner = os.write, os._exit, os.getpid, os.getpid()
+    join_threads = threading._shutdown  # type: ignore[attr-defined]
+    main = ModuleType("__main__")
+    main.__dict__["__builtins__"] = __builtins__
+    sys.modules["__main__"] = main
+    sys.argv = ["program.py"]
+    status = 1
+    try:
+        exec(compile(code, "program.py", "exec", dont_inherit=True), main.__dict__)
+        status = 0
+    except SystemExit as left:
+        proof = b""
+        status = left.code if isinstance(left.code, int) else 0 if left.code is None else 1
+        if status == 1 and left.code != 1:
+            print(left.code, file=sys.stderr)
+    except BaseException as error:
+        proof = b""
+        trace = error.__traceback__.tb_next if error.__traceback__ else None
+        sys.excepthook(type(error), error.with_traceback(trace), trace)
+    join_threads()
+    if proof and pid_of() == owner:  # a forked child that falls through proves nothing
+        write(3, proof)
+    atexit._run_exitfuncs()
+    for name in ("stdout", "stderr", "__stdout__", "__stderr__"):
+        with suppress(BaseException):  # closed, detached or whatever the program put there
+            getattr(sys, name).flush()
+    leave(status & 0xFF)
+
+
+_started = _serve(*map(int, sys.argv[1:]))
+forget()
+run(*_started)

@@ -1,4 +1,4 @@
-"""The two sandboxes, how each is started, and which of them works on this machine.
+"""The sandboxes, how each is started, and which of them works on this machine.
 
 Promises: a sandbox counts as available only after a small program ran inside it here; where
 none works, `choose_sandbox` raises and says what to install. There is no unprotected mode.
@@ -9,6 +9,7 @@ Does not: bound the memory of many processes together (memory is bounded for eac
 import ctypes
 import functools
 import os
+import re
 import shutil
 import site
 import stat
@@ -22,29 +23,33 @@ from typing import Any
 from privcode.errors import UserError
 from privcode.execution import _seccomp
 
-_INSIDE = Path(__file__).with_name("_inside.py")
+_PARTS = ("_confine.py", "_box.py", "_measure.py", "_inside.py")
 _SYSTEM = ("/usr", "/bin", "/sbin", "/lib", "/lib64", "/lib32", "/libx32")
 _SYSTEM_FILES = ("/etc/ld.so.cache", "/etc/localtime")
-_DEVICES = ("/dev/zero", "/dev/random", "/dev/urandom")
+_DEVICES = ("/dev/null", "/dev/zero", "/dev/full", "/dev/random", "/dev/urandom")
 _CREATE_RULESET = 444
 
 
 @dataclass(frozen=True)
 class Launch:
-    """How to start one confined interpreter: a command line and what it is told about itself."""
+    """How to start a server: a command line, to which the numbers of its control socket and of a
+    file with `setup` are added."""
 
     command: tuple[str, ...]
-    request: dict[str, Any]
-    bpf: bytes | None  # for bubblewrap, which loads the filter itself
+    setup: dict[str, Any]
 
 
 @dataclass(frozen=True)
 class Sandbox:
-    """A way to confine a program: `launch(scratch, size, uid)` says how to start one."""
+    """A way to confine programs: `launch(uid)` says how to start a server for them.
+
+    `namespaces`: a server sees its own processes only, and every program gets a scratch and
+    /dev/shm in memory; elsewhere its scratch is a directory of the machine.
+    """
 
     name: str
-    scratch_on_disk: bool  # False: a sized tmpfs that nobody else sees
-    launch: Callable[[Path, int, int | None], Launch]
+    namespaces: bool
+    launch: Callable[[int | None], Launch]
 
 
 @dataclass(frozen=True)
@@ -83,11 +88,13 @@ def _interpreter() -> tuple[str, tuple[str, ...], tuple[str, ...]]:
 
 @functools.cache
 def _inside() -> str:
-    return _INSIDE.read_text(encoding="utf-8")
+    """The text of what runs inside: there is no package there to import the parts from."""
+    texts = [Path(__file__).with_name(name).read_text(encoding="utf-8") for name in _PARTS]
+    return re.sub(r"^from privcode\..*\n", "", "\n\n".join(texts), flags=re.MULTILINE)
 
 
-def _python() -> list[str]:
-    return [_interpreter()[0], "-I", "-S", "-B", "-X", "utf8", "-c", _inside()]
+def _python(text: str) -> list[str]:
+    return [_interpreter()[0], "-I", "-S", "-B", "-X", "utf8", "-c", text]
 
 
 def _open_to_all(path: str) -> bool:
@@ -95,69 +102,92 @@ def _open_to_all(path: str) -> bool:
     return all(parent.stat().st_mode & stat.S_IXOTH for parent in Path(path).parents)
 
 
-def _landlock(scratch: Path, size: int, uid: int | None) -> Launch:
+def _landlock(uid: int | None) -> Launch:
     _, packages, extra = _interpreter()
     abi = landlock_abi()
     return Launch(
-        command=tuple(_python()),
-        request={
+        command=tuple(_python(_inside())),
+        setup={
+            "path": list(packages),
             "uid": uid,
             "keep_read": uid is not None and not all(map(_open_to_all, extra)),
-            "parent": os.getpid(),
-            "path": list(packages),
-            "landlock": {
-                "readable": [*_SYSTEM, *_SYSTEM_FILES, *_DEVICES, *extra],
-                "writable": [str(scratch), "/dev/null"],
-                "abi": abi,
-                "bpf": _seccomp.bpf(metadata=uid is not None, signals=uid is not None or abi >= 6),
-            },
+            "namespaces": False,
+            "view": None,
+            "kept": [],
+            "landlock": {"readable": [*_SYSTEM, *_SYSTEM_FILES, *_DEVICES, *extra], "abi": abi},
+            "bpf": _seccomp.bpf(shared=True, own_user=uid is not None, landlock=abi),
         },
-        bpf=None,
     )
 
 
-def _bubblewrap(scratch: Path, size: int, uid: int | None) -> Launch:
+def _view() -> dict[str, list[Any]]:
+    """What of the machine is seen inside; see `_box.enter`."""
+    _, _, extra = _interpreter()
+    links = [(path, os.readlink(path)) for path in _SYSTEM if os.path.islink(path)]
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        links.append((f"/dev/{name}", f"/proc/self/fd/{number}"))
+    folders = [path for path in _SYSTEM if os.path.isdir(path) and not os.path.islink(path)]
+    return {
+        "readable": [*folders, *_SYSTEM_FILES, *extra],
+        "links": [*links, ("/dev/fd", "/proc/self/fd")],
+        "devices": list(_DEVICES),
+    }
+
+
+def _namespaces(uid: int | None) -> Launch:
     _, packages, extra = _interpreter()
+    return Launch(
+        command=tuple(_python(_inside())),
+        setup={
+            "path": list(packages),
+            "uid": uid,
+            "keep_read": False,
+            "namespaces": True,
+            "view": _view(),
+            "kept": [path for path in extra if Path(path).is_relative_to("/tmp")],
+            "landlock": None,
+            "bpf": _seccomp.bpf(shared=False, own_user=True, landlock=0),
+        },
+    )
+
+
+def _bubblewrap(uid: int | None) -> Launch:
+    plain, view = _namespaces(uid), _view()
     command = ["bwrap", "--unshare-ipc", "--unshare-pid", "--unshare-net", "--unshare-uts"]
     command += ["--unshare-cgroup-try", "--die-with-parent", "--new-session", "--cap-drop", "ALL"]
+    command += ["--as-pid-1"]  # no program can end it, and orphans are its own to reap
+    # For the server; `_confine` gives all of it up before a program starts.
+    powers = ["SYS_ADMIN", "SYS_PTRACE"] + ["SETUID", "SETGID", "KILL"] * (uid is not None)
+    for power in powers:
+        command += ["--cap-add", f"CAP_{power}"]
     if uid is None:
         command += ["--unshare-user"]
-    else:  # `_inside` gives these up when it becomes the ordinary user
-        command += ["--cap-add", "CAP_SETUID", "--cap-add", "CAP_SETGID"]
-    tmpfs = ["--perms", "1777", "--size", str(size), "--tmpfs"]
-    command += [*tmpfs, str(scratch)]  # first: a Python below /tmp is bound on top of it
-    for path in _SYSTEM:
-        if os.path.islink(path):
-            command += ["--symlink", os.readlink(path), path]
-        elif os.path.isdir(path):
-            command += ["--ro-bind", path, path]
-    above = {str(folder) for path in extra for folder in Path(path).parents}
-    for folder in sorted(
-        above - {"/", str(scratch)}
-    ):  # bwrap would make them passable by root alone
+    above = {str(folder) for path in view["readable"] for folder in Path(path).parents} - {"/"}
+    # bwrap would make them passable by root alone
+    for folder in sorted(above | {"/tmp", "/dev", "/dev/shm"}):
         command += ["--perms", "0755", "--dir", folder]
-    for path in (*_SYSTEM_FILES, *extra):
+    for path, target in view["links"]:
+        command += ["--symlink", target, path]
+    for path in view["readable"]:
         command += ["--ro-bind-try", path, path]
-    command += ["--proc", "/proc", "--dev", "/dev"]
-    command += [*tmpfs, "/dev/shm"]
-    command += ["--remount-ro", "/dev", "--remount-ro", "/", "--chdir", str(scratch), "--"]
-    return Launch(
-        command=(*command, *_python()),
-        request={"uid": uid, "keep_read": False, "path": list(packages), "landlock": None},
-        bpf=_seccomp.bpf(metadata=True, signals=True),
-    )
+    for path in view["devices"]:
+        command += ["--dev-bind-try", path, path]
+    command += ["--proc", "/proc", "--remount-ro", "/", "--chdir", "/", "--"]
+    return Launch((*command, *plain.command), plain.setup | {"view": None})
 
 
 _SANDBOXES = (
-    Sandbox("bubblewrap", scratch_on_disk=False, launch=_bubblewrap),
-    Sandbox("landlock", scratch_on_disk=True, launch=_landlock),
+    Sandbox("bubblewrap", namespaces=True, launch=_bubblewrap),
+    Sandbox("namespaces", namespaces=True, launch=_namespaces),
+    Sandbox("landlock", namespaces=False, launch=_landlock),
 )
 
 
 @functools.cache
 def _why_not(sandbox: Sandbox) -> str:
     """Empty if a program runs inside `sandbox` here, else the reason and the mend."""
-    from privcode.execution._run import Limits, Program, SandboxFailure, run_one
+    from privcode.execution._program import Limits, Program
+    from privcode.execution._worker import SandboxFailure, Worker
 
     if sys.platform != "linux":
         return "needs Linux; run in a Linux container or virtual machine"
@@ -168,10 +198,14 @@ def _why_not(sandbox: Sandbox) -> str:
     if sandbox.name == "landlock" and landlock_abi() == 0:
         return "this kernel has no Landlock; use Linux 5.13 or newer with Landlock enabled"
     probe = Program("probe", "import os\nif os.fork() == 0: os._exit(0)\nos.wait()", checked=True)
+    worker = Worker(sandbox, Limits(), slot=63)
     try:
-        outcome = run_one(probe, Limits(), sandbox, slot=63)
+        outcome = worker.run(probe)
     except SandboxFailure as failure:
-        return f"does not start here ({failure}); allow user namespaces, or use the other sandbox"
+        mend = "allow user namespaces, as docs/sandbox.md says, or use another"
+        return f"does not start here ({failure}); {mend}"
+    finally:
+        worker.close()
     return "" if outcome.status == "ok" else f"a trial program failed ({outcome.error})"
 
 

@@ -1,19 +1,23 @@
-"""The system-call filter both sandboxes load: a classic BPF program for x86-64 and aarch64.
+"""The system-call filter every program loads: a classic BPF program for x86-64 and aarch64.
 
-Promises: no new socket (socket pairs stay, asyncio needs them), no ptrace or other process's
-memory, no new namespace or mount, no escape from the process group, no kernel keyring, bpf,
-io_uring or shared memory that outlives the program. A refused call fails with EPERM, so the
-program sees PermissionError.
+Promises: no socket that could reach anything (stream pairs stay, asyncio needs them), no ptrace
+or other process's memory, no new namespace or mount, no escape from the process group, no kernel
+keyring, bpf, io_uring or shared memory that outlives the program. A refused call fails with EPERM,
+so the program sees PermissionError.
 Does not: restrict which files are opened; Landlock or bubblewrap does that.
 """
 
 import errno
+import os
 import platform
 import struct
 
 # name: (x86-64, aarch64); None where the architecture has no such call
 _DENIED: dict[str, tuple[int | None, int | None]] = {
     "socket": (41, 198),
+    "connect": (42, 203),
+    "bind": (49, 200),
+    "listen": (50, 201),
     "ptrace": (101, 117),
     "process_vm_readv": (310, 270),
     "process_vm_writev": (311, 271),
@@ -56,9 +60,17 @@ _DENIED: dict[str, tuple[int | None, int | None]] = {
     "memfd_secret": (447, 447),
     "shmget": (29, 194),
     "shmat": (30, 196),
+    "shmctl": (31, 195),
     "semget": (64, 190),
+    "semop": (65, 193),
+    "semtimedop": (220, 192),
+    "semctl": (66, 191),
     "msgget": (68, 186),
+    "msgsnd": (69, 189),
+    "msgrcv": (70, 188),
+    "msgctl": (71, 187),
     "mq_open": (240, 180),
+    "mq_unlink": (241, 181),
     "kexec_load": (246, 104),
     "kexec_file_load": (320, 294),
     "init_module": (175, 105),
@@ -80,8 +92,9 @@ _DENIED: dict[str, tuple[int | None, int | None]] = {
     "migrate_pages": (256, 238),
     "move_pages": (279, 239),
 }
-# Landlock leaves a file's metadata alone: denied where the program owns files outside its scratch.
-_METADATA: dict[str, tuple[int | None, int | None]] = {
+# Where the machine's own file system is seen: Landlock leaves a file's metadata alone, and who
+# watches it; and a deleted file in a socket's queue could not be counted.
+_SHARED: dict[str, tuple[int | None, int | None]] = {
     "truncate": (76, 45),
     "chmod": (90, None),
     "fchmod": (91, 52),
@@ -101,6 +114,10 @@ _METADATA: dict[str, tuple[int | None, int | None]] = {
     "removexattr": (197, 14),
     "lremovexattr": (198, 15),
     "fremovexattr": (199, 16),
+    "inotify_init": (253, None),
+    "inotify_init1": (294, 26),
+    "sendmsg": (46, 211),
+    "sendmmsg": (307, 269),
 }
 # Signals outside the own group, where neither a namespace, nor a user id, nor Landlock stops them.
 _SIGNALS: dict[str, tuple[int | None, int | None]] = {
@@ -109,14 +126,17 @@ _SIGNALS: dict[str, tuple[int | None, int | None]] = {
     "rt_sigqueueinfo": (129, 138),
     "rt_tgsigqueueinfo": (297, 240),
 }
-_CLONE, _CLONE3, _PRLIMIT, _KILL = (56, 220), (435, 435), (302, 261), (62, 129)
+_CLONE3, _OPENAT2 = (435, 435), (437, 437)
+_CLONE, _PRLIMIT, _KILL, _SOCKETPAIR = (56, 220), (302, 261), (62, 129), (53, 199)
+_PRCTL, _FCNTL, _IOCTL, _OPEN, _OPENAT = (157, 167), (72, 25), (16, 29), (2, None), (257, 56)
 
 # CLONE_NEW{NS,CGROUP,UTS,IPC,USER,PID,NET}, and CLONE_PARENT, which would leave the family.
 _CLONE_FLAGS = 0x7E020000 | 0x8000
 _AUDIT_ARCH = (0xC000003E, 0xC00000B7)
 _ALLOW, _KILL_PROCESS, _ERRNO = 0x7FFF0000, 0x80000000, 0x00050000
-_LOAD, _EQUAL, _AT_LEAST, _ANY_BIT, _RETURN = 0x20, 0x15, 0x35, 0x45, 0x06
-_NR, _ARCH, _ARG0 = 0, 4, 16
+_LOAD, _AND, _EQUAL, _AT_LEAST, _RETURN = 0x20, 0x54, 0x15, 0x35, 0x06
+_NR, _ARCH, _ARGUMENTS = 0, 4, 16
+_EVERY_BIT = 0xFFFFFFFF
 
 
 def _op(code: int, k: int, yes: int = 0, no: int = 0) -> bytes:
@@ -127,20 +147,35 @@ def _refuse(error: int = errno.EPERM) -> bytes:
     return _op(_RETURN, _ERRNO | error)
 
 
+def _by_argument(
+    number: int | None, argument: int, values: tuple[int, ...], *, allow: bool, mask: int
+) -> list[bytes]:
+    """For one call: allow, or refuse, where the masked argument is among `values` alone."""
+    if number is None:
+        return []
+    body = [_op(_LOAD, _ARGUMENTS + 8 * argument), _op(_AND, mask)]
+    body += [_op(_EQUAL, value, len(values) - i, 0) for i, value in enumerate(values)]
+    ends = [_refuse(), _op(_RETURN, _ALLOW)]
+    body += ends if allow else reversed(ends)
+    return [_op(_EQUAL, number, 0, len(body)), *body]
+
+
 def supported() -> bool:
     """Whether this machine's architecture has a filter."""
     return platform.machine() in ("x86_64", "aarch64")
 
 
-def bpf(*, metadata: bool, signals: bool) -> bytes:
+def bpf(*, shared: bool, own_user: bool, landlock: int) -> bytes:
     """The filter as an array of `struct sock_filter`, 8 bytes each.
 
     Args:
-        metadata: leave changes of mode, owner, times and extended attributes alone.
-        signals: leave signals to other processes alone.
+        shared: the program sees the machine's own files and processes, no namespace's.
+        own_user: its user, or its namespace, owns nothing else.
+        landlock: its version, where it is what confines the program's files and signals.
     """
     here = ("x86_64", "aarch64").index(platform.machine())
-    denied = _DENIED | ({} if metadata else _METADATA) | ({} if signals else _SIGNALS)
+    signals = own_user or landlock >= 6
+    denied = _DENIED | (_SHARED if shared else {}) | ({} if signals else _SIGNALS)
     program = [
         _op(_LOAD, _ARCH),
         _op(_EQUAL, _AUDIT_ARCH[here], 1, 0),
@@ -155,12 +190,26 @@ def bpf(*, metadata: bool, signals: bool) -> bytes:
             program += [_op(_EQUAL, number, 0, 1), _refuse()]
     # clone3 hides its flags behind a pointer; ENOSYS makes libc fall back to clone.
     program += [_op(_EQUAL, _CLONE3[here], 0, 1), _refuse(errno.ENOSYS)]
-    program += [_op(_EQUAL, _CLONE[here], 0, 4), _op(_LOAD, _ARG0)]
-    program += [_op(_ANY_BIT, _CLONE_FLAGS, 0, 1), _refuse(), _op(_RETURN, _ALLOW)]
-    for number in [_PRLIMIT[here]] + ([] if signals else [_KILL[here]]):
-        program += [
-            _op(_EQUAL, number, 0, 4),
-            _op(_LOAD, _ARG0),
-        ]  # argument 0: own process or group
-        program += [_op(_EQUAL, 0, 1, 0), _refuse(), _op(_RETURN, _ALLOW)]
+
+    def only(numbers: tuple[int | None, int | None], argument: int, *values: int) -> None:
+        program.extend(_by_argument(numbers[here], argument, values, allow=True, mask=_EVERY_BIT))
+
+    def never(numbers: tuple[int | None, int | None], argument: int, *values: int) -> None:
+        program.extend(_by_argument(numbers[here], argument, values, allow=False, mask=_EVERY_BIT))
+
+    program += _by_argument(_CLONE[here], 0, (0,), allow=True, mask=_CLONE_FLAGS)
+    # A datagram socket of a pair can still send to any address: stream pairs only.
+    program += _by_argument(_SOCKETPAIR[here], 1, (1,), allow=True, mask=0xF)
+    never(_PRCTL, 0, 4)  # PR_SET_DUMPABLE: closed to its server's eyes, it could hold deleted files
+    only(_PRLIMIT, 0, 0)  # its own
+    if not signals:
+        only(_KILL, 0, 0)  # its own group
+        never(_FCNTL, 1, 8, 10, 15)  # F_SETOWN, F_SETSIG, F_SETOWN_EX: who is sent a signal
+        never(_IOCTL, 1, 0x8901, 0x8902)  # FIOSETOWN, SIOCSPGRP
+    if shared and landlock < 3:  # it lets files be cut short that are opened to read, or to nothing
+        flags = os.O_TRUNC | os.O_ACCMODE
+        cut = (os.O_TRUNC | os.O_RDONLY, os.O_TRUNC | os.O_ACCMODE)
+        program += _by_argument(_OPEN[here], 1, cut, allow=False, mask=flags)
+        program += _by_argument(_OPENAT[here], 2, cut, allow=False, mask=flags)
+        program += [_op(_EQUAL, _OPENAT2[here], 0, 1), _refuse(errno.ENOSYS)]
     return b"".join([*program, _op(_RETURN, _ALLOW)])

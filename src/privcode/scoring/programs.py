@@ -7,7 +7,7 @@ Does not: run anything.
 
 import functools
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -42,7 +42,10 @@ _DISTRIBUTIONS = {
 
 
 def limits_for(
-    format: Format, cpu_seconds: float | None = None, memory_mb: int | None = None
+    format: Format,
+    cpu_seconds: float | None = None,
+    memory_mb: int | None = None,
+    preload: Sequence[str] = (),
 ) -> Limits:
     """What a program of this format may use; a figure that is given replaces the format's own."""
     own = _LIMITS[format]
@@ -52,6 +55,7 @@ def limits_for(
         cpu_seconds=cpu,
         wall_seconds=own.wall_seconds * max(1, cpu / own.cpu_seconds),
         memory_mb=own.memory_mb if memory_mb is None else memory_mb,
+        preload=tuple(preload),
     )
 
 

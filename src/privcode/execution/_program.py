@@ -1,0 +1,54 @@
+"""What is run, within which bounds, and how it ended: the values of `privcode.execution`.
+
+Promises: plain frozen values.
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+Status = Literal["ok", "error", "timeout", "memory", "output", "blocked", "unsupported"]
+
+
+@dataclass(frozen=True)
+class Program:
+    """One program; `checked` asks for proof that its last statement was reached."""
+
+    id: str
+    code: str
+    language: str = "python"
+    stdin: str = ""
+    checked: bool = False
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Bounds for one program, and what is imported before it starts.
+
+    Processor time and memory bound each process at once, and all of them together at the next
+    look, ten times a second. Wall time does not run while the program is ready and has no core, up
+    to ten times as long. `preload` names modules that every program finds imported, at no
+    cost of its own, as it does those of the standard library that programs import most; their
+    memory counts as the program's.
+    """
+
+    cpu_seconds: float = 5
+    wall_seconds: float = 30
+    memory_mb: int = 1024
+    output_kb: int = 64
+    processes: int = 32
+    files_mb: int = 64
+    open_files: int = 64
+    preload: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a program ended; `stdout` and `stderr` are the last few kB, `seconds` wall time."""
+
+    id: str
+    status: Status
+    exit_code: int | None
+    seconds: float
+    stdout: str
+    stderr: str
+    error: str

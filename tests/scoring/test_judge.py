@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from privcode.execution import execute
+from privcode.execution import execute, sandboxes
 from privcode.scoring import Cases, Format, Task, Verdict, limits_for, program_for, verdict
 from privcode.scoring._judge import decode, encode
 
@@ -24,10 +24,10 @@ def task(
     return Task(task_id, '"""p"""\n', "f", "", reference, format=format, cases=cases)
 
 
-def judge(solution: str, about: Task | None = None) -> Verdict:
+def judge(solution: str, about: Task | None = None, sandbox: str = "auto") -> Verdict:
     about = about or task()
     program = program_for(about, {"solution": solution})
-    (outcome,) = execute([program], limits_for(about.format))
+    (outcome,) = execute([program], limits_for(about.format), sandbox=sandbox)
     return verdict(about, outcome)
 
 
@@ -134,9 +134,10 @@ def test_the_solution_has_no_descriptors_but_its_own():
     assert judge(listed + there, about).passed
 
 
-def test_the_solution_never_holds_the_reference():
+@pytest.mark.parametrize("sandbox", [one.name for one in sandboxes() if one.available])
+def test_the_solution_never_holds_the_reference(sandbox: str):
     about = task("SECRET = 'SECRET'\ndef f(x):\n    return [x, x + 1]\n")
-    assert judge(SEARCH, about).error == "AssertionError"
+    assert judge(SEARCH, about, sandbox).error == "AssertionError"
 
 
 def test_an_endless_loop_is_a_timeout_within_seconds():

@@ -200,7 +200,8 @@ def bpf(*, shared: bool, own_user: bool, landlock: int) -> bytes:
     program += _by_argument(_CLONE[here], 0, (0,), allow=True, mask=_CLONE_FLAGS)
     # A datagram socket of a pair can still send to any address: stream pairs only.
     program += _by_argument(_SOCKETPAIR[here], 1, (1,), allow=True, mask=0xF)
-    never(_PRCTL, 0, 4)  # PR_SET_DUMPABLE: closed to its server's eyes, it could hold deleted files
+    if shared:  # PR_SET_DUMPABLE: closed to its server's eyes, it could hold deleted files
+        never(_PRCTL, 0, 4)
     only(_PRLIMIT, 0, 0)  # its own
     if not signals:
         only(_KILL, 0, 0)  # its own group

@@ -19,8 +19,7 @@ from privcode.config import Config, Dtype, Model, Prompts, TaskFile
 from privcode.errors import UserError
 from privcode.models import sizes
 from privcode.prompts import read_prompts
-from privcode.run import stages_of
-from privcode.scoring import load_tasks
+from privcode.run import stages_of, tasks_of
 
 GPU = "A100-80GB"
 PEAK: dict[Dtype, float] = {"bfloat16": 312e12, "float16": 312e12, "float32": 19.5e12}
@@ -195,10 +194,7 @@ def _counts(configs: Sequence[Config]) -> Counts:
         if Path(prompts.file).exists():
             counts[prompts] = len(read_prompts(prompts.file, prompts.column, prompts.limit))
     for file in {file for config in configs for file in config.evaluate.tasks}:
-        counts[file] = None
-        if Path(file.file).exists():
-            tasks = load_tasks(file.file, file.format, stdlib_only=file.stdlib_only)
-            counts[file] = len(tasks)
+        counts[file] = len(tasks_of(file)) if Path(file.file).exists() else None
     return counts
 
 

@@ -616,7 +616,8 @@ def _trial_program(section: Execution | Evaluate) -> None:
     """Refuse a sandbox that does not work here, or modules that cannot be preloaded."""
     from privcode.execution import Limits, Program, execute
 
-    limits = Limits(preload=tuple(section.preload))
+    memory = section.memory_mb or Limits.memory_mb
+    limits = Limits(memory_mb=memory, preload=tuple(section.preload))
     list(execute([Program("trial", "")], limits, sandbox=section.sandbox, workers=1))
 
 

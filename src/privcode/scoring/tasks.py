@@ -125,10 +125,18 @@ def load_tasks(
             raise UserError(f"{where}, field task_id: comes twice; give each task its own id")
         tasks[task.task_id] = task
     found = list(tasks.values())
-    if stdlib_only:
-        found = [t for t in found if t.language == "python" and t.modules() <= _STDLIB]
-        if not found:
-            raise UserError(f"{source}: no task needs the standard library alone; score them all")
+    return without_libraries(found, source) if stdlib_only else found
+
+
+def without_libraries(tasks: Sequence[Task], source: str | Path) -> list[Task]:
+    """The Python tasks of `source` that need no more than the standard library.
+
+    Raises:
+        UserError: there is none.
+    """
+    found = [t for t in tasks if t.language == "python" and t.modules() <= _STDLIB]
+    if not found:
+        raise UserError(f"{source}: no task needs the standard library alone; score them all")
     return found
 
 

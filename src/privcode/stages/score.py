@@ -23,6 +23,7 @@ from privcode.scoring import (
     load_tasks,
     read_samples,
 )
+from privcode.scoring.tasks import without_libraries
 from privcode.stages.evaluate import check_samples, score
 
 
@@ -48,7 +49,7 @@ def score_files(
     the samples, as SAMPLES_eval_results.json.
 
     Args:
-        tasks_path: as for `load_tasks`, and so are `format` and `stdlib_only`.
+        tasks_path: as for `load_tasks`, and so is `format`.
         samples_path: as for `read_samples`.
         output_path: for the rows.
         format: of the tasks.
@@ -57,7 +58,7 @@ def score_files(
         k: as for `score`, and so are `prelude`, `sandbox` and `workers`.
         prelude: Python text before every program.
         cpu_seconds: of each program; default: what the format asks for, and so for memory.
-        memory_mb: of each process.
+        memory_mb: of each program, all its processes.
         sandbox: as for `execute`.
         workers: as for `execute`.
         bar: makes a progress bar of a title and a total.
@@ -70,17 +71,18 @@ def score_files(
     Raises:
         UserError: as `load_tasks`, `read_samples` and `score`, naming file, row and field.
     """
-    tasks = load_tasks(tasks_path, format, stdlib_only=stdlib_only)
+    tasks = load_tasks(tasks_path, format)
     numbered = read_samples(samples_path)
     if tasks[0].format == "mbpp":  # MBPP's own ids are numbers
         numbered = [(where, _named(sample)) for where, sample in numbered]
     if stdlib_only:
-        everything = {task.task_id for task in load_tasks(tasks_path, format)}
-        chosen = {task.task_id for task in tasks}
-        others = everything - chosen
+        everything = {task.task_id for task in tasks}
+        tasks = without_libraries(tasks, tasks_path)
+        others = everything - {task.task_id for task in tasks}
         numbered = [(where, row) for where, row in numbered if row.get("task_id") not in others]
     limits = limits_for(tasks[0].format, cpu_seconds, memory_mb)
     check_samples(tasks, numbered, k)
+    samples = [sample for _, sample in numbered]
     bar = bar or (lambda title, total: nullcontext(lambda done: None))
     with bar("ground truth", len(tasks)) as progress:
         truth = ground_truth(
@@ -94,7 +96,7 @@ def score_files(
     with bar("score", len(numbered)) as progress:
         result = score(
             tasks,
-            [sample for _, sample in numbered],
+            samples,
             k=k,
             prelude=prelude,
             limits=limits,
@@ -110,7 +112,6 @@ def score_files(
         else Path(f"{samples_path.with_suffix('')}_eval_results.json")
     )
     write_jsonl(rows, result.rows)
-    samples = [sample for _, sample in numbered]
     pass_at = {
         name: {f"pass@{size}": value for size, value in figures.items()}
         for name, figures in (

@@ -24,7 +24,7 @@ from privcode.inspect import Findings, Lengths, Repeats, UnitColumn, look
 from privcode.privacy import make_plan
 from privcode.private import private_records
 from privcode.records import Columns
-from privcode.syntax.spans import LANGUAGES
+from privcode.syntax import LANGUAGES
 
 DATA = Path(__file__).resolve().parents[1] / "../shared/data"
 OUT = Path("privcode.yaml")

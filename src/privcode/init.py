@@ -26,7 +26,7 @@ from privcode.inspect import Findings, Lengths, Repeats, two_digits
 from privcode.privacy.accounting import GROUP_CEILING
 from privcode.privacy.plan import PrivacyPlan
 from privcode.prompts import read_prompts
-from privcode.syntax.spans import LANGUAGES
+from privcode.syntax import LANGUAGES
 
 CHANGE_ME = "CHANGE_ME"
 """Stands where only the owner can say; `load_config` refuses a config whose sections hold it."""

@@ -30,7 +30,8 @@ from privcode.records import (
     read_rows,
     text_field,
 )
-from privcode.syntax.spans import LANGUAGES, canonical_language, code_blocks, parse
+from privcode.syntax import LANGUAGES, canonical_language
+from privcode.syntax.spans import code_blocks, parse
 
 SAMPLE = 200
 """Rows parsed to guess the language where no column names it."""

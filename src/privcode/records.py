@@ -24,7 +24,7 @@ from typing import Any, Literal
 
 from privcode.errors import UserError
 from privcode.files import Row, read_jsonl
-from privcode.syntax.spans import LANGUAGES, canonical_language
+from privcode.syntax import LANGUAGES, canonical_language
 
 
 @dataclass(frozen=True, slots=True)

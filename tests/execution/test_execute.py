@@ -74,7 +74,7 @@ def test_a_server_that_dies_takes_its_program_along_and_is_replaced(worker):
     with ThreadPoolExecutor() as pool:
         outcome = pool.submit(worker.run, sleeper(mark))
         started(mark)
-        worker._server.kill()
+        worker._server._process.kill()
         assert (outcome.result().status, outcome.result().error) == ("error", "ServerLost")
     assert not alive(mark)
     assert worker.run(Program("next", "print(1)")).stdout == "1\n"
@@ -82,8 +82,8 @@ def test_a_server_that_dies_takes_its_program_along_and_is_replaced(worker):
 
 def test_a_server_that_died_idle_is_replaced(worker):
     assert worker.run(Program("first", "print(1)")).stdout == "1\n"
-    worker._server.kill()
-    worker._server.wait()
+    worker._server._process.kill()
+    worker._server._process.wait()
     assert worker.run(Program("next", "print(1)")).stdout == "1\n"
 
 
@@ -127,7 +127,7 @@ def test_a_module_that_starts_threads_is_not_preloaded(worker, monkeypatch):
     executable, packages, readable = _sandboxes._interpreter()
     found = executable, (*packages, str(folder)), (*readable, str(folder))
     monkeypatch.setattr(_sandboxes, "_interpreter", lambda: found)
-    worker.limits = Limits(preload=("threading_module",))
+    worker._server.preload = ("threading_module",)
     with pytest.raises(UserError, match="starts threads"):
         worker.run(Program("a", ""))
     shutil.rmtree(folder)

@@ -33,9 +33,9 @@ from privcode.privacy.ledger import Ledger
 from privcode.privacy.plan import make_plan
 from privcode.records import Record
 from privcode.stages.sanitize import Settings, _try_out, encode, sanitize
+from privcode.syntax import LANGUAGES
 from privcode.syntax import loss as loss_module
 from privcode.syntax.loss import Example, collate, per_example_losses, split_head
-from privcode.syntax.spans import LANGUAGES
 
 TOKENIZER = load_tokenizer("bundled:junior")
 FAMILIES: dict[str, Any] = {

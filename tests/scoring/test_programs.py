@@ -42,7 +42,7 @@ def judge(task: Task, solution: str) -> Verdict:
 
 def test_each_format_has_limits_of_its_own_and_a_figure_that_is_given_wins():
     assert limits_for("humaneval").cpu_seconds == 5
-    assert (limits_for("mbpp+").cpu_seconds, limits_for("mbpp+").memory_mb) == (30, 4096)
+    assert (limits_for("mbpp+").cpu_seconds, limits_for("mbpp+").memory_mb) == (60, 4096)
     assert limits_for("bigcodebench", 7, 512).cpu_seconds == 7
     assert limits_for("bigcodebench", 7, 512).memory_mb == 512
 

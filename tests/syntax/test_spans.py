@@ -8,9 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from privcode.syntax import LANGUAGES, canonical_language
 from privcode.syntax.spans import (
-    LANGUAGES,
-    canonical_language,
     code_blocks,
     completion_spans,
     parse,

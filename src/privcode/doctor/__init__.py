@@ -212,7 +212,8 @@ def _confines(sandbox: str) -> str:
 
 
 def _grammars() -> str:
-    from privcode.syntax.spans import LANGUAGES, parse, structural_spans
+    from privcode.syntax import LANGUAGES
+    from privcode.syntax.spans import parse, structural_spans
 
     failed = [
         language

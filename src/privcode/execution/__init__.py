@@ -4,6 +4,7 @@ from privcode.execution._file import execute_file
 from privcode.execution._program import Limits, Outcome, Program, Status
 from privcode.execution._run import execute
 from privcode.execution._sandboxes import Availability, Sandbox, choose_sandbox, sandboxes
+from privcode.execution._worker import unsupported
 
 __all__ = [
     "Availability",
@@ -16,4 +17,5 @@ __all__ = [
     "execute",
     "execute_file",
     "sandboxes",
+    "unsupported",
 ]

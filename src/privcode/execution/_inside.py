@@ -21,6 +21,7 @@ import resource
 import select
 import signal
 import socket
+import stat
 import sys
 import tempfile
 import threading
@@ -46,7 +47,11 @@ _COMMON += ("re", "statistics", "string", "typing")
 
 
 def _serve(control_fd: int, setup_fd: int) -> tuple[str, bytes]:
-    """Answer requests until the other end closes; returns in a forked, confined program alone."""
+    """Answer requests until the other end closes; returns in a forked, confined program alone.
+
+    Returns:
+        the code of a Python program, the proof of its end.
+    """
     with open(setup_fd, "rb") as file:
         setup: dict[str, Any] = marshal.load(file)
     control = socket.socket(fileno=control_fd)
@@ -85,11 +90,21 @@ def _serve(control_fd: int, setup_fd: int) -> tuple[str, bytes]:
         program = os.fork()
         if program == 0:
             code = _confine(powers, request, server, passed, said)
+            if request["command"]:
+                _become(request["command"], request["environment"])
             return code, proof if request["checked"] else b""
         for fd in (*passed, said):
             os.close(fd)
         control.sendall(b"%d" % program)
-        control.sendall(_see_to_its_end(program, heard, control, request, proof))
+        report = _see_to_its_end(program, heard, control, request, proof)
+        if request["made"]:
+            with open(os.memfd_create("privcode"), "wb") as made:
+                most = request["bounds"]["disk"]
+                made.write(marshal.dumps(_made(request["scratch"], request["made"], most)))
+                made.flush()
+                socket.send_fds(control, [report], [made.fileno()])
+        else:
+            control.sendall(report)
         os.close(heard)
         if setup["namespaces"]:
             for target in ("/dev/shm", request["scratch"], request["scratch"]):
@@ -176,6 +191,30 @@ def _watch(
         os.close(ended)
 
 
+def _made(scratch: str, name: str, most: int) -> dict[str, bytes]:
+    """Files that a compiler left under `name` in the scratch: path in it -> content.
+
+    Nothing runs there any more; links are not followed, what is no plain file is left out, and
+    beyond `most` bytes nothing is read.
+    """
+    found: dict[str, bytes] = {}
+    left = [name]
+    while left:
+        path = left.pop()
+        with suppress(OSError):
+            fd = os.open(f"{scratch}/{path}", os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+            try:
+                mode, size = os.fstat(fd).st_mode, os.fstat(fd).st_size
+                if stat.S_ISDIR(mode):
+                    left += [f"{path}/{below}" for below in os.listdir(fd)]
+                elif stat.S_ISREG(mode) and (most := most - size) >= 0:
+                    with open(fd, "rb", closefd=False) as file:
+                        found[path] = file.read(size)
+            finally:
+                os.close(fd)
+    return found
+
+
 def _reap_orphans(program: int) -> None:
     while found := os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT):
         if found.si_pid == program:
@@ -193,13 +232,17 @@ def _confine(
     passed: list[int],
     said: int,
 ) -> str:
-    """Take this process's powers away, one after the other; then read the program's code."""
+    """Take this process's powers away, one after the other; then lay out the program's files.
+
+    Returns:
+        its code, if it is in Python.
+    """
     order, stdin, stdout, stderr = passed
     os.setsid()
     for target, fd in enumerate((stdin, stdout, stderr)):
         os.dup2(fd, target)
     signal.signal(signal.SIGINT, signal.default_int_handler)
-    code = os.pread(order, os.fstat(order).st_size, 0).decode("utf-8", "surrogatepass")
+    code, files = marshal.loads(os.pread(order, os.fstat(order).st_size, 0))
     os.dup2(said, 3, inheritable=False)
     os.closerange(4, os.sysconf("SC_OPEN_MAX"))
     check(libc.prctl(4, 1, 0, 0, 0), "prctl")  # PR_SET_DUMPABLE: the next file is its own again
@@ -223,7 +266,22 @@ def _confine(
     os.write(3, b"s")
     if not request["checked"]:
         os.close(3)
-    return code
+    for name, content in files.items():
+        if folder := os.path.dirname(name):
+            os.makedirs(folder, exist_ok=True)
+        with open(os.open(name, os.O_CREAT | os.O_WRONLY | os.O_EXCL, 0o755), "wb") as file:
+            file.write(content)
+    if files:
+        sys.path.insert(0, request["scratch"])
+    return str(code)
+
+
+def _become(command: list[str], environment: dict[str, str]) -> NoReturn:
+    """Go on as another program, with the signals as it would find them in a shell."""
+    for number in (signal.SIGPIPE, signal.SIGXFSZ, signal.SIGINT):
+        signal.signal(number, signal.SIG_DFL)
+    os.environ.update(environment)
+    os.execve(command[0], command, os.environ)
 
 
 def forget() -> None:

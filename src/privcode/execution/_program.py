@@ -3,7 +3,8 @@
 Promises: plain frozen values.
 """
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Literal
 
 Status = Literal["ok", "error", "timeout", "memory", "output", "blocked", "unsupported"]
@@ -11,13 +12,19 @@ Status = Literal["ok", "error", "timeout", "memory", "output", "blocked", "unsup
 
 @dataclass(frozen=True)
 class Program:
-    """One program; `checked` asks for proof that its last statement was reached."""
+    """One program.
+
+    `checked` asks for proof that the last statement of a Python program was reached; in other
+    languages exit code 0 is all there is. `files` lie beside it: name -> content; Python imports
+    modules from there.
+    """
 
     id: str
     code: str
     language: str = "python"
     stdin: str = ""
     checked: bool = False
+    files: Mapping[str, bytes] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

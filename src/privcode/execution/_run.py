@@ -4,7 +4,7 @@ Promises: outcomes come lazily and in input order with a bounded number of progr
 many workers as cores at most, each with one program at a time, so that a right program's verdict
 does not hang on what else the machine does; when the last outcome is taken, or the iterator is
 closed, nothing runs any more.
-Does not: know how a program is confined (`_sandboxes`) or judged (`_worker`).
+Does not: know how a program is confined (`_sandboxes`) or judged (`_server`).
 """
 
 import os
@@ -18,7 +18,8 @@ from queue import SimpleQueue
 from privcode.errors import UserError
 from privcode.execution._program import Limits, Outcome, Program
 from privcode.execution._sandboxes import Sandbox, choose_sandbox
-from privcode.execution._worker import SandboxFailure, Worker
+from privcode.execution._server import SandboxFailure
+from privcode.execution._worker import Compiled, Worker
 
 
 def execute(
@@ -54,7 +55,9 @@ def _execute(
     progress: Callable[[int], None] | None,
 ) -> Iterator[Outcome]:
     cores = os.cpu_count() or 1
-    crew = [Worker(sandbox, limits, slot) for slot in range(max(1, min(workers or cores, cores)))]
+    compiled = Compiled()
+    slots = range(max(1, min(workers or cores, cores)))
+    crew = [Worker(sandbox, limits, slot, compiled) for slot in slots]
     idle: SimpleQueue[Worker] = SimpleQueue()
     for worker in crew:
         idle.put(worker)

@@ -41,7 +41,8 @@ class Launch:
 
 @dataclass(frozen=True)
 class Sandbox:
-    """A way to confine programs: `launch(uid)` says how to start a server for them.
+    """A way to confine programs: `launch(uid, tools)` says how to start a server for them, where
+    `tools` are paths that they need beside the system's and the interpreter's.
 
     `namespaces`: a server sees its own processes only, and every program gets a scratch and
     /dev/shm in memory; elsewhere its scratch is a directory of the machine.
@@ -49,7 +50,7 @@ class Sandbox:
 
     name: str
     namespaces: bool
-    launch: Callable[[int | None], Launch]
+    launch: Callable[[int | None, tuple[str, ...]], Launch]
 
 
 @dataclass(frozen=True)
@@ -102,8 +103,9 @@ def _open_to_all(path: str) -> bool:
     return all(parent.stat().st_mode & stat.S_IXOTH for parent in Path(path).parents)
 
 
-def _landlock(uid: int | None) -> Launch:
+def _landlock(uid: int | None, tools: tuple[str, ...]) -> Launch:
     _, packages, extra = _interpreter()
+    extra += tools
     abi = landlock_abi()
     return Launch(
         command=tuple(_python(_inside())),
@@ -120,9 +122,8 @@ def _landlock(uid: int | None) -> Launch:
     )
 
 
-def _view() -> dict[str, list[Any]]:
-    """What of the machine is seen inside; see `_box.enter`."""
-    _, _, extra = _interpreter()
+def _view(extra: tuple[str, ...]) -> dict[str, list[Any]]:
+    """What of the machine is seen inside, beside the system's; see `_box.enter`."""
     links = [(path, os.readlink(path)) for path in _SYSTEM if os.path.islink(path)]
     for number, name in enumerate(("stdin", "stdout", "stderr")):
         links.append((f"/dev/{name}", f"/proc/self/fd/{number}"))
@@ -134,8 +135,9 @@ def _view() -> dict[str, list[Any]]:
     }
 
 
-def _namespaces(uid: int | None) -> Launch:
+def _namespaces(uid: int | None, tools: tuple[str, ...]) -> Launch:
     _, packages, extra = _interpreter()
+    extra += tools
     return Launch(
         command=tuple(_python(_inside())),
         setup={
@@ -143,7 +145,7 @@ def _namespaces(uid: int | None) -> Launch:
             "uid": uid,
             "keep_read": False,
             "namespaces": True,
-            "view": _view(),
+            "view": _view(extra),
             "kept": [path for path in extra if Path(path).is_relative_to("/tmp")],
             "landlock": None,
             "bpf": _seccomp.bpf(shared=False, own_user=True, landlock=0),
@@ -151,8 +153,8 @@ def _namespaces(uid: int | None) -> Launch:
     )
 
 
-def _bubblewrap(uid: int | None) -> Launch:
-    plain, view = _namespaces(uid), _view()
+def _bubblewrap(uid: int | None, tools: tuple[str, ...]) -> Launch:
+    plain, view = _namespaces(uid, tools), _view(_interpreter()[2] + tools)
     command = ["bwrap", "--unshare-ipc", "--unshare-pid", "--unshare-net", "--unshare-uts"]
     command += ["--unshare-cgroup-try", "--die-with-parent", "--new-session", "--cap-drop", "ALL"]
     command += ["--as-pid-1"]  # no program can end it, and orphans are its own to reap
@@ -186,8 +188,8 @@ _SANDBOXES = (
 @functools.cache
 def _why_not(sandbox: Sandbox) -> str:
     """Empty if a program runs inside `sandbox` here, else the reason and the mend."""
-    from privcode.execution._program import Limits, Program
-    from privcode.execution._worker import SandboxFailure, Worker
+    from privcode.execution._program import Limits
+    from privcode.execution._server import SandboxFailure, Server, Task
 
     if sys.platform != "linux":
         return "needs Linux; run in a Linux container or virtual machine"
@@ -197,15 +199,15 @@ def _why_not(sandbox: Sandbox) -> str:
         return "bwrap is not installed; run `apt install bubblewrap`"
     if sandbox.name == "landlock" and landlock_abi() == 0:
         return "this kernel has no Landlock; use Linux 5.13 or newer with Landlock enabled"
-    probe = Program("probe", "import os\nif os.fork() == 0: os._exit(0)\nos.wait()", checked=True)
-    worker = Worker(sandbox, Limits(), slot=63)
+    code = "import os\nif os.fork() == 0: os._exit(0)\nos.wait()"
+    server = Server(sandbox, (), slot=255)
     try:
-        outcome = worker.run(probe)
+        outcome, _ = server.do(Task("probe", Limits(), code, checked=True))
     except SandboxFailure as failure:
         mend = "allow user namespaces, as docs/sandbox.md says, or use another"
         return f"does not start here ({failure}); {mend}"
     finally:
-        worker.close()
+        server.close()
     return "" if outcome.status == "ok" else f"a trial program failed ({outcome.error})"
 
 

@@ -3,7 +3,7 @@
 Promises: no socket that could reach anything (stream pairs stay, asyncio needs them), no ptrace
 or other process's memory, no new namespace or mount, no escape from the process group, no kernel
 keyring, bpf, io_uring or shared memory that outlives the program. A refused call fails with EPERM,
-so the program sees PermissionError.
+so the program sees PermissionError; but one of them (`_SCHEDULER`) does nothing and says no word.
 Does not: restrict which files are opened; Landlock or bubblewrap does that.
 """
 
@@ -86,7 +86,6 @@ _DENIED: dict[str, tuple[int | None, int | None]] = {
     "setpriority": (141, 140),
     "ioprio_set": (251, 30),
     "sched_setparam": (142, 118),
-    "sched_setscheduler": (144, 119),
     "sched_setaffinity": (203, 122),
     "sched_setattr": (314, 274),
     "migrate_pages": (256, 238),
@@ -126,6 +125,8 @@ _SIGNALS: dict[str, tuple[int | None, int | None]] = {
     "rt_sigqueueinfo": (129, 138),
     "rt_tgsigqueueinfo": (297, 240),
 }
+# Says that it worked, and did nothing: Mono writes to standard output where it fails.
+_SCHEDULER = (144, 119)
 _CLONE3, _OPENAT2 = (435, 435), (437, 437)
 _CLONE, _PRLIMIT, _KILL, _SOCKETPAIR = (56, 220), (302, 261), (62, 129), (53, 199)
 _PRCTL, _FCNTL, _IOCTL, _OPEN, _OPENAT = (157, 167), (72, 25), (16, 29), (2, None), (257, 56)
@@ -188,6 +189,7 @@ def bpf(*, shared: bool, own_user: bool, landlock: int) -> bytes:
         number = numbers[here]
         if number is not None:
             program += [_op(_EQUAL, number, 0, 1), _refuse()]
+    program += [_op(_EQUAL, _SCHEDULER[here], 0, 1), _refuse(0)]
     # clone3 hides its flags behind a pointer; ENOSYS makes libc fall back to clone.
     program += [_op(_EQUAL, _CLONE3[here], 0, 1), _refuse(errno.ENOSYS)]
 

@@ -1,61 +1,108 @@
-"""One worker: a server inside a sandbox, and what happens to each program that it is given.
+"""One worker: what is done with each program that it is given, in its language.
 
-Promises: a program is `ok` only if it ended by itself with exit code 0 within every limit and, if
-`checked`, after its last statement was reached; whatever it started is dead before its outcome is
-given; a server that died, or does not answer, is replaced before the next program.
-Does not: see inside; what the server reports is believed.
+Promises: the same source, compiled before with the same result, is not compiled again as long as
+what was made fits into `Compiled`; compilers run in the sandbox, within limits of their own.
+Does not: look at what a program does (`_server` does).
 """
 
-import fcntl
-import marshal
-import math
-import os
-import re
-import select
-import shutil
-import signal
-import socket
-import subprocess
-import tempfile
+import hashlib
 import threading
 import time
-from contextlib import ExitStack, suppress
+from collections import OrderedDict
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
-from typing import IO
 
-from privcode.errors import UserError
+from privcode.execution._languages import TABLE, Toolchain, error_of, toolchain
 from privcode.execution._program import Limits, Outcome, Program, Status
-from privcode.execution._sandboxes import Sandbox
+from privcode.execution._sandboxes import Sandbox, choose_sandbox
+from privcode.execution._server import Server, Task
+from privcode.execution._transpile import SERVER, Transpiler
+from privcode.syntax import LANGUAGES, canonical_language
 
-TAIL = 4096
-_POLL_SECONDS = 0.1
-_START_SECONDS = 300.0  # a large module, on a busy machine
-_GRACE_SECONDS = 5.0
-_PATIENCE = 10  # so many times the wall time, most of it spent waiting for a core
-_ENVIRONMENT = {"PATH": "/usr/bin:/bin", "LANG": "C.UTF-8", "HOME": "/tmp", "TMPDIR": "/tmp"}
-# Threads of a preloaded module would be lost in the programs, so it is asked to start none.
-_ENVIRONMENT |= {"JE_ARROW_MALLOC_CONF": "background_thread:false"}
-_ENVIRONMENT |= dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
+_COMPILER = Limits(
+    cpu_seconds=60,
+    wall_seconds=300,
+    memory_mb=2048,
+    output_kb=1024,
+    processes=128,
+    files_mb=256,
+    open_files=1024,
+)
+# It serves many programs; one of them may take as long as a compiler may.
+_TRANSPILER = replace(_COMPILER, cpu_seconds=3600, wall_seconds=1e9, output_kb=1 << 30)
+_KEPT_BYTES = 256 << 20
+
+Made = tuple[Outcome, Mapping[str, bytes]]
 
 
-class SandboxFailure(Exception):
-    """The sandbox itself did not start; the program was never run."""
+class Compiled:
+    """What compilers made of sources, the latest up to 256 MB; workers share it."""
+
+    def __init__(self) -> None:
+        self._made: OrderedDict[str, Made] = OrderedDict()
+        self._bytes = 0
+        self._lock = threading.Lock()
+
+    def get(self, key: str) -> Made | None:
+        with self._lock:
+            if key in self._made:
+                self._made.move_to_end(key)
+            return self._made.get(key)
+
+    def put(self, key: str, made: Made) -> None:
+        with self._lock:
+            self._made[key] = made
+            self._bytes += _size(made)
+            while self._bytes > _KEPT_BYTES:
+                self._bytes -= _size(self._made.popitem(last=False)[1])
+
+
+def _size(made: Made) -> int:
+    return 4096 + sum(map(len, made[1].values()))
+
+
+def _key(name: str, files: Mapping[str, bytes]) -> str:
+    parts = [name.encode(), *(part for k in sorted(files) for part in (k.encode(), files[k]))]
+    return hashlib.sha256(b"".join(b"%d:%s" % (len(part), part) for part in parts)).hexdigest()
+
+
+def tools_for(name: str, sandbox: Sandbox) -> Toolchain | str:
+    """What compiles and runs a language but Python, or why nothing does, and what to do."""
+    language = canonical_language(name)
+    if language is None:
+        return f"{name!r} is no language known here; choose one of {', '.join(LANGUAGES)}"
+    found = toolchain(language)
+    if isinstance(found, Toolchain) and found.language.proc and not sandbox.namespaces:
+        return f"its runtime needs /proc, which {sandbox.name} does not show; use bubblewrap"
+    return found
+
+
+def unsupported(language: str, sandbox: str = "auto") -> str:
+    """Why programs of a language cannot be run here and what to do; empty if they can.
+
+    Raises:
+        UserError: there is no sandbox.
+    """
+    if canonical_language(language) == "python":
+        return ""
+    found = tools_for(language, choose_sandbox(sandbox))
+    return found if isinstance(found, str) else ""
 
 
 class Worker:
-    """Runs one program at a time; `slot` keeps workers that run side by side under other users.
+    """Runs one program at a time; `slot` keeps workers that run side by side under other users."""
 
-    Its server starts with the first program.
-    """
-
-    def __init__(self, sandbox: Sandbox, limits: Limits, slot: int) -> None:
+    def __init__(
+        self, sandbox: Sandbox, limits: Limits, slot: int, compiled: Compiled | None = None
+    ) -> None:
         self.sandbox, self.limits = sandbox, limits
-        # As root, programs run under a user that nothing else on the machine has.
-        base = 1_500_000_000 + os.getpid() % 1_000_000 * 64
-        self.uid = base + slot % 64 if os.geteuid() == 0 else None
-        self._server: subprocess.Popen[bytes] | None = None
-        self._errors: IO[bytes]
-        self._control: socket.socket | None = None
+        self._compiled = Compiled() if compiled is None else compiled
+        self._server = Server(sandbox, limits.preload, slot)
+        # Another's: this one is at its program's disposal.
+        self._transpiling = Server(sandbox, (), slot + 128)
+        self._transpile = Transpiler(self._begin_transpiler)
 
     def run(self, program: Program, stop: threading.Event | None = None) -> Outcome:
         """Run one program to its end, or to that of its limits.
@@ -64,262 +111,110 @@ class Worker:
             SandboxFailure: the sandbox did not start.
             UserError: a module to be preloaded cannot be imported, or starts threads.
         """
-        if program.language != "python":
-            message = f"no runner for {program.language!r}; only python runs for now"
-            return Outcome(program.id, "unsupported", None, 0.0, "", "", message)
-        control = self._started()
-        with ExitStack() as stack:
-            scratch = Path("/tmp")
-            if not self.sandbox.namespaces:
-                scratch = Path(tempfile.mkdtemp(prefix="privcode-"))
-                stack.callback(_remove, scratch)
-                if self.uid is not None:
-                    os.chown(scratch, self.uid, self.uid)
-            request = {
-                "checked": program.checked,
-                "scratch": str(scratch),
-                "on_disk": not self.sandbox.namespaces,
-                "limits": self._rlimits(),
-                "bounds": {
-                    "cpu": self.limits.cpu_seconds,
-                    "wall": self.limits.wall_seconds,
-                    "memory": self.limits.memory_mb << 20,
-                    "disk": self.limits.files_mb << 20,
-                },
-            }
-            ends = [os.pipe(), os.pipe()]
-            for reading, _ in ends:
-                stack.callback(os.close, reading)
-            with ExitStack() as passed:
-                order = _memory_file(passed, program.code.encode("utf-8", "surrogatepass"))
-                stdin = _memory_file(passed, program.stdin.encode("utf-8", "replace"))
-                for _, writing in ends:
-                    passed.callback(os.close, writing)
-                fds = [order, stdin, ends[0][1], ends[1][1]]
-                try:
-                    socket.send_fds(control, [marshal.dumps(request)], fds)
-                except OSError as error:
-                    raise self._failure(str(error)) from error
-            return self._supervise(program, ends[0][0], ends[1][0], control, stop)
+        name = canonical_language(program.language)
+        if name == "python":
+            task = Task(
+                program.id,
+                self.limits,
+                code=program.code,
+                files=program.files,
+                stdin=program.stdin,
+                checked=program.checked,
+            )
+            return self._server.do(task, (), stop)[0]
+        tools = tools_for(program.language, self.sandbox)
+        if isinstance(tools, str):
+            return Outcome(program.id, "unsupported", None, 0.0, "", "", tools)
+        language, code = tools.language, tools.language.complete(program.code)
+        files = {**program.files, tools.source(code): code.encode("utf-8", "surrogatepass")}
+        if language.made:
+            key = _key(str(name), files)
+            made = self._compiled.get(key)
+            if made is None:
+                made = self._compile(tools, code, files, stop)
+                self._compiled.put(key, made)
+            outcome, compiled = made
+            if outcome.status != "ok":
+                return replace(outcome, id=program.id)
+            files = {**program.files, **compiled}
+        task = _task(tools, self.limits, language.run, code, files)
+        task = replace(task, id=program.id, stdin=program.stdin)
+        return self._server.do(task, tools.readable, stop)[0]
 
     def close(self) -> None:
-        """End the server and all that it runs."""
-        if self._control is not None:
-            self._control.close()
-            self._control = None
-        if self._server is not None:
-            try:
-                self._server.wait(_GRACE_SECONDS)
-            except subprocess.TimeoutExpired:
-                self._server.kill()
-                self._server.wait()
-            self._server = None
-            self._errors.close()
+        """End all that it runs."""
+        self._transpile.close()
+        self._server.close()
 
-    def _started(self) -> socket.socket:
-        """The end of the server's control socket, of a new server if there is none alive."""
-        if self._server is not None and self._server.poll() is not None:
-            self.close()
-        if self._control is not None:
-            return self._control
-        launch = self.sandbox.launch(self.uid)
-        control, far_end = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        with ExitStack() as stack, far_end:
-            self._errors = os.fdopen(os.memfd_create("privcode"), "w+b")
-            setup = launch.setup | {"preload": list(self.limits.preload)}
-            passed = [far_end.fileno(), _memory_file(stack, marshal.dumps(setup))]
-            try:
-                self._server = subprocess.Popen(
-                    [*launch.command, *map(str, passed)],
-                    stdin=subprocess.DEVNULL,
-                    stdout=subprocess.DEVNULL,
-                    stderr=self._errors,
-                    pass_fds=passed,
-                    cwd="/",
-                    env=_ENVIRONMENT,
-                    start_new_session=True,
-                )
-            except OSError as error:
-                control.close()
-                self._errors.close()
-                raise SandboxFailure(str(error)) from error
-        self._control = control
-        control.settimeout(_START_SECONDS)
-        try:
-            answer = control.recv(1024)
-        except OSError:
-            answer = b""
-        if not answer:
-            raise self._failure("it does not answer")
-        if answer != b"ready":
-            self.close()
-            message = answer.decode("utf-8", "replace")
-            raise UserError(f"preload {', '.join(self.limits.preload)}: {message}; leave it out")
-        return control
-
-    def _failure(self, otherwise: str) -> SandboxFailure:
-        """Why the server is of no use, in its own last words; it is given up."""
-        if self._server is None:
-            return SandboxFailure(otherwise)
-        self._server.kill()
-        self._server.wait()
-        self._errors.seek(0)
-        lines = self._errors.read()[-TAIL:].decode("utf-8", "replace").strip().splitlines()
-        self.close()
-        return SandboxFailure(lines[-1] if lines else otherwise)
-
-    def _rlimits(self) -> dict[str, tuple[int, int]]:
-        """Names of `resource` limits -> (soft, hard)."""
-        limits = self.limits
-        cpu = max(1, math.ceil(limits.cpu_seconds))
-        # Elsewhere the program's user or namespace is its own; here its user runs other things too.
-        shared = not self.sandbox.namespaces and self.uid is None
-        processes = limits.processes + (_own_tasks() if shared else 0)
-        one_file, memory = limits.files_mb << 20, limits.memory_mb << 20
-        return {
-            "RLIMIT_CPU": (cpu, cpu + 1),
-            "RLIMIT_AS": (memory, memory),
-            "RLIMIT_NPROC": (processes, processes),
-            "RLIMIT_NOFILE": (limits.open_files, limits.open_files),
-            "RLIMIT_FSIZE": (one_file, one_file),
-            "RLIMIT_CORE": (1, 1),  # no core file, and unlike 0 no call of the host's handler
-            "RLIMIT_MSGQUEUE": (0, 0),
-            "RLIMIT_MEMLOCK": (0, 0),
-        }
-
-    def _supervise(
+    def _compile(
         self,
-        program: Program,
-        out: int,
-        err: int,
-        control: socket.socket,
+        tools: Toolchain,
+        code: str,
+        files: Mapping[str, bytes],
         stop: threading.Event | None,
-    ) -> Outcome:
-        """Read what the program writes and what the server reports until both are at an end."""
-        kept = {out: bytearray(), err: bytearray()}
-        total = 0
-        broken: tuple[Status, str] | None = None
-        reports: list[str] = []
+    ) -> Made:
+        if tools.language is TABLE["typescript"]:
+            return self._to_javascript(code)
+        task = _task(tools, _COMPILER, tools.language.compile, code, files, compiling=True)
+        made = self._server.do(task, tools.readable, stop)
+        outcome = made[0]
+        if outcome.status != "ok" and not outcome.error.startswith(("Module", "Compile")):
+            return replace(outcome, error=f"CompileError: {outcome.error}"), {}
+        if outcome.status == "ok" and not made[1]:
+            return replace(outcome, status="error", error="CompileError"), {}
+        return made
+
+    def _to_javascript(self, code: str) -> Made:
         begin = time.monotonic()
-        give_up: float | None = None
-        poll = select.poll()
-        open_fds = {out, err, control.fileno()}
-        for fd in open_fds:
-            poll.register(fd, select.POLLIN)
-        while open_fds:
-            now = time.monotonic()
-            if give_up is None:
-                if now - begin > _PATIENCE * self.limits.wall_seconds:
-                    broken = broken or ("timeout", "WallTime")
-                elif stop is not None and stop.is_set():
-                    broken = broken or ("error", "Interrupted")
-                if broken is not None:
-                    with suppress(OSError):
-                        control.send(b"stop")
-                    give_up = now + _GRACE_SECONDS
-            elif now > give_up:
-                break
-            for fd, _ in poll.poll(1000 * _POLL_SECONDS):
-                chunk = control.recv(4096) if fd == control.fileno() else os.read(fd, 65536)
-                if fd == control.fileno() and chunk:
-                    reports.append(chunk.decode())
-                if not chunk or (len(reports) == 2 and fd == control.fileno()):
-                    poll.unregister(fd)
-                    open_fds.discard(fd)
-                elif fd in kept:
-                    kept[fd] = (kept[fd] + chunk)[-TAIL:]
-                    total += len(chunk)
-                    if total > self.limits.output_kb << 10:
-                        broken = broken or ("output", "OutputLimit")
-        seconds = round(time.monotonic() - begin, 4)
-        stdout, stderr = (kept[fd].decode("utf-8", "replace") for fd in (out, err))
-        if len(reports) < 2:  # the server is gone, or deaf
-            failure = self._failure("it does not answer")
-            if not reports:
-                raise failure
-            if not self.sandbox.namespaces:
-                _kill(int(reports[0]))
-            status, error = broken or ("error", "ServerLost")
-            return Outcome(program.id, status, None, seconds, stdout, stderr, error)
-        started, finished, code, milliseconds, reason = reports[1].split(" ")
-        if started == "0" and broken is None:
-            last = stderr.strip().splitlines()
-            raise SandboxFailure(last[-1] if last else f"exit code {code}")
-        exit_code = 128 - int(code) if int(code) < 0 else int(code)
-        late = int(milliseconds) >= 1000 * self.limits.cpu_seconds
-        status, error = broken or _verdict(exit_code, reason, stderr, late)
-        if status == "ok" and program.checked and finished == "0":
-            status, error = "error", "NoVerdict"
-        return Outcome(program.id, status, exit_code, seconds, stdout, stderr, error)
+        javascript, error = "", ""
+        status: Status = "error"
+        try:
+            javascript, error = self._transpile(code, _COMPILER.cpu_seconds)
+        except TimeoutError:
+            status, error = "timeout", "WallTime"
+        except OSError:
+            error = "TranspilerLost"
+        if not error:
+            status = "ok"
+        word = error.partition(":")[0].removeprefix("error ")
+        found = Outcome(
+            "",
+            status,
+            None,
+            round(time.monotonic() - begin, 4),
+            "",
+            error,
+            f"CompileError: {word}" if word else "",
+        )
+        return found, {"program.js": javascript.encode("utf-8", "surrogatepass")}
+
+    def _begin_transpiler(self, stdin: int, stdout: int) -> Callable[[], None]:
+        tools = toolchain("typescript")
+        assert isinstance(tools, Toolchain)  # or there would be nothing to transpile
+        package = str(Path(tools.paths["tsc"]).parent.parent)
+        task = _task(tools, _TRANSPILER, f"{{node}} server.js {package}", "", {})
+        task = replace(task, files={"server.js": SERVER.encode()})
+        self._transpiling.hold(task, tools.readable, stdin, stdout)
+        return self._transpiling.close
 
 
-_REASONS: dict[str, tuple[Status, str]] = {
-    "cpu": ("timeout", "ProcessorTime"),
-    "wall": ("timeout", "WallTime"),
-    "memory": ("memory", "MemoryLimit"),
-    "disk": ("output", "DiskLimit"),
-}
-
-
-def _verdict(code: int, reason: str, stderr: str, late: bool) -> tuple[Status, str]:
-    """Status and error class of a program that the server or the kernel ended, or it itself.
-
-    `late`: whether it had used its processor time.
-    """
-    if reason:
-        return _REASONS[reason]
-    if code == 0:
-        return "ok", ""
-    if code == 128 + signal.SIGXCPU or (code == 128 + signal.SIGKILL and late):
-        return "timeout", "ProcessorTime"
-    if code > 128:
-        with suppress(ValueError):
-            return "error", signal.Signals(code - 128).name
-    lines = stderr.strip().splitlines()
-    match = re.match(r"([A-Za-z_][\w.]*)(?::|$)", lines[-1]) if lines else None
-    name = match[1] if match else f"ExitCode{code}"
-    if name == "ModuleNotFoundError":
-        module = re.search(r"No module named '([^']+)'", lines[-1])
-        return "error", f"{name}: {module[1]}" if module else name
-    if name == "PermissionError":
-        return "blocked", name
-    return ("memory", name) if name == "MemoryError" else ("error", name)
-
-
-def _own_tasks() -> int:
-    """Tasks (threads) of this user at present: what RLIMIT_NPROC already counts."""
-    count, me = 0, os.getuid()
-    for entry in os.scandir("/proc"):
-        with suppress(OSError):
-            if entry.name.isdigit() and entry.stat().st_uid == me:
-                count += os.stat(f"{entry.path}/task").st_nlink - 2
-    return count
-
-
-def _memory_file(stack: ExitStack, content: bytes) -> int:
-    """A sealed file in memory, at its beginning."""
-    fd = os.memfd_create("privcode", os.MFD_ALLOW_SEALING | os.MFD_CLOEXEC)
-    stack.callback(os.close, fd)
-    with open(os.dup(fd), "wb") as file:
-        file.write(content)
-    seals = fcntl.F_SEAL_WRITE | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_SEAL
-    fcntl.fcntl(fd, fcntl.F_ADD_SEALS, seals)
-    os.lseek(fd, 0, os.SEEK_SET)
-    return fd
-
-
-def _kill(group: int) -> None:
-    with suppress(ProcessLookupError, PermissionError):
-        os.killpg(group, signal.SIGKILL)
-
-
-def _remove(folder: Path) -> None:
-    """Delete a scratch directory, however deep, or closed to its owner, a program made it."""
-    shutil.rmtree(folder, onerror=lambda *_: None) if _shallow(folder) else None
-    for command in (["rm", "-rf"], ["chmod", "-R", "u+rwX"], ["rm", "-rf"]):
-        if folder.exists():
-            subprocess.run([*command, "--", folder], check=False, stderr=subprocess.DEVNULL)
-
-
-def _shallow(folder: Path) -> bool:
-    return all(not entry.is_dir(follow_symlinks=False) for entry in os.scandir(folder))
+def _task(
+    tools: Toolchain,
+    limits: Limits,
+    command: str,
+    code: str,
+    files: Mapping[str, bytes],
+    *,
+    compiling: bool = False,
+) -> Task:
+    language = tools.language
+    return Task(
+        "",
+        replace(limits, processes=limits.processes + language.threads),
+        files=files,
+        judge=partial(error_of, language, compiling=compiling),
+        command=tools.command(command, code, limits.memory_mb),
+        environment=language.environment,
+        reserves=language.reserves,
+        made=language.made if compiling else "",
+    )

@@ -19,7 +19,7 @@ from privcode.config import TaskFormat
 from privcode.errors import UserError
 from privcode.files import Row
 from privcode.records import read_rows
-from privcode.syntax.spans import canonical_language
+from privcode.syntax import canonical_language
 
 Format = TaskFormat
 FORMATS: tuple[Format, ...] = get_args(Format)

@@ -38,7 +38,8 @@ from privcode.scoring import (
     whole,
 )
 from privcode.scoring.tasks import text
-from privcode.syntax.spans import canonical_language, parse
+from privcode.syntax import canonical_language
+from privcode.syntax.spans import parse
 
 
 @dataclass(frozen=True)

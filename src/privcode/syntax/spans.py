@@ -26,28 +26,9 @@ from importlib import import_module
 
 from tree_sitter import Language, Node, Parser, Tree
 
+from privcode.syntax import canonical_language
+
 Span = tuple[int, int]
-
-LANGUAGES: tuple[str, ...] = (
-    "python",
-    "java",
-    "javascript",
-    "typescript",
-    "cpp",
-    "csharp",
-    "rust",
-    "php",
-    "go",
-    "bash",
-    "swift",
-)
-
-_ALIASES = {
-    **{"py": "python", "python3": "python", "js": "javascript", "jsx": "javascript"},
-    **{"node": "javascript", "ts": "typescript", "tsx": "typescript", "c++": "cpp", "cc": "cpp"},
-    **{"cxx": "cpp", "hpp": "cpp", "c#": "csharp", "cs": "csharp", "c_sharp": "csharp"},
-    **{"rs": "rust", "golang": "go", "sh": "bash", "shell": "bash", "zsh": "bash"},
-}
 
 _DEFINITION_WORDS = """
     def lambda function func fn class interface enum struct union record trait impl protocol type
@@ -78,13 +59,6 @@ _FRAME = re.compile(
 )
 _FENCE = re.compile(r"[ \t]*(?P<mark>`{3,}|~{3,})[ \t]*(?P<info>[^`\r\n]*)[\r\n]*")
 _INFO_WORD = re.compile(r"[\w+#-]+")
-
-
-def canonical_language(name: str) -> str | None:
-    """The canonical name (one of `LANGUAGES`) for a language's name or alias; None if unknown."""
-    name = name.strip().lower()
-    name = _ALIASES.get(name, name)
-    return name if name in LANGUAGES else None
 
 
 @cache

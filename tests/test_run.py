@@ -345,3 +345,25 @@ def test_wrong_input_is_refused_before_anything_is_trained(
     for word in words:
         assert word in done.stderr.splitlines()[-1]
     assert not (config.parent / "run" / "private" / "ledger.jsonl").exists()
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "words"),
+    [
+        ("language: python}", "language: swift}", ("data.language swift", "swiftc", "install")),
+        ("enabled: true", "files: [gone.py]", ("gone.py", "give a file")),
+    ],
+)
+def test_what_validation_needs_is_looked_for_before_anything_is_trained(
+    config: Path, old: str, new: str, words: tuple[str, ...]
+) -> None:
+    if "swift" in new and shutil.which("swiftc"):
+        pytest.skip("a Swift compiler is installed here")
+    text = config.read_text().replace("enabled: false", "enabled: true")
+    assert old in text
+    config.write_text(text.replace(old, new))
+    done = privcode("run", config, "--out", config.parent / "run")
+    assert done.returncode == 2
+    for word in words:
+        assert word in done.stderr.splitlines()[-1]
+    assert not (config.parent / "run" / "private" / "ledger.jsonl").exists()

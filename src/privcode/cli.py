@@ -157,7 +157,7 @@ def doctor(as_json: Json = False) -> None:
 
 @app.command()
 def execute(
-    programs: Annotated[Path, typer.Argument(help="Rows {id, language, code, stdin?}.")],
+    programs: Annotated[Path, typer.Argument(help="Rows {id, language, code, stdin?, files?}.")],
     out: Annotated[Path, typer.Option("--out", "-o", help="The same rows, with what happened.")],
     sandbox: Annotated[str, typer.Option(help="auto, or one that doctor lists.")] = "auto",
     cpu_seconds: Annotated[float, typer.Option(help="Processor time of each.")] = 5.0,
@@ -178,7 +178,11 @@ def execute(
             programs, out, limits=limits, sandbox=sandbox, workers=workers, progress=progress
         )
     counts = ", ".join(f"{name} {count}" for name, count in facts["status"].items())
-    answer(facts, as_json, f"{facts['programs']} programs: {counts}\nresults {out}")
+    errors = "".join(
+        f"\n{count / facts['programs']:6.1%}  {error}"
+        for error, count in list(facts["errors"].items())[:8]
+    )
+    answer(facts, as_json, f"{facts['programs']} programs: {counts}{errors}\nresults {out}")
 
 
 @app.command()

@@ -170,7 +170,13 @@ class Execution(Section):
 
     enabled: bool = True
     sandbox: str = Field("auto", description="auto, or the name of one that doctor lists")
-    prelude: str | None = Field(None, description="file of code put before each sample")
+    prelude: str | None = Field(
+        None, description="file of code put before each sample in the language of the data"
+    )
+    files: list[str] = Field(
+        default_factory=list,
+        description="files that lie beside every program: modules to import, headers, jars, data",
+    )
     cpu_seconds: float = Field(5.0, gt=0)
     memory_mb: Positive = 1024
     preload: list[str] = Field(
@@ -534,7 +540,12 @@ def _rooted(config: Config, root: Path) -> dict[str, Any]:
         "premium": config.premium.model_copy(update={"model": at(config.premium.model)}),
         "validate_": config.validate_.model_copy(
             update={
-                "execution": execution.model_copy(update={"prelude": at(execution.prelude)}),
+                "execution": execution.model_copy(
+                    update={
+                        "prelude": at(execution.prelude),
+                        "files": [at(name) for name in execution.files],
+                    }
+                ),
                 "round_trip": trip.model_copy(
                     update={
                         "describer": at(trip.describer),

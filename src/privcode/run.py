@@ -7,6 +7,7 @@ compared with (`config.method`) are the same stages put together differently.
 Does not: train or judge; the stages do.
 """
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -254,6 +255,7 @@ class Run(Workspace):
                         judge,
                         language=self.config.data.language or "python",
                         prelude=_text(run.prelude),
+                        files=_beside(run),
                         execute=(
                             lambda programs: list(execute(programs, limits, sandbox=run.sandbox))
                         )
@@ -273,7 +275,10 @@ class Run(Workspace):
             kept = {row["id"] for row in verdicts if row["accepted"]}
             write_jsonl(self.accepted, (row for row in samples if row["id"] in kept))
             half_way.unlink()
-            say(f"validate: {len(kept)} of {len(samples)} samples accepted")
+            reasons = Counter(row["reason"] for row in verdicts if not row["accepted"])
+            most = [f"{n / len(samples):.0%} {why}" for why, n in reasons.most_common(3)]
+            rejected = f"; rejected, most of all: {'; '.join(most)}" if most else ""
+            say(f"validate: {len(kept)} of {len(samples)} samples accepted{rejected}")
         self._next("validate", self.accepted)
 
     def _certainty(self, samples: list[Any]) -> dict[Any, float]:
@@ -593,6 +598,7 @@ def refuse_early(config: Config, todo: Sequence[str]) -> None:
     if "pretune" in todo:
         need_detectors()
 
+    from privcode.execution import unsupported
     from privcode.models import load_tokenizer
     from privcode.prompts import read_prompts
 
@@ -603,6 +609,10 @@ def refuse_early(config: Config, todo: Sequence[str]) -> None:
     if "validate" in todo and config.validate_.execution.enabled:
         _trial_program(config.validate_.execution)
         _text(config.validate_.execution.prelude)
+        _beside(config.validate_.execution)
+        language = config.data.language or "python"
+        if reason := unsupported(language, config.validate_.execution.sandbox):
+            raise UserError(f"data.language {language}: {reason}")
     if "evaluate" in todo:
         _trial_program(config.evaluate)
         for file in config.evaluate.tasks:
@@ -664,6 +674,19 @@ def tasks_of(file: TaskFile) -> list["Task"]:
     from privcode.scoring import load_tasks
 
     return load_tasks(file.file, file.format, stdlib_only=file.stdlib_only)
+
+
+def _beside(section: Execution) -> dict[str, bytes]:
+    """The files that lie beside every program: name -> content."""
+    found: dict[str, bytes] = {}
+    for path in map(Path, section.files):
+        if path.name in found:
+            raise UserError(f"validate.execution.files: two are called {path.name}; rename one")
+        try:
+            found[path.name] = path.read_bytes()
+        except OSError as error:
+            raise UserError(f"{path}: cannot be read ({error.strerror}); give a file") from error
+    return found
 
 
 def _text(name: str | None) -> str:

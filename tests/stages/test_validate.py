@@ -37,7 +37,7 @@ def test_every_sample_gets_a_verdict_and_every_reject_its_reason() -> None:
         sample(1, "raise KeyError('no')"),
         sample(2, ""),
         sample(3, "x = ("),
-        sample(4, "```rust\nfn main() {}\n```"),
+        sample(4, "```bash\nexit 3\n```"),
         sample(5, "import socket\nsocket.create_connection(('192.0.2.1', 80), 1)"),
     ]
     settings = PLAIN | {
@@ -52,8 +52,19 @@ def test_every_sample_gets_a_verdict_and_every_reject_its_reason() -> None:
         "no code",
         "execution: SyntaxError",
     ]
-    assert verdicts[4]["reason"].startswith("execution: no runner")
+    assert verdicts[4]["reason"] == "execution: ExitCode3"  # no prelude in another language
     assert verdicts[5]["reason"].startswith("execution: ")
+
+
+def test_files_lie_beside_every_program() -> None:
+    settings = PLAIN | {"execute": lambda programs: list(execute(programs))}
+    samples = [sample(0, "import house"), sample(1, "```bash\n[ -f house.py ]\n```")]
+    with_files = judge(samples, **settings, files={"house.py": b"x = 7"})
+    assert [v["accepted"] for v in with_files] == [True, True]
+    assert [v["reason"] for v in judge(samples, **settings)] == [
+        "execution: ModuleNotFoundError: house",
+        "execution: ExitCode1",
+    ]
 
 
 def test_the_round_trip_score_must_reach_the_threshold() -> None:

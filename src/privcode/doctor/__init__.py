@@ -54,6 +54,19 @@ _SNIPPETS = {
     "bash": 'if [ -z "$1" ]; then echo usage; fi',
     "swift": "func f(_ x: Int?) -> Int { guard let y = x else { return 0 }; return y }",
 }
+_PROGRAMS = {
+    "python": "pass",
+    "java": "class A { public static void main(String[] args) {} }",
+    "javascript": "",
+    "typescript": "const x: number = 1;",
+    "cpp": "int main() {}",
+    "csharp": "class A { static void Main() {} }",
+    "rust": "fn main() {}",
+    "php": "",
+    "go": "package main\nfunc main() {}",
+    "bash": "true",
+    "swift": "let x = 1",
+}
 # What model-written code must not do; it harms nothing where it can. Writing may seem to work, on
 # a file that only the program sees: whether it did is looked up outside.
 _ATTACK = """\
@@ -106,6 +119,7 @@ def _models() -> _Planned:
     group = "model-written code is confined, languages are read, models speak"
     for sandbox in _SANDBOXES:
         yield f"sandbox: {sandbox}", sandbox == "auto", partial(_confines, sandbox), group
+    yield "languages", False, _runs, group
     yield "grammars", True, _grammars, group
     for model in ("bundled:junior", "bundled:premium"):
         yield model, True, partial(_generates, model), group
@@ -209,6 +223,19 @@ def _confines(sandbox: str) -> str:
     said = "writes" if written else outcome.stderr.strip() or outcome.error or outcome.status
     expect(outcome.status == "ok" and not written, f"{name} does not hold a program ({said})")
     return f"{name}: a program inside cannot read, write or connect outside"
+
+
+def _runs() -> str:
+    """A program of every language, in the sandbox."""
+    from privcode.execution import Program, execute
+
+    programs = [Program(name, code, name) for name, code in _PROGRAMS.items()]
+    outcomes = list(execute(programs))
+    failed = {o.id: o.error for o in outcomes if o.status not in ("ok", "unsupported")}
+    expect(not failed, "; ".join(f"{name} fails ({why})" for name, why in failed.items()))
+    missing = [f"{o.id} ({o.error})" for o in outcomes if o.status == "unsupported"]
+    runs = ", ".join(o.id for o in outcomes if o.status == "ok")
+    return runs + (f"; not here: {', '.join(missing)}" if missing else "")
 
 
 def _grammars() -> str:

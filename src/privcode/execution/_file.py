@@ -7,7 +7,7 @@ Does not: drop rows; what to keep is for whoever reads the statuses.
 
 from collections import Counter
 from collections.abc import Callable, Iterator
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from privcode.errors import UserError
@@ -25,7 +25,7 @@ def execute_file(
     workers: int | None = None,
     progress: Callable[[int], None] | None = None,
 ) -> dict[str, Any]:
-    """Run the programs of `source`, rows {id, language, code, stdin?}.
+    """Run the programs of `source`, rows {id, language, code, stdin?, files?: {name: text}}.
 
     Writes the same rows with status, exit_code, seconds, stdout, stderr and error added.
 
@@ -74,4 +74,15 @@ def _program(source: Path, number: int, row: Row) -> Program:
             raise UserError(
                 f"{source}, row {number}, field {field}: {wrong}; give each row a string"
             )
-    return Program(str(row["id"]), row["code"], row["language"], row["stdin"])
+    files: Any = row.get("files", {})
+    if not isinstance(files, dict) or not all(isinstance(text, str) for text in files.values()):
+        raise UserError(f"{source}, row {number}, field files: give {{name: text}}")
+    for name in files:
+        if not name or PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts:
+            raise UserError(
+                f"{source}, row {number}, field files: {name!r} is no name of a file beside the "
+                "program; give one without .."
+            )
+    beside = {name: text.encode("utf-8", "surrogatepass") for name, text in files.items()}
+    program = (str(row["id"]), row["code"], row["language"], row["stdin"])
+    return Program(*program, files=beside)

@@ -149,7 +149,7 @@ TABLE: dict[str, Language] = {
         compile="{javac} -J-XX:-UsePerfData -J-XX:+UseSerialGC -J-XX:TieredStopAtLevel=1 -proc:none"
         " -nowarn -encoding UTF-8 -cp .:* -d classes {source}",
         made="classes",
-        run="{java} -XX:-UsePerfData -XX:+UseSerialGC -XX:TieredStopAtLevel=1 -Xss8m"
+        run="{java} -XX:-UsePerfData -XX:+UseSerialGC -XX:TieredStopAtLevel=1 -Xss8m -Xms8m"
         " -Xmx{heap}m -ea -cp classes:.:* {main}",
         reserves=True,
         threads=32,

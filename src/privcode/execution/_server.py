@@ -34,6 +34,7 @@ _POLL_SECONDS = 0.1
 _START_SECONDS = 300.0  # a large module, on a busy machine
 _GRACE_SECONDS = 5.0
 _PATIENCE = 10  # so many times the wall time, most of it spent waiting for a core
+_RUNTIME = 256 << 20  # bytes a runtime may have written to beside the bound, not be resident in
 _ENVIRONMENT = {"PATH": "/usr/bin:/bin", "LANG": "C.UTF-8", "HOME": "/tmp", "TMPDIR": "/tmp"}
 # Threads of a preloaded module would be lost in the programs, so it is asked to start none.
 _ENVIRONMENT |= {"JE_ARROW_MALLOC_CONF": "background_thread:false"}
@@ -229,7 +230,11 @@ class Server:
         one_file, memory = limits.files_mb << 20, limits.memory_mb << 20
         return {
             "RLIMIT_CPU": (cpu, cpu + 1),
-            "RLIMIT_DATA" if task.reserves else "RLIMIT_AS": (memory, memory),
+            **(
+                {"RLIMIT_DATA": (memory + _RUNTIME, memory + _RUNTIME)}
+                if task.reserves
+                else {"RLIMIT_AS": (memory, memory)}
+            ),
             "RLIMIT_NPROC": (processes, processes),
             "RLIMIT_NOFILE": (limits.open_files, limits.open_files),
             "RLIMIT_FSIZE": (one_file, one_file),
@@ -304,7 +309,7 @@ class Server:
             last = stderr.strip().splitlines()
             raise SandboxFailure(last[-1] if last else f"exit code {code}")
         exit_code = 128 - int(code) if int(code) < 0 else int(code)
-        late = int(milliseconds) >= 1000 * task.limits.cpu_seconds
+        late = int(milliseconds) >= 950 * task.limits.cpu_seconds  # the kernel counts in ticks
         status, error = broken or _ended(task, exit_code, reason, stderr, late)
         if status == "ok" and task.checked and finished == "0":
             status, error = "error", "NoVerdict"
@@ -326,7 +331,7 @@ def _ended(task: Task, code: int, reason: str, stderr: str, late: bool) -> tuple
     """
     if reason:
         return _REASONS[reason]
-    if code == 128 + signal.SIGXCPU or (code == 128 + signal.SIGKILL and late):
+    if code == 128 + signal.SIGXCPU or (code and late):
         return "timeout", "ProcessorTime"
     status, error = task.judge(code, stderr)
     if code > 128 and error == f"ExitCode{code}":

@@ -15,6 +15,7 @@ from typing import Any
 from privcode.execution import Outcome, Program
 from privcode.files import Row, jsonl_line, read_jsonl
 from privcode.stages.roundtrip import Scorer
+from privcode.syntax import canonical_language
 from privcode.syntax.spans import code_blocks
 
 Execute = Callable[[list[Program]], list[Outcome]]
@@ -35,6 +36,7 @@ def judge(
     *,
     language: str,
     prelude: str,
+    files: Mapping[str, bytes] | None = None,
     execute: Execute | None,
     score: Scorer | None,
     threshold: float,
@@ -45,7 +47,8 @@ def judge(
         samples: rows with id, prompt, completion.
         chunk: their number, for the seeds of `score`.
         language: of code that names none.
-        prelude: code put before each program.
+        prelude: code put before each program in that language.
+        files: what lies beside each program: name -> content.
         execute: runs programs in the sandbox; None leaves out the execution filter.
         score: round-trip scores (see `roundtrip.scorer`); None leaves out that filter.
         threshold: τ, the smallest score to keep.
@@ -54,8 +57,16 @@ def judge(
     reasons = ["" if code else "no code" for code, _ in codes]
     if execute:
         running = [i for i, reason in enumerate(reasons) if not reason]
+        own = canonical_language(language)
         programs = [
-            Program(str(samples[i]["id"]), f"{prelude}\n{codes[i][0]}", codes[i][1])
+            Program(
+                str(samples[i]["id"]),
+                f"{prelude}\n{codes[i][0]}"
+                if canonical_language(codes[i][1]) == own
+                else codes[i][0],
+                codes[i][1],
+                files=files or {},
+            )
             for i in running
         ]
         for i, outcome in zip(running, execute(programs), strict=True):

@@ -4,8 +4,18 @@ from dataclasses import replace
 
 import pytest
 
+from privcode.errors import UserError
 from privcode.execution import execute
-from privcode.scoring import Task, Verdict, limits_for, program_for, unsupported, verdict
+from privcode.execution import unsupported as no_tools
+from privcode.scoring import (
+    GroundTruth,
+    Task,
+    Verdict,
+    limits_for,
+    program_for,
+    unsupported,
+    verdict,
+)
 from privcode.stages.evaluate import score
 
 ABS = Task(
@@ -120,16 +130,64 @@ def test_a_task_whose_library_is_missing_is_unsupported_and_says_what_to_install
     assert unsupported(lacking) == (
         "needs Crypto_no, no_such_module: pip install Crypto_no no_such_module"
     )
-    truth = replace(lacking, canonical_solution="")
-    (row,) = score([truth], [{"task_id": "BigCodeBench/1", "solution": ""}]).rows
+    sample = {"task_id": "BigCodeBench/1", "solution": ""}
+    (row,) = score([lacking], [sample], truth=GroundTruth(0, 0, {})).rows
     assert (row["passed"], row["status"]) == (False, "unsupported")
+    for task in (lacking, replace(lacking, canonical_solution="")):
+        with pytest.raises(UserError, match="0 of 1 tasks here"):
+            score([task], [sample])
+
+
+# As MultiPL-E writes them: language: (prompt, right, wrong, tests)
+TASKS = {
+    "java": (
+        "class Problem {\n    public static long f(long x) {\n",
+        "        return x + 1;\n    }\n",
+        "        return x;\n    }\n",
+        "    public static void main(String[] args) {\n    assert(f(1) == (2));\n    }\n}\n",
+    ),
+    "cpp": (
+        "#include<assert.h>\n#include<bits/stdc++.h>\nlong f(long x) {\n",
+        "    return x + 1;\n",
+        "    return x;\n",
+        "}\nint main() {\n    auto candidate = f;\n    assert(candidate((1)) == (2));\n}\n",
+    ),
+    "javascript": (
+        "function f(x){\n",
+        "  return x + 1;\n}\n",
+        "  return x;\n}\n",
+        "const assert = require('node:assert');\nfunction test() {\n  let candidate = f;\n"
+        "  assert.deepEqual(candidate(1),2);\n}\n\ntest();",
+    ),
+    "go": (
+        'package f_test\n\nimport (\n    "testing"\n    "fmt"\n)\n\nfunc f(x int) int {\n',
+        "    return x + 1\n}\n",
+        "    return x\n}\n",
+        "func TestF(t *testing.T) {\n  candidate := f\n"
+        '  if fmt.Sprintf("%v", candidate(1)) != fmt.Sprintf("%v", 2) { t.Errorf("no") }\n}\n',
+    ),
+}
 
 
 @pytest.mark.usefixtures("sandbox")
-def test_a_language_without_a_runner_is_unsupported():
+@pytest.mark.parametrize("language", TASKS)
+def test_a_task_in_another_language_is_its_prompt_a_completion_and_tests(language):
+    if reason := no_tools(language):
+        pytest.skip(reason)
+    prompt, right, wrong, tests = TASKS[language]
+    task = Task("m/0", prompt, "", tests, format="multipl", language=language)
+    samples = [{"task_id": "m/0", "completion": text} for text in (right, wrong)]
+    assert [row["passed"] for row in score([task], samples).rows] == [True, False]
+
+
+@pytest.mark.usefixtures("sandbox")
+def test_a_language_without_a_runner_is_unsupported_and_refused():
     task = Task("m/0", "f() {\n", "", "}\n", format="multipl", language="cobol")
-    (row,) = score([task], [{"task_id": "m/0", "completion": "1"}]).rows
+    sample = {"task_id": "m/0", "completion": "1"}
+    (row,) = score([task], [sample], truth=GroundTruth(0, 0, {})).rows
     assert (row["passed"], row["status"]) == (False, "unsupported")
+    with pytest.raises(UserError, match=r"0 of 1 tasks here.*choose one of python"):
+        score([task], [sample])
     python = Task("m/0", "def f():\n", "", "\nassert f() == 1\n", format="multipl")
     assert score([python], [{"task_id": "m/0", "completion": "    return 1"}]).pass_at[1] == 1
     assert score([python], [{"task_id": "m/0", "completion": "    return 2"}]).pass_at[1] == 0

@@ -26,7 +26,8 @@ TOLERATED = 0.02
 
 @dataclass(frozen=True)
 class GroundTruth:
-    """`passed` of the `checked` tasks that have a solution of their own; `failed`: task -> why."""
+    """`passed` of the `checked` tasks, those with a solution of their own and those that this
+    machine cannot run; `failed`: task -> why."""
 
     passed: int
     checked: int
@@ -50,7 +51,7 @@ def ground_truth(
     """Run the solutions that the tasks bring along, or recall that they passed here.
 
     Args:
-        tasks: those without a solution are left out.
+        tasks: those without a solution count where this machine cannot run them.
         prelude: as for `score`, and so are the other arguments.
         limits: for each program.
         sandbox: as for `execute`.
@@ -68,7 +69,8 @@ def ground_truth(
             found = GroundTruth(**read_json(note))
             done(len(tasks))
             return found
-    failed = {task.task_id: why for task, _ in known if (why := unsupported(task))}
+    failed = {task.task_id: why for task in tasks if (why := unsupported(task))}
+    checked = len({task.task_id for task, _ in known} | set(failed))
     runnable = [(task, sample) for task, sample in known if task.task_id not in failed]
     done(len(tasks) - len(runnable))
     programs = (program_for(task, sample, prelude, task.task_id) for task, sample in runnable)
@@ -76,8 +78,8 @@ def ground_truth(
     for (task, _), outcome in zip(runnable, outcomes, strict=True):
         if not (found_here := verdict(task, outcome)).passed:
             failed[task.task_id] = found_here.error or found_here.status
-    truth = GroundTruth(len(known) - len(failed), len(known), failed)
-    if len(failed) > TOLERATED * len(known):
+    truth = GroundTruth(checked - len(failed), checked, failed)
+    if len(failed) > TOLERATED * checked:
         raise UserError(_refusal(truth))
     if note is not None:
         with suppress(UserError):  # a note saves time, no more

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from privcode.execution import Limits, Outcome, Program
+from privcode.execution import unsupported as no_tools
 from privcode.scoring._judge import encode
 from privcode.scoring.inputs import comparison, phases
 from privcode.scoring.tasks import Format, Task
@@ -131,6 +132,8 @@ def verdict(task: Task, outcome: Outcome) -> Verdict:
 
 def unsupported(task: Task) -> str:
     """Why this machine cannot score the task's samples and what to do, or nothing."""
+    if reason := no_tools(task.language):
+        return reason
     names = sorted({_DISTRIBUTIONS.get(name, name) for name in task.missing()})
     return f"needs {', '.join(names)}: pip install {' '.join(names)}" if names else ""
 

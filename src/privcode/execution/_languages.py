@@ -310,7 +310,9 @@ def error_of(language: Language, code: int, stderr: str, compiling: bool) -> tup
     return "error", name or f"ExitCode{code}"
 
 
-_NO_MEMORY = r"OutOfMemory|commit_memory|out of memory|bad_alloc|memory allocation of"
+_NO_MEMORY = (
+    r"OutOfMemory|cannot allocate memory|commit_memory|out of memory|bad_alloc|memory allocation of"
+)
 
 
 def _first(pattern: str, text: str) -> str:

@@ -253,6 +253,7 @@ class Server:
     ) -> tuple[Outcome, dict[str, bytes]]:
         """Read what the task writes and what the server reports until both are at an end."""
         kept = {out: bytearray(), err: bytearray()}
+        first_words = bytearray()
         total = 0
         broken: tuple[Status, str] | None = None
         reports: list[str] = []
@@ -291,6 +292,8 @@ class Server:
                     open_fds.discard(fd)
                 elif fd in kept:
                     kept[fd] = (kept[fd] + chunk)[-TAIL:]
+                    if fd == err:
+                        first_words += chunk[: TAIL - len(first_words)]
                     total += len(chunk)
                     if total > task.limits.output_kb << 10:
                         broken = broken or ("output", "OutputLimit")
@@ -310,7 +313,8 @@ class Server:
             raise SandboxFailure(last[-1] if last else f"exit code {code}")
         exit_code = 128 - int(code) if int(code) < 0 else int(code)
         late = int(milliseconds) >= 950 * task.limits.cpu_seconds  # the kernel counts in ticks
-        status, error = broken or _ended(task, exit_code, reason, stderr, late)
+        words = stderr if total <= TAIL else f"{first_words.decode('utf-8', 'replace')}\n{stderr}"
+        status, error = broken or _ended(task, exit_code, reason, words, late)
         if status == "ok" and task.checked and finished == "0":
             status, error = "error", "NoVerdict"
         return Outcome(task.id, status, exit_code, seconds, stdout, stderr, error), made

@@ -22,7 +22,8 @@ from privcode.config import Config, dump_config
 from privcode.console import progress_bar, say
 from privcode.errors import UserError
 from privcode.files import read_json, write_bytes, write_json, write_text
-from privcode.run import Run, refuse_early, stages_of
+from privcode.needs import refuse_early
+from privcode.run import Run, stages_of
 from privcode.stages.compare import arms, row, table
 
 _PR_SET_PDEATHSIG = 1

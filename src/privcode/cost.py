@@ -18,8 +18,9 @@ from privcode.audit import canaries, coin_canaries
 from privcode.config import Config, Dtype, Model, Prompts, TaskFile
 from privcode.errors import UserError
 from privcode.models import sizes
+from privcode.needs import tasks_of
 from privcode.prompts import read_prompts
-from privcode.run import stages_of, tasks_of
+from privcode.run import stages_of
 
 GPU = "A100-80GB"
 PEAK: dict[Dtype, float] = {"bfloat16": 312e12, "float16": 312e12, "float32": 19.5e12}

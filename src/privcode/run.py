@@ -14,26 +14,24 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from privcode.budget import SWEEP, begin, sweep_of
-from privcode.config import Config, Evaluate, Execution, Model, TaskFile, load_config, plan_of
+from privcode.config import Config, Model, load_config, plan_of
 from privcode.console import progress_bar, say
 from privcode.errors import UserError
 from privcode.files import (
     read_jsonl,
-    read_text,
     write_json,
     write_jsonl,
     write_text,
 )
-from privcode.masking import mask, need_detectors
+from privcode.masking import mask
+from privcode.needs import beside, refuse_early, tasks_of, text_of
 from privcode.privacy.distributed import from_first, rank
 from privcode.privacy.ledger import Ledger
-from privcode.privacy.registry import check
 from privcode.private import private_records
 from privcode.workspace import Workspace
 
 if TYPE_CHECKING:
     from privcode.audit.gradient_canaries import GradientCanaries
-    from privcode.scoring import Task
 
 STAGES = {
     "privcode": ("sanitize", "synthesize", "validate", "boost", "evaluate", "audit"),
@@ -254,8 +252,8 @@ class Run(Workspace):
                     partial(
                         judge,
                         language=self.config.data.language or "python",
-                        prelude=_text(run.prelude),
-                        files=_beside(run),
+                        prelude=text_of(run.prelude),
+                        files=beside(run),
                         execute=(
                             lambda programs: list(execute(programs, limits, sandbox=run.sandbox))
                         )
@@ -364,7 +362,7 @@ class Run(Workspace):
                     with progress_bar("ground truth", len(tasks)) as progress:
                         truth = ground_truth(
                             tasks,
-                            prelude=_text(file.prelude),
+                            prelude=text_of(file.prelude),
                             limits=limits,
                             sandbox=config.sandbox,
                             progress=progress,
@@ -377,7 +375,7 @@ class Run(Workspace):
                             template=file.instruction,
                             response=response,
                             k=config.k,
-                            prelude=_text(file.prelude),
+                            prelude=text_of(file.prelude),
                             limits=limits,
                             sandbox=config.sandbox,
                             progress=progress,
@@ -593,44 +591,6 @@ class Run(Workspace):
         return LocalGenerator(model, load_tokenizer(section.model), batch_size)
 
 
-def refuse_early(config: Config, todo: Sequence[str]) -> None:
-    """Refuse what a stage to do would refuse, before budget is spent on an earlier one."""
-    if "pretune" in todo:
-        need_detectors()
-
-    from privcode.execution import unsupported
-    from privcode.models import load_tokenizer
-    from privcode.prompts import read_prompts
-
-    if "sanitize" in todo and not config.data.public:
-        check()
-    if "synthesize" in todo:
-        read_prompts(config.prompts.file, config.prompts.column, config.prompts.limit)
-    if "validate" in todo and config.validate_.execution.enabled:
-        _trial_program(config.validate_.execution)
-        _text(config.validate_.execution.prelude)
-        _beside(config.validate_.execution)
-        language = config.data.language or "python"
-        if reason := unsupported(language, config.validate_.execution.sandbox):
-            raise UserError(f"data.language {language}: {reason}")
-    if "evaluate" in todo:
-        _trial_program(config.evaluate)
-        for file in config.evaluate.tasks:
-            tasks_of(file)
-            _text(file.prelude)
-    for section in (config.junior, config.premium) if todo else ():
-        load_tokenizer(section.model)
-
-
-def _trial_program(section: Execution | Evaluate) -> None:
-    """Refuse a sandbox that does not work here, or modules that cannot be preloaded."""
-    from privcode.execution import Limits, Program, execute
-
-    memory = section.memory_mb or Limits.memory_mb
-    limits = Limits(memory_mb=memory, preload=tuple(section.preload))
-    list(execute([Program("trial", "")], limits, sandbox=section.sandbox, workers=1))
-
-
 def merged(adapter: Path) -> Path:
     """Where the whole model goes, if it is asked for."""
     return adapter.with_name(f"{adapter.name}-merged")
@@ -667,30 +627,6 @@ def _sampling(section: Any, n: int, temperature: float | None = None) -> Any:
         n=n,
         seed=section.seed,
     )
-
-
-def tasks_of(file: TaskFile) -> list["Task"]:
-    """The tasks that a config names."""
-    from privcode.scoring import load_tasks
-
-    return load_tasks(file.file, file.format, stdlib_only=file.stdlib_only)
-
-
-def _beside(section: Execution) -> dict[str, bytes]:
-    """The files that lie beside every program: name -> content."""
-    found: dict[str, bytes] = {}
-    for path in map(Path, section.files):
-        if path.name in found:
-            raise UserError(f"validate.execution.files: two are called {path.name}; rename one")
-        try:
-            found[path.name] = path.read_bytes()
-        except OSError as error:
-            raise UserError(f"{path}: cannot be read ({error.strerror}); give a file") from error
-    return found
-
-
-def _text(name: str | None) -> str:
-    return "" if name is None else read_text(Path(name))
 
 
 def rendered(section: Model, prompt: str) -> str:

@@ -21,9 +21,10 @@ from privcode.comparison import done_in, keep, run_all
 from privcode.config import Config, plan_of
 from privcode.errors import UserError
 from privcode.files import read_json, read_sealed, write_sealed
+from privcode.needs import refuse_early
 from privcode.privacy.registry import place, register
 from privcode.private import private_records
-from privcode.run import Run, refuse_early, stages_of
+from privcode.run import Run, stages_of
 from privcode.stages.sweep import Settings, best, checked, draw, grid, variant
 from privcode.workspace import lock
 

@@ -254,9 +254,8 @@ def test_the_same_source_is_compiled_once():
 def test_what_is_kept_of_compilers_is_bounded(monkeypatch):
     monkeypatch.setattr(_worker, "_KEPT_BYTES", 20_000)
     compiled = _worker.Compiled()
-    outcome = Outcome("", "ok", 0, 0.0, "", "", "")
     for name in ("a", "b", "c"):
-        compiled.put(name, (outcome, {"program": bytes(5_000)}))
+        compiled.put(name, {"program": bytes(5_000)})
         assert compiled.get("a" if name != "c" else "b") is not None or name == "c"
     assert compiled.get("b") is None
     assert compiled.get("a") is not None

@@ -53,8 +53,12 @@ class Transpiler:
             asked, self._ask = os.pipe()
             self._told, told = os.pipe()
             os.set_blocking(self._ask, False)
+            self._end = lambda: None
             try:
                 self._end = self._start(asked, told)
+            except BaseException:
+                self.close()
+                raise
             finally:
                 os.close(asked)
                 os.close(told)

@@ -1,7 +1,7 @@
 """One worker: what is done with each program that it is given, in its language.
 
-Promises: the same source, compiled before with the same result, is not compiled again as long as
-what was made fits into `Compiled`; compilers run in the sandbox, within limits of their own.
+Promises: a source that was compiled before is not compiled again, as long as `Compiled` keeps what
+was made; compilers run in the sandbox, within limits of their own.
 Does not: look at what a program does (`_server` does).
 """
 
@@ -34,7 +34,7 @@ _COMPILER = Limits(
 _TRANSPILER = replace(_COMPILER, cpu_seconds=3600, wall_seconds=1e9, output_kb=1 << 30)
 _KEPT_BYTES = 256 << 20
 
-Made = tuple[Outcome, Mapping[str, bytes]]
+Made = Mapping[str, bytes]
 
 
 class Compiled:
@@ -53,14 +53,15 @@ class Compiled:
 
     def put(self, key: str, made: Made) -> None:
         with self._lock:
-            self._made[key] = made
-            self._bytes += _size(made)
+            if key not in self._made:  # another worker's may have come first
+                self._made[key] = made
+                self._bytes += _size(made)
             while self._bytes > _KEPT_BYTES:
                 self._bytes -= _size(self._made.popitem(last=False)[1])
 
 
 def _size(made: Made) -> int:
-    return 4096 + sum(map(len, made[1].values()))
+    return 4096 + sum(map(len, made.values()))
 
 
 def _key(name: str, files: Mapping[str, bytes]) -> str:
@@ -131,12 +132,11 @@ class Worker:
             key = _key(str(name), files)
             made = self._compiled.get(key)
             if made is None:
-                made = self._compile(tools, code, files, stop)
+                outcome, made = self._compile(tools, code, files, stop)
+                if outcome.status != "ok":
+                    return replace(outcome, id=program.id)
                 self._compiled.put(key, made)
-            outcome, compiled = made
-            if outcome.status != "ok":
-                return replace(outcome, id=program.id)
-            files = {**program.files, **compiled}
+            files = {**program.files, **made}
         task = _task(tools, self.limits, language.run, code, files)
         task = replace(task, id=program.id, stdin=program.stdin)
         return self._server.do(task, tools.readable, stop)[0]
@@ -152,19 +152,18 @@ class Worker:
         code: str,
         files: Mapping[str, bytes],
         stop: threading.Event | None,
-    ) -> Made:
+    ) -> tuple[Outcome, Made]:
         if tools.language is TABLE["typescript"]:
             return self._to_javascript(code)
         task = _task(tools, _COMPILER, tools.language.compile, code, files, compiling=True)
-        made = self._server.do(task, tools.readable, stop)
-        outcome = made[0]
-        if outcome.status != "ok" and not outcome.error.startswith(("Module", "Compile")):
-            return replace(outcome, error=f"CompileError: {outcome.error}"), {}
-        if outcome.status == "ok" and not made[1]:
-            return replace(outcome, status="error", error="CompileError"), {}
-        return made
+        outcome, made = self._server.do(task, tools.readable, stop)
+        if outcome.status == "ok" and not made:
+            outcome = replace(outcome, status="error", error="CompileError")
+        elif outcome.status != "ok" and not outcome.error.startswith(("Module", "Compile")):
+            outcome = replace(outcome, error=f"CompileError: {outcome.error}")
+        return outcome, made
 
-    def _to_javascript(self, code: str) -> Made:
+    def _to_javascript(self, code: str) -> tuple[Outcome, Made]:
         begin = time.monotonic()
         javascript, error = "", ""
         status: Status = "error"
@@ -174,26 +173,20 @@ class Worker:
             status, error = "timeout", "WallTime"
         except OSError:
             error = "TranspilerLost"
+        seconds = round(time.monotonic() - begin, 4)
         if not error:
-            status = "ok"
+            javascript_file = {"program.js": javascript.encode("utf-8", "surrogatepass")}
+            return Outcome("", "ok", None, seconds, "", "", ""), javascript_file
         word = error.partition(":")[0].removeprefix("error ")
-        found = Outcome(
-            "",
-            status,
-            None,
-            round(time.monotonic() - begin, 4),
-            "",
-            error,
-            f"CompileError: {word}" if word else "",
-        )
-        return found, {"program.js": javascript.encode("utf-8", "surrogatepass")}
+        return Outcome("", status, None, seconds, "", error, f"CompileError: {word}"), {}
 
     def _begin_transpiler(self, stdin: int, stdout: int) -> Callable[[], None]:
         tools = toolchain("typescript")
         assert isinstance(tools, Toolchain)  # or there would be nothing to transpile
         package = str(Path(tools.paths["tsc"]).parent.parent)
-        task = _task(tools, _TRANSPILER, f"{{node}} server.js {package}", "", {})
-        task = replace(task, files={"server.js": SERVER.encode()})
+        server = {"server.js": SERVER.encode()}
+        task = _task(tools, _TRANSPILER, "{node} server.js", "", server)
+        task = replace(task, command=[*task.command, package])
         self._transpiling.hold(task, tools.readable, stdin, stdout)
         return self._transpiling.close
 

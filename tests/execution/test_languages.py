@@ -2,6 +2,7 @@
 
 import shutil
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -95,6 +96,14 @@ MISSING = {
     "bash": ("no_such_tool .", "ModuleNotFound: no_such_tool"),
     "swift": ("import Gone", "ModuleNotFound: Gone"),
 }
+
+
+@pytest.fixture
+def looked_for_anew() -> Iterator[None]:
+    """Tools are looked for again in the test, and after it."""
+    _languages.toolchain.cache_clear()
+    yield
+    _languages.toolchain.cache_clear()
 
 
 def need(language: str, sandbox: str = "auto") -> None:
@@ -275,7 +284,7 @@ def test_what_is_kept_of_compilers_is_bounded(monkeypatch):
 def test_a_java_file_has_the_name_of_its_public_type(code, name):
     need("java")
     tools = _languages.toolchain("java")
-    assert tools.source(code) == f"{name}.java"
+    assert tools.names(code)["source"] == f"{name}.java"
     assert run(code, "java").status == "ok"
 
 
@@ -330,21 +339,19 @@ def test_files_lie_beside_a_program_of_any_language():
     assert run(code, "javascript", files={"house.js": b"exports.x = 7"}).status == "ok"
 
 
+@pytest.mark.usefixtures("looked_for_anew")
 def test_a_language_without_its_tools_is_unsupported_and_says_what_to_install(
     monkeypatch, tmp_path
 ):
     monkeypatch.setenv("PATH", str(tmp_path))
-    _languages.toolchain.cache_clear()
-    try:
-        (outcome,) = execute([Program("p", "", "go")], workers=1)
-        assert outcome.status == "unsupported"
-        assert outcome.error == "go is not installed; apt install golang-go"
-    finally:
-        _languages.toolchain.cache_clear()
+    (outcome,) = execute([Program("p", "", "go")], workers=1)
+    assert outcome.status == "unsupported"
+    assert outcome.error == "go is not installed; apt install golang-go"
     (outcome,) = execute([Program("p", "", "cobol")], workers=1)
     assert (outcome.status, "choose one of python" in outcome.error) == ("unsupported", True)
 
 
+@pytest.mark.usefixtures("looked_for_anew")
 def test_tools_in_a_folder_with_other_things_of_the_home_are_not_shown(monkeypatch, tmp_path):
     monkeypatch.setattr(Path, "home", lambda: tmp_path)
     for prefix, shown in ((".local", False), ("", False), ("versions/node20", True)):
@@ -359,7 +366,6 @@ def test_tools_in_a_folder_with_other_things_of_the_home_are_not_shown(monkeypat
         else:
             assert "programs may not look there" in found
         shutil.rmtree(folder)
-    _languages.toolchain.cache_clear()
 
 
 def test_the_rows_of_a_file_may_bring_files_and_errors_are_counted_by_class(tmp_path):

@@ -11,7 +11,7 @@ import re
 import shutil
 import subprocess
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from glob import glob
 from pathlib import Path
 
@@ -30,7 +30,8 @@ class Language:
         source: the name of the file that holds the code.
         run: the command.
         compile: the command that comes first, or empty.
-        made: the file or folder in the scratch that is all that `run` gets of it.
+        made: the file or folder in the scratch that is all that `run` gets of it; without a
+            command, `_transpile` makes it.
         reserves: its runtime reserves more address space than it uses, so what it may write to is
             bounded instead.
         threads: its runtime's own, beside the program's.
@@ -70,13 +71,11 @@ class Toolchain:
     paths: Mapping[str, str]
     readable: tuple[str, ...]
 
-    def source(self, code: str) -> str:
-        return self.language.source.format(**self.language.named(code))
-
-    def command(self, words: str, code: str, memory_mb: int) -> list[str]:
-        """`words` with the tools' paths and this code's names; a runtime's heap takes 3/4."""
-        names = {**self.paths, **self.language.named(code), "heap": str(memory_mb * 3 // 4)}
-        return [word.format(source=self.source(code), **names) for word in words.split()]
+    def names(self, code: str) -> dict[str, str]:
+        """What the words of the commands stand for: the tools' paths, this code's own names, and
+        "source", the name of its file."""
+        named = self.language.named(code)
+        return {**self.paths, **named, "source": self.language.source.format(**named)}
 
 
 def _module_or_script(code: str) -> dict[str, str]:
@@ -115,36 +114,33 @@ def _opened(code: str) -> str:
     return code if "<?" in code else f"<?php\n{code}"
 
 
-_DEBIAN = "apt install "
 _NODE = r"^(?:Uncaught )?(?:\w+ )?\[?([A-Z]\w*(?:Error|Exception))\b(?! \{$)"
+_JAVASCRIPT = Language(
+    tools=("node",),
+    install="apt install nodejs",
+    source="program.{kind}",
+    run="{node} --v8-pool-size=1 --max-old-space-size={heap} {source}",
+    reserves=True,
+    threads=12,
+    environment={"OPENSSL_CONF": "/dev/null"},
+    named=_module_or_script,
+    missing=r"Cannot find (?:module|package) '([^']+)'",
+    raised=_NODE,
+)
 TABLE: dict[str, Language] = {
-    "javascript": Language(
-        tools=("node",),
-        install=_DEBIAN + "nodejs",
-        source="program.{kind}",
-        run="{node} --v8-pool-size=1 --max-old-space-size={heap} {source}",
-        reserves=True,
-        threads=12,
-        environment={"OPENSSL_CONF": "/dev/null"},
-        named=_module_or_script,
-        missing=r"Cannot find (?:module|package) '([^']+)'",
-        raised=_NODE,
-    ),
-    "typescript": Language(
+    "javascript": _JAVASCRIPT,
+    "typescript": replace(
+        _JAVASCRIPT,
         tools=("node", "tsc"),
-        install=_DEBIAN + "nodejs node-typescript",
+        install="apt install nodejs node-typescript",
         source="program.ts",
-        made="program.js",  # by `_transpile`
-        run="{node} --v8-pool-size=1 --max-old-space-size={heap} program.js",
-        reserves=True,
-        threads=12,
-        environment={"OPENSSL_CONF": "/dev/null"},
-        missing=r"Cannot find (?:module|package) '([^']+)'",
+        made="program.js",
+        run=_JAVASCRIPT.run.replace("{source}", "program.js"),
         raised=rf"(TS\d+)|{_NODE}",
     ),
     "java": Language(
         tools=("javac", "java"),
-        install=_DEBIAN + "default-jdk-headless",
+        install="apt install default-jdk-headless",
         source="{file}.java",
         compile="{javac} -J-XX:-UsePerfData -J-XX:+UseSerialGC -J-XX:TieredStopAtLevel=1 -proc:none"
         " -nowarn -encoding UTF-8 -cp .:* -d classes {source}",
@@ -160,7 +156,7 @@ TABLE: dict[str, Language] = {
     ),
     "cpp": Language(
         tools=("g++",),
-        install=_DEBIAN + "g++",
+        install="apt install g++",
         source="program.cpp",
         compile="{g++} -std=c++20 -O1 -w -I. -o program {source}",
         made="program",
@@ -170,7 +166,7 @@ TABLE: dict[str, Language] = {
     ),
     "csharp": Language(
         tools=("mcs", "mono"),
-        install=_DEBIAN + "mono-mcs mono-runtime",
+        install="apt install mono-mcs mono-runtime",
         source="program.cs",
         compile="{mono} /usr/lib/mono/4.5/mcs.exe -nowarn:0-9999 -d:DEBUG -r:System.Numerics.dll"
         " -out:program.exe {source}",
@@ -199,7 +195,7 @@ TABLE: dict[str, Language] = {
     ),
     "go": Language(
         tools=("go",),
-        install=_DEBIAN + "golang-go",
+        install="apt install golang-go",
         source="{file}.go",
         compile="{go} {how} {flag} -o program {source}",
         made="program",
@@ -219,7 +215,7 @@ TABLE: dict[str, Language] = {
     ),
     "php": Language(
         tools=("php",),
-        install=_DEBIAN + "php-cli",
+        install="apt install php-cli",
         source="program.php",
         run="{php} -d memory_limit=-1 -d zend.assertions=1 -d display_errors=stderr"
         " -d log_errors=0 {source}",
@@ -230,7 +226,7 @@ TABLE: dict[str, Language] = {
     ),
     "bash": Language(
         tools=("bash",),
-        install=_DEBIAN + "bash",
+        install="apt install bash",
         source="program.sh",
         run="{bash} {source}",
         missing=r"([^\s:]+): command not found",
@@ -267,11 +263,10 @@ def toolchain(name: str) -> Toolchain | str:
             asked = [found, "--print", "sysroot"]
             told = subprocess.run(asked, capture_output=True, text=True, check=False).stdout.strip()
             path = Path(told or "/nowhere") / "bin" / tool
-        folder = path.parent.parent
+        folder, home = path.parent.parent, Path.home()
         if not any(path.is_relative_to(above) for above in _SYSTEM):
-            if folder == Path(folder.anchor) or folder in (Path.home(), *Path.home().parents):
-                return f"{tool} is {path}, and programs may not look there; {language.install}"
-            if folder.parent == Path.home():  # as ~/.local, where other things are
+            # Directly in the home, as ~/.local, other things lie beside it.
+            if folder in (home, *home.parents) or folder.parent == home:
                 return f"{tool} is {path}, and programs may not look there; {language.install}"
             readable.append(str(folder))
         if not path.exists():

@@ -3,7 +3,7 @@
 Promises: no socket that could reach anything (stream pairs stay, asyncio needs them), no ptrace
 or other process's memory, no new namespace or mount, no escape from the process group, no kernel
 keyring, bpf, io_uring or shared memory that outlives the program. A refused call fails with EPERM,
-so the program sees PermissionError; but one of them (`_SCHEDULER`) does nothing and says no word.
+so the program sees PermissionError; one (`_SCHEDULER`) does nothing and says that it worked.
 Does not: restrict which files are opened; Landlock or bubblewrap does that.
 """
 

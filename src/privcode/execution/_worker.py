@@ -14,7 +14,7 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-from privcode.execution._languages import TABLE, Toolchain, error_of, toolchain
+from privcode.execution._languages import Toolchain, error_of, toolchain
 from privcode.execution._program import Limits, Outcome, Program, Status
 from privcode.execution._sandboxes import Sandbox, choose_sandbox
 from privcode.execution._server import Server, Task
@@ -127,17 +127,18 @@ class Worker:
         if isinstance(tools, str):
             return Outcome(program.id, "unsupported", None, 0.0, "", "", tools)
         language, code = tools.language, tools.language.complete(program.code)
-        files = {**program.files, tools.source(code): code.encode("utf-8", "surrogatepass")}
+        names = tools.names(code)
+        files = {**program.files, names["source"]: code.encode("utf-8", "surrogatepass")}
         if language.made:
             key = _key(str(name), files)
             made = self._compiled.get(key)
             if made is None:
-                outcome, made = self._compile(tools, code, files, stop)
+                outcome, made = self._compile(tools, code, names, files, stop)
                 if outcome.status != "ok":
                     return replace(outcome, id=program.id)
                 self._compiled.put(key, made)
             files = {**program.files, **made}
-        task = _task(tools, self.limits, language.run, code, files)
+        task = _task(tools, self.limits, language.run, names, files)
         task = replace(task, id=program.id, stdin=program.stdin)
         return self._server.do(task, tools.readable, stop)[0]
 
@@ -150,12 +151,13 @@ class Worker:
         self,
         tools: Toolchain,
         code: str,
+        names: Mapping[str, str],
         files: Mapping[str, bytes],
         stop: threading.Event | None,
     ) -> tuple[Outcome, Made]:
-        if tools.language is TABLE["typescript"]:
+        if not tools.language.compile:
             return self._to_javascript(code)
-        task = _task(tools, _COMPILER, tools.language.compile, code, files, compiling=True)
+        task = _task(tools, _COMPILER, tools.language.compile, names, files, compiling=True)
         outcome, made = self._server.do(task, tools.readable, stop)
         if outcome.status == "ok" and not made:
             outcome = replace(outcome, status="error", error="CompileError")
@@ -185,7 +187,7 @@ class Worker:
         assert isinstance(tools, Toolchain)  # or there would be nothing to transpile
         package = str(Path(tools.paths["tsc"]).parent.parent)
         server = {"server.js": SERVER.encode()}
-        task = _task(tools, _TRANSPILER, "{node} server.js", "", server)
+        task = _task(tools, _TRANSPILER, "{node} server.js", tools.paths, server)
         task = replace(task, command=[*task.command, package])
         self._transpiling.hold(task, tools.readable, stdin, stdout)
         return self._transpiling.close
@@ -195,18 +197,19 @@ def _task(
     tools: Toolchain,
     limits: Limits,
     command: str,
-    code: str,
+    names: Mapping[str, str],
     files: Mapping[str, bytes],
     *,
     compiling: bool = False,
 ) -> Task:
-    language = tools.language
+    """What the server is to do; `names` are the command's, a runtime's heap is 3/4 of memory."""
+    language, heap = tools.language, str(limits.memory_mb * 3 // 4)
     return Task(
         "",
         replace(limits, processes=limits.processes + language.threads),
         files=files,
         judge=partial(error_of, language, compiling=compiling),
-        command=tools.command(command, code, limits.memory_mb),
+        command=[word.format(heap=heap, **names) for word in command.split()],
         environment=language.environment,
         reserves=language.reserves,
         made=language.made if compiling else "",

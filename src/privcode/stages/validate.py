@@ -57,13 +57,11 @@ def judge(
     reasons = ["" if code else "no code" for code, _ in codes]
     if execute:
         running = [i for i, reason in enumerate(reasons) if not reason]
-        own = canonical_language(language)
+        heads = {canonical_language(language): f"{prelude}\n"}
         programs = [
             Program(
                 str(samples[i]["id"]),
-                f"{prelude}\n{codes[i][0]}"
-                if canonical_language(codes[i][1]) == own
-                else codes[i][0],
+                heads.get(canonical_language(codes[i][1]), "") + codes[i][0],
                 codes[i][1],
                 files=files or {},
             )

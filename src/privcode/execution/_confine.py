@@ -7,10 +7,12 @@ Does not: choose what is to be given up.
 
 import ctypes
 import os
-import sys
+import struct
 from typing import Any
 
 libc = ctypes.CDLL(None, use_errno=True)
+for _name in ("capset", "prctl", "syscall"):
+    getattr(libc, _name)  # looked up here, once, instead of in every fork
 
 
 def check(result: int, what: str) -> int:
@@ -35,17 +37,15 @@ class Powers:
     ) -> None:
         self.uid, self.keep_read, self.landlock = uid, keep_read, landlock
         kept = 1 << 2 if keep_read else 0  # CAP_DAC_READ_SEARCH
-        self._header = (ctypes.c_uint32 * 2)(0x20080522, 0)
-        self._sets = (ctypes.c_uint32 * 6)(kept, kept, kept, 0, 0, 0)
+        self._header = struct.pack("=2I", 0x20080522, 0)
+        self._sets = struct.pack("=6I", kept, kept, kept, 0, 0, 0)
         self._filters = ctypes.create_string_buffer(bpf, len(bpf))
-        length = (len(bpf) // 8).to_bytes(2, sys.byteorder)
-        address = ctypes.addressof(self._filters).to_bytes(8, sys.byteorder)
-        self._program = length + bytes(6) + address
+        self._program = struct.pack("=H6xQ", len(bpf) // 8, ctypes.addressof(self._filters))
         if landlock is not None:
             abi = landlock["abi"]
             self._every, self._on_file = _rights(abi)
             network, scoped = 3 if abi >= 4 else 0, 3 if abi >= 6 else 0
-            self._attribute = (ctypes.c_uint64 * 3)(self._every, network, scoped)
+            self._attribute = struct.pack("=3Q", self._every, network, scoped)
             self._size = ctypes.c_size_t(24 if abi >= 6 else 16 if abi >= 4 else 8)
 
     def drop(self) -> None:
@@ -82,8 +82,7 @@ class Powers:
             return
         if not os.path.isdir(path):
             rights &= self._on_file
-        rule = rights.to_bytes(8, sys.byteorder) + fd.to_bytes(4, sys.byteorder)
-        check(libc.syscall(445, ruleset, 1, rule, 0), "landlock")
+        check(libc.syscall(445, ruleset, 1, struct.pack("=Qi", rights, fd), 0), "landlock")
         os.close(fd)
 
 

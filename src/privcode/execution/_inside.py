@@ -23,8 +23,6 @@ import signal
 import socket
 import stat
 import sys
-import tempfile
-import threading
 import time
 from contextlib import suppress
 from types import ModuleType
@@ -36,11 +34,17 @@ from privcode.execution._measure import beyond, used_by_the_dead
 
 _POLL_SECONDS = 0.1
 _MAX_FILES = 10_000
+_OPEN_MAX, _HOME = os.sysconf("SC_OPEN_MAX"), os.environ["HOME"]
 _NOSUID_NODEV, _BIND = 6, 4096
-# What programs import most.
+# What programs import most, but threading, for which every fork would do much, and the larger.
 _COMMON: tuple[str, ...] = ("bisect", "collections", "copy", "datetime", "decimal", "fractions")
 _COMMON += ("functools", "hashlib", "heapq", "itertools", "json", "math", "operator", "random")
 _COMMON += ("re", "statistics", "string", "typing")
+
+
+# What a program would else take apart when it leaves the server's part, page by page.
+_ALIVE: list[Any] = []
+_set_handler = importlib.import_module("_signal").signal  # that of `signal` looks up names
 
 
 # The server
@@ -55,6 +59,7 @@ def _serve(control_fd: int, setup_fd: int) -> tuple[str, bytes]:
     with open(setup_fd, "rb") as file:
         setup: dict[str, Any] = marshal.load(file)
     control = socket.socket(fileno=control_fd)
+    os.environ.pop("LD_BIND_NOW", None)  # for this process alone
     if setup["view"] is not None:
         enter(setup["view"])
     sys.path.extend(setup["path"])
@@ -89,6 +94,7 @@ def _serve(control_fd: int, setup_fd: int) -> tuple[str, bytes]:
         server = os.getpid()
         program = os.fork()
         if program == 0:
+            _ALIVE.extend((setup, control, powers, kept, request))
             code = _confine(powers, request, server, passed, said)
             if request["command"]:
                 _become(request["command"], request["environment"])
@@ -241,10 +247,10 @@ def _confine(
     os.setsid()
     for target, fd in enumerate((stdin, stdout, stderr)):
         os.dup2(fd, target)
-    signal.signal(signal.SIGINT, signal.default_int_handler)
+    _set_handler(signal.SIGINT, signal.default_int_handler)
     code, files = marshal.loads(os.pread(order, os.fstat(order).st_size, 0))
     os.dup2(said, 3, inheritable=False)
-    os.closerange(4, os.sysconf("SC_OPEN_MAX"))
+    os.closerange(4, _OPEN_MAX)
     check(libc.prctl(4, 1, 0, 0, 0), "prctl")  # PR_SET_DUMPABLE: the next file is its own again
     wanted = os.open("/proc/self/oom_score_adj", os.O_WRONLY)
     os.write(wanted, b"1000")  # where memory runs out, this goes first
@@ -254,7 +260,7 @@ def _confine(
     if os.getppid() != server:
         os._exit(1)
     os.chdir(request["scratch"])
-    if request["scratch"] != os.environ["HOME"]:
+    if request["scratch"] != _HOME:
         os.environ.update(HOME=request["scratch"], TMPDIR=request["scratch"])
     for name, (soft, hard) in request["limits"].items():
         kind = getattr(resource, name)
@@ -286,7 +292,8 @@ def _become(command: list[str], environment: dict[str, str]) -> NoReturn:
 
 def forget() -> None:
     """Undo what preloading fixed for all: the place of temporary files, numpy's random state."""
-    tempfile.tempdir = None
+    if tempfile := sys.modules.get("tempfile"):
+        tempfile.tempdir = None  # type: ignore[attr-defined]
     if numpy_random := sys.modules.get("numpy.random"):
         numpy_random.seed()
 
@@ -294,7 +301,6 @@ def forget() -> None:
 def run(code: str, proof: bytes) -> NoReturn:
     """Execute `code` as the module `__main__`, then end as an interpreter would."""
     write, leave, pid_of, owner = os.write, os._exit, os.getpid, os.getpid()
-    join_threads = threading._shutdown  # type: ignore[attr-defined]
     main = ModuleType("__main__")
     main.__dict__["__builtins__"] = __builtins__
     sys.modules["__main__"] = main
@@ -312,7 +318,9 @@ def run(code: str, proof: bytes) -> NoReturn:
         proof = b""
         trace = error.__traceback__.tb_next if error.__traceback__ else None
         sys.excepthook(type(error), error.with_traceback(trace), trace)
-    join_threads()
+    if threading := sys.modules.get("threading"):
+        with suppress(BaseException):
+            threading._shutdown()
     if proof and pid_of() == owner:  # a forked child that falls through proves nothing
         write(3, proof)
     atexit._run_exitfuncs()

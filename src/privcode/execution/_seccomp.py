@@ -135,7 +135,7 @@ _PRCTL, _FCNTL, _IOCTL, _OPEN, _OPENAT = (157, 167), (72, 25), (16, 29), (2, Non
 _CLONE_FLAGS = 0x7E020000 | 0x8000
 _AUDIT_ARCH = (0xC000003E, 0xC00000B7)
 _ALLOW, _KILL_PROCESS, _ERRNO = 0x7FFF0000, 0x80000000, 0x00050000
-_LOAD, _AND, _EQUAL, _AT_LEAST, _RETURN = 0x20, 0x54, 0x15, 0x35, 0x06
+_LOAD, _AND, _EQUAL, _AT_LEAST, _RETURN, _JUMP = 0x20, 0x54, 0x15, 0x35, 0x06, 0x05
 _NR, _ARCH, _ARGUMENTS = 0, 4, 16
 _EVERY_BIT = 0xFFFFFFFF
 
@@ -146,6 +146,18 @@ def _op(code: int, k: int, yes: int = 0, no: int = 0) -> bytes:
 
 def _refuse(error: int = errno.EPERM) -> bytes:
     return _op(_RETURN, _ERRNO | error)
+
+
+def _refuse_all(numbers: list[int]) -> list[bytes]:
+    """Refuse these calls, in ascending order. A search by halves: the kernel tries the filter on
+    every call there is whenever a program loads it."""
+    if len(numbers) <= 4:
+        last = len(numbers) - 1
+        return [_op(_EQUAL, n, last - i, i == last) for i, n in enumerate(numbers)] + [_refuse()]
+    middle = len(numbers) // 2
+    below, above = _refuse_all(numbers[:middle]), _refuse_all(numbers[middle:])
+    skip = _op(_AT_LEAST, numbers[middle], len(below) + 1, 0)
+    return [skip, *below, _op(_JUMP, len(above)), *above]
 
 
 def _by_argument(
@@ -185,10 +197,8 @@ def bpf(*, shared: bool, own_user: bool, landlock: int) -> bytes:
     ]
     if here == 0:  # the x32 calls have numbers of their own
         program += [_op(_AT_LEAST, 0x40000000, 0, 1), _refuse()]
-    for numbers in denied.values():
-        number = numbers[here]
-        if number is not None:
-            program += [_op(_EQUAL, number, 0, 1), _refuse()]
+    numbers = (call[here] for call in denied.values())
+    program += _refuse_all(sorted(number for number in numbers if number is not None))
     program += [_op(_EQUAL, _SCHEDULER[here], 0, 1), _refuse(0)]
     # clone3 hides its flags behind a pointer; ENOSYS makes libc fall back to clone.
     program += [_op(_EQUAL, _CLONE3[here], 0, 1), _refuse(errno.ENOSYS)]

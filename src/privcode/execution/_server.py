@@ -34,10 +34,14 @@ _POLL_SECONDS = 0.1
 _START_SECONDS = 300.0  # a large module, on a busy machine
 _GRACE_SECONDS = 5.0
 _PATIENCE = 10  # so many times the wall time, most of it spent waiting for a core
+_SCRATCH = Path("/tmp")  # in namespaces
+_SEALS = fcntl.F_SEAL_WRITE | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_SEAL
 _RUNTIME = 256 << 20  # bytes a runtime may have written to beside the bound, not be resident in
 _ENVIRONMENT = {"PATH": "/usr/bin:/bin", "LANG": "C.UTF-8", "HOME": "/tmp", "TMPDIR": "/tmp"}
 # Threads of a preloaded module would be lost in the programs, so it is asked to start none.
 _ENVIRONMENT |= {"JE_ARROW_MALLOC_CONF": "background_thread:false"}
+# What a forked program would look up, and write down, again and again.
+_ENVIRONMENT |= {"LD_BIND_NOW": "1"}
 _ENVIRONMENT |= dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
 
 
@@ -122,7 +126,7 @@ class Server:
     ) -> socket.socket:
         """Hand the task over; when `stack` closes, its scratch is deleted."""
         control = self._started(tools)
-        scratch = Path("/tmp")
+        scratch = _SCRATCH
         if not self.sandbox.namespaces:
             scratch = Path(tempfile.mkdtemp(prefix="privcode-"))
             stack.callback(_remove, scratch)
@@ -358,11 +362,10 @@ def _memory_file(stack: ExitStack, content: bytes) -> int:
     """A sealed file in memory, at its beginning."""
     fd = os.memfd_create("privcode", os.MFD_ALLOW_SEALING | os.MFD_CLOEXEC)
     stack.callback(os.close, fd)
-    with open(os.dup(fd), "wb") as file:
-        file.write(content)
-    seals = fcntl.F_SEAL_WRITE | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_SEAL
-    fcntl.fcntl(fd, fcntl.F_ADD_SEALS, seals)
-    os.lseek(fd, 0, os.SEEK_SET)
+    written = 0
+    while written < len(content):
+        written += os.pwrite(fd, content[written:], written)
+    fcntl.fcntl(fd, fcntl.F_ADD_SEALS, _SEALS)
     return fd
 
 

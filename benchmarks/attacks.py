@@ -18,7 +18,7 @@ FILES = {
     "test_verdicts.py": "Faking a verdict",
     "test_neighbours.py": "Changing the next program",
 }
-LAYERS = ("bubblewrap", "namespaces", "landlock", "landlock1")
+LAYERS = ("bubblewrap", "namespaces", "landlock", "landlock1", "podman")
 USERS = ("root", "ordinary")
 _WORST = ("", "held", "not here", "**FAILS**")
 

@@ -148,7 +148,7 @@ def test_a_missing_module_is_named(language):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("sandbox", ["bubblewrap", "namespaces", "landlock"])
+@pytest.mark.parametrize("sandbox", ["bubblewrap", "namespaces", "landlock", "podman"])
 def test_every_language_runs_in_every_sandbox_that_works_here(sandbox):
     if reason := {found.name: found.reason for found in sandboxes()}[sandbox]:
         pytest.skip(reason)

@@ -34,7 +34,7 @@ class Check:
 
 
 _PAPER_EPSILON, _PAPER_NOISE = 4.0, 0.623  # by PLD, at the units, batch, steps and δ below
-_SANDBOXES = ("bubblewrap", "namespaces", "landlock", "auto")
+_SANDBOXES = ("bubblewrap", "namespaces", "landlock", "podman", "auto")
 _OPTIONAL = {
     "vllm": "faster sampling on GPUs",
     "openai": "models behind an endpoint",

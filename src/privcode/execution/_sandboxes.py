@@ -10,11 +10,13 @@ import ctypes
 import functools
 import os
 import re
+import resource
 import shutil
 import site
 import stat
 import sys
 import sysconfig
+import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,6 +30,14 @@ _SYSTEM = ("/usr", "/bin", "/sbin", "/lib", "/lib64", "/lib32", "/libx32")
 _SYSTEM_FILES = ("/etc/ld.so.cache", "/etc/localtime")
 _DEVICES = ("/dev/null", "/dev/zero", "/dev/full", "/dev/random", "/dev/urandom")
 _CREATE_RULESET = 444
+_POWERS, _USER_POWERS = ("SYS_ADMIN", "SYS_PTRACE"), ("SETUID", "SETGID", "KILL")
+ENVIRONMENT = {"PATH": "/usr/bin:/bin", "LANG": "C.UTF-8", "HOME": "/tmp", "TMPDIR": "/tmp"}
+# Threads of a preloaded module would be lost in the programs, so it is asked to start none.
+ENVIRONMENT |= {"JE_ARROW_MALLOC_CONF": "background_thread:false"}
+# What a forked program would look up, and write down, again and again.
+ENVIRONMENT |= {"LD_BIND_NOW": "1"}
+ENVIRONMENT |= dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
+"""What programs find in theirs."""
 
 
 @dataclass(frozen=True)
@@ -45,12 +55,14 @@ class Sandbox:
     `tools` are paths that they need beside the system's and the interpreter's.
 
     `namespaces`: a server sees its own processes only, and every program gets a scratch and
-    /dev/shm in memory; elsewhere its scratch is a directory of the machine.
+    /dev/shm in memory; elsewhere its scratch is a directory of the machine. `automatic`: "auto"
+    may choose it.
     """
 
     name: str
     namespaces: bool
     launch: Callable[[int | None, tuple[str, ...]], Launch]
+    automatic: bool = True
 
 
 @dataclass(frozen=True)
@@ -159,8 +171,7 @@ def _bubblewrap(uid: int | None, tools: tuple[str, ...]) -> Launch:
     command += ["--unshare-cgroup-try", "--die-with-parent", "--new-session", "--cap-drop", "ALL"]
     command += ["--as-pid-1"]  # no program can end it, and orphans are its own to reap
     # For the server; `_confine` gives all of it up before a program starts.
-    powers = ["SYS_ADMIN", "SYS_PTRACE"] + ["SETUID", "SETGID", "KILL"] * (uid is not None)
-    for power in powers:
+    for power in (*_POWERS, *(_USER_POWERS if uid is not None else ())):
         command += ["--cap-add", f"CAP_{power}"]
     if uid is None:
         command += ["--unshare-user"]
@@ -178,10 +189,56 @@ def _bubblewrap(uid: int | None, tools: tuple[str, ...]) -> Launch:
     return Launch((*command, *plain.command), plain.setup | {"view": None})
 
 
+# podman hands on the descriptors from 3 on alone.
+_AS_THREE_AND_FOUR = """
+import fcntl, os, sys
+os.environ["HOME"], *command, first, second = sys.argv[1:]
+for target, fd in enumerate([fcntl.fcntl(int(n), fcntl.F_DUPFD, 10) for n in (first, second)], 3):
+    os.dup2(fd, target)
+os.execvp(command[0], [*command, "3", "4"])
+"""
+
+
+@functools.cache
+def _empty_root() -> tempfile.TemporaryDirectory[str]:
+    """A directory for containers to mount things in, until this process ends."""
+    return tempfile.TemporaryDirectory(prefix="privcode-")
+
+
+def _podman(uid: int | None, tools: tuple[str, ...]) -> Launch:
+    """The namespaces, made inside a container that sees the same and has no network."""
+    plain, view = _namespaces(uid, tools), _view(_interpreter()[2] + tools)
+    root = _empty_root().name
+    os.chmod(root, 0o755)  # to the programs' user it is /
+    os.makedirs(f"{root}/tmp", exist_ok=True)
+    for path, target in view["links"]:
+        if not path.startswith("/dev/") and not os.path.islink(root + path):
+            os.symlink(target, root + path)
+    command = ["podman", "run", "--rm", "--quiet", "--log-driver=none", "--preserve-fds=2"]
+    command += ["--network=none", "--read-only", "--read-only-tmpfs=false", "--systemd=false"]
+    command += ["--no-hosts", "--passwd=false", "--hostname=sandbox", "--http-proxy=false"]
+    command += ["--unsetenv-all", *(f"--env={name}={ENVIRONMENT[name]}" for name in ENVIRONMENT)]
+    # For the server, as with bubblewrap; to mount a new /proc takes one that hides nothing.
+    allowed = ("seccomp=unconfined", "apparmor=unconfined", "label=disable", "unmask=ALL")
+    command += ["--cap-drop=ALL", *(f"--security-opt={what}" for what in allowed)]
+    command += [f"--cap-add={power}" for power in (*_POWERS, *_USER_POWERS)]
+    for name, kind in (("nofile", resource.RLIMIT_NOFILE), ("nproc", resource.RLIMIT_NPROC)):
+        most = resource.getrlimit(kind)[1]
+        command += [f"--ulimit={name}={most if 0 <= most < 1 << 15 else 1 << 15}"]
+    for path in filter(os.path.exists, view["readable"]):
+        command += [f"--mount=type=bind,src={path},dst={path},ro,bind-nonrecursive"]
+    if uid is None:
+        command += ["--userns=keep-id"]  # no program is root
+    command += ["--workdir=/", "--rootfs", root]
+    start = [*_python(_AS_THREE_AND_FOUR), os.path.expanduser("~")]
+    return Launch((*start, *command, *plain.command), plain.setup)
+
+
 _SANDBOXES = (
     Sandbox("bubblewrap", namespaces=True, launch=_bubblewrap),
     Sandbox("namespaces", namespaces=True, launch=_namespaces),
     Sandbox("landlock", namespaces=False, launch=_landlock),
+    Sandbox("podman", namespaces=True, launch=_podman, automatic=False),
 )
 
 
@@ -195,8 +252,9 @@ def _why_not(sandbox: Sandbox) -> str:
         return "needs Linux; run in a Linux container or virtual machine"
     if not _seccomp.supported():
         return "has no system-call filter for this processor; use x86-64 or aarch64"
-    if sandbox.name == "bubblewrap" and shutil.which("bwrap") is None:
-        return "bwrap is not installed; run `apt install bubblewrap`"
+    for name, tool in (("bubblewrap", "bwrap"), ("podman", "podman")):
+        if sandbox.name == name and shutil.which(tool) is None:
+            return f"{tool} is not installed; run `apt install {name}`"
     if sandbox.name == "landlock" and landlock_abi() == 0:
         return "this kernel has no Landlock; use Linux 5.13 or newer with Landlock enabled"
     code = "import os\nif os.fork() == 0: os._exit(0)\nos.wait()"
@@ -217,12 +275,12 @@ def sandboxes() -> list[Availability]:
 
 
 def choose_sandbox(name: str = "auto") -> Sandbox:
-    """The sandbox called `name`, or the strongest that works for "auto".
+    """The sandbox called `name`, or for "auto" the strongest that works and needs no engine.
 
     Raises:
         UserError: no such sandbox, or none works here; the message says what to install.
     """
-    wanted = [s for s in _SANDBOXES if name in ("auto", s.name)]
+    wanted = [s for s in _SANDBOXES if name == s.name or (name == "auto" and s.automatic)]
     if not wanted:
         known = ", ".join(["auto", *(s.name for s in _SANDBOXES)])
         raise UserError(f"sandbox: there is none called {name!r}; choose one of {known}")

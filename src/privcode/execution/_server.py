@@ -27,7 +27,7 @@ from typing import IO
 from privcode.errors import UserError
 from privcode.execution._languages import python_error
 from privcode.execution._program import Limits, Outcome, Status
-from privcode.execution._sandboxes import Sandbox
+from privcode.execution._sandboxes import ENVIRONMENT, Sandbox
 
 TAIL = 4096
 _POLL_SECONDS = 0.1
@@ -37,12 +37,6 @@ _PATIENCE = 10  # so many times the wall time, most of it spent waiting for a co
 _SCRATCH = Path("/tmp")  # in namespaces
 _SEALS = fcntl.F_SEAL_WRITE | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_SEAL
 _RUNTIME = 256 << 20  # bytes a runtime may have written to beside the bound, not be resident in
-_ENVIRONMENT = {"PATH": "/usr/bin:/bin", "LANG": "C.UTF-8", "HOME": "/tmp", "TMPDIR": "/tmp"}
-# Threads of a preloaded module would be lost in the programs, so it is asked to start none.
-_ENVIRONMENT |= {"JE_ARROW_MALLOC_CONF": "background_thread:false"}
-# What a forked program would look up, and write down, again and again.
-_ENVIRONMENT |= {"LD_BIND_NOW": "1"}
-_ENVIRONMENT |= dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
 
 
 class SandboxFailure(Exception):
@@ -192,7 +186,7 @@ class Server:
                     stderr=self._errors,
                     pass_fds=passed,
                     cwd="/",
-                    env=_ENVIRONMENT,
+                    env=ENVIRONMENT,
                     start_new_session=True,
                 )
             except OSError as error:

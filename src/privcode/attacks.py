@@ -17,6 +17,7 @@ from privcode.files import read_json, read_jsonl, write_json, write_with
 from privcode.privacy.ledger import read_ledger
 from privcode.private import split_records
 from privcode.run import Run, coins
+from privcode.run_models import ask, generator_of
 from privcode.stages.audit import (
     Target,
     black_box,
@@ -28,7 +29,7 @@ from privcode.stages.audit import (
 )
 
 UNTUNED = {"junior": "untuned junior", "tuned": "base"}
-"""A tuned model's label (see `Run.generator`) to that of what it was made from."""
+"""A tuned model's label (see `generator_of`) to that of what it was made from."""
 
 
 def attack(run: Run, output: Path) -> Path:
@@ -67,9 +68,9 @@ def _targets(run: Run) -> list[Target]:
             found.append(
                 Target(
                     name="tuned model" if label == "tuned" else label,
-                    ask=partial(run.ask, label),
-                    tuned=partial(run.generator, label, micro_batch),
-                    untuned=partial(run.generator, UNTUNED[label], micro_batch),
+                    ask=partial(ask, run, label),
+                    tuned=partial(generator_of, run, label, micro_batch),
+                    untuned=partial(generator_of, run, UNTUNED[label], micro_batch),
                     template=section.template,
                     max_tokens=section.max_tokens,
                     batch_size=micro_batch,

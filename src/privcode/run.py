@@ -8,26 +8,31 @@ Does not: train or judge; the stages do.
 """
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from privcode.budget import SWEEP, begin, sweep_of
-from privcode.config import Config, Model, load_config, plan_of
+from privcode.config import Config, load_config, plan_of
 from privcode.console import progress_bar, say
 from privcode.errors import UserError
-from privcode.files import (
-    read_jsonl,
-    write_json,
-    write_jsonl,
-    write_text,
-)
+from privcode.files import read_jsonl, write_json, write_jsonl, write_text
 from privcode.masking import mask
 from privcode.needs import beside, refuse_early, tasks_of, text_of
 from privcode.privacy.distributed import from_first, rank
 from privcode.privacy.ledger import Ledger
 from privcode.private import private_records
+from privcode.run_models import (
+    answers_of,
+    certainty,
+    generator_of,
+    merge,
+    merged,
+    rendered,
+    sampling_of,
+    trainable,
+)
 from privcode.workspace import Workspace
 
 if TYPE_CHECKING:
@@ -48,8 +53,6 @@ PRIVATE_OUTPUTS = {
     "validate": ("verdicts.jsonl",),
 }
 """What stages leave in `private/` for later ones and for the run's figures."""
-
-Texts = Callable[[list[str]], list[list[str]]]
 
 
 def stages_of(config: Config) -> tuple[str, ...]:
@@ -130,7 +133,7 @@ class Run(Workspace):
             settings, syntax = self.config.sanitize, self.config.sanitize.syntax
             records, counts, fingerprint = private_records(self.config)
             tokenizer = load_tokenizer(section.model)
-            model = self._trainable(section, settings.seed)
+            model = trainable(self)
             examples, cut = [], 0
             with progress_bar("read", len(records), counted=False) as progress:
                 for record in records:
@@ -191,7 +194,7 @@ class Run(Workspace):
                 write_jsonl(self.private / "curve.jsonl", curve, mode=0o600)
                 save_model(model, output, base=section.model)
                 if settings.merge:
-                    self._merge("tuned" if output == self.premium else "junior", output)
+                    merge(self, "tuned" if output == self.premium else "junior", output)
                 (self.private / "checkpoint.pt").unlink()
         self._next("sanitize", output)
 
@@ -207,7 +210,7 @@ class Run(Workspace):
             config, section = self.config.synthesize, self.config.junior
             chosen = self.config.prompts
             prompts = read_prompts(chosen.file, chosen.column, chosen.limit)
-            generator = self.generator("junior", config.batch_size)
+            generator = generator_of(self, "junior", config.batch_size)
             whole = [p for p in prompts if generator.fits(rendered(section, p))]
             if len(whole) < len(prompts):
                 say(f"synthesize: {len(prompts) - len(whole)} prompts too long for the junior")
@@ -218,7 +221,7 @@ class Run(Workspace):
                     generator,
                     whole,
                     [rendered(section, p) for p in whole],
-                    _sampling(config, config.samples_per_prompt),
+                    sampling_of(config, config.samples_per_prompt),
                     self.raw,
                     progress=progress,
                 )
@@ -267,7 +270,7 @@ class Run(Workspace):
                 )
             if (share := self.config.validate_.surest) < 1:
                 passed = {row["id"] for row in verdicts if row["accepted"]}
-                sure = self._certainty([row for row in samples if row["id"] in passed])
+                sure = certainty(self, [row for row in samples if row["id"] in passed])
                 verdicts = keep_surest(verdicts, sure, share)
             write_jsonl(self.verdicts, verdicts, mode=0o600)
             kept = {row["id"] for row in verdicts if row["accepted"]}
@@ -278,26 +281,6 @@ class Run(Workspace):
             rejected = f"; rejected, most of all: {'; '.join(most)}" if most else ""
             say(f"validate: {len(kept)} of {len(samples)} samples accepted{rejected}")
         self._next("validate", self.accepted)
-
-    def _certainty(self, samples: list[Any]) -> dict[Any, float]:
-        """By sample's id, the mean log-probability of its tokens under the junior."""
-        from privcode.audit.scores import record_log_probabilities
-        from privcode.records import Record
-
-        section, size = self.config.junior, self.config.sanitize.micro_batch
-        records = [
-            Record(row["prompt"], row["completion"], None, str(row["id"]), 0) for row in samples
-        ]
-        with progress_bar("certainty", len(records)) as progress:
-            found = record_log_probabilities(
-                self.generator("junior", size),
-                records,
-                section.template,
-                section.max_tokens + self.config.synthesize.max_new_tokens,
-                size,
-                progress,
-            )
-        return {row["id"]: float(f.mean()) for row, (f, _) in zip(samples, found, strict=True)}
 
     def boost(self) -> None:
         """Stage 2c: tune the premium model on the accepted pairs (nondpft: on private records)."""
@@ -316,7 +299,7 @@ class Run(Workspace):
                     )
             self._tune(pairs, self.premium)
             if self.config.boost.merge and self.config.boost.method == "lora":
-                self._merge("tuned", self.premium)
+                merge(self, "tuned", self.premium)
         self._next("boost", self.premium)
 
     def pretune(self) -> None:
@@ -351,8 +334,8 @@ class Run(Workspace):
                     result = self.evaluation / f"{file.name}.{label}.json"
                     if result.exists():
                         continue
-                    generator = generator or self.generator(label, config.batch_size)
-                    sampling = _sampling(config, config.samples)
+                    generator = generator or generator_of(self, label, config.batch_size)
+                    sampling = sampling_of(config, config.samples)
                     template, response = "{prompt}", ""
                     if file.mode == "instruct":
                         template, response = section.template, file.response
@@ -369,7 +352,7 @@ class Run(Workspace):
                         )
                     with progress_bar(f"{file.name} {label}", 2 * len(tasks)) as progress:
                         samples, score = evaluate(
-                            _answers(generator, sampling, template + response, progress),
+                            answers_of(generator, sampling, template + response, progress),
                             tasks,
                             mode=file.mode,
                             template=file.instruction,
@@ -409,18 +392,6 @@ class Run(Workspace):
                 return
             output = attack(self, output)
         self._next("audit", output)
-
-    def ask(self, label: str, prompts: list[str]) -> list[str]:
-        """What the model called `label` answers: each prompt's likeliest text, and samples."""
-        config = self.config.audit
-        section = self.config.junior if label == "junior" else self.config.premium
-        generator = self.generator(label, self.config.evaluate.batch_size)
-        found: list[list[str]] = []
-        with progress_bar(f"audit {label}", 2 * len(prompts)) as progress:
-            for n, temperature in ((1, 0.0), (config.samples, 1.0)):
-                sampling = _sampling(config, n, temperature)
-                found += _answers(generator, sampling, section.template, progress)(prompts)
-        return [text for texts in found for text in texts]
 
     def report(self) -> Path:
         """Write report.html from what the run has so far."""
@@ -542,95 +513,9 @@ class Run(Workspace):
         if left_out and self.config.method not in ("nondpft", "jft"):
             say(f"boost: {left_out} pairs were longer than premium.max_tokens and left out")
 
-    def _merge(self, label: str, adapter: Path) -> None:
-        """Write the whole model beside its adapter."""
-        from privcode.models import save_model
-
-        generator = self.generator(label, 1)
-        whole = generator.model.merge_and_unload()
-        save_model(whole, merged(adapter), generator.tokenizer)
-
     def _gradient_canaries(self, model: Any) -> "GradientCanaries | None":
         from privcode.audit.gradient_canaries import GradientCanaries
 
         count, seed = self.config.audit.gradient_canaries, self.config.audit.seed
         parameters = sum(p.numel() for p in model.parameters() if p.requires_grad)
         return GradientCanaries(self.plan, parameters, count, seed) if count else None
-
-    def _trainable(self, section: Model, seed: int) -> Any:
-        import torch
-
-        from privcode.models import attach_lora, load_adapter, load_model
-
-        model = load_model(section.model, section.dtype)
-        if self.config.method == "jft":
-            model = load_adapter(model, self.pretuned).merge_and_unload()
-        if section.gradient_checkpointing:
-            model.gradient_checkpointing_enable({"use_reentrant": False})
-        torch.manual_seed(seed)  # the adapter's start
-        lora = section.lora
-        return attach_lora(model, lora.r, lora.alpha, lora.dropout, lora.targets)
-
-    def generator(self, label: str, batch_size: int) -> Any:
-        """The model called "base", "tuned", "junior" or "untuned junior", ready to sample."""
-        from privcode.generation.local import LocalGenerator
-        from privcode.models import load_adapter, load_model, load_tokenizer
-
-        section = self.config.junior if "junior" in label else self.config.premium
-        tuned = {"junior": self.junior, "tuned": self.premium}.get(label)
-        if label == "junior" and self.config.method == "control":
-            tuned = None
-        if tuned and not (tuned / "adapter_config.json").exists():  # fully tuned
-            model = load_model(str(tuned), section.dtype)
-        else:
-            model = load_model(section.model, section.dtype)
-            if label == "tuned" and self.config.method == "jft":
-                model = load_adapter(model, self.pretuned).merge_and_unload()
-            if tuned:
-                model = load_adapter(model, tuned)
-        return LocalGenerator(model, load_tokenizer(section.model), batch_size)
-
-
-def merged(adapter: Path) -> Path:
-    """Where the whole model goes, if it is asked for."""
-    return adapter.with_name(f"{adapter.name}-merged")
-
-
-def _answers(
-    generator: Any, sampling: Any, template: str, progress: Callable[[int], None]
-) -> Texts:
-    """Prompts to answers, in small chunks; a prompt too long for the model gets empty answers."""
-    from privcode.models import render
-
-    def answer(prompts: list[str]) -> list[list[str]]:
-        answers = [[""] * sampling.n for _ in prompts]
-        texts = [render(template, prompt=prompt) for prompt in prompts]
-        short = [i for i, text in enumerate(texts) if generator.fits(text)]
-        for chunk, start in enumerate(range(0, len(short), generator.batch_size)):
-            here = short[start : start + generator.batch_size]
-            found = generator.generate([texts[i] for i in here], sampling, chunk)
-            for i, new in zip(here, found, strict=True):
-                answers[i] = new
-            progress(len(here))
-        return answers
-
-    return answer
-
-
-def _sampling(section: Any, n: int, temperature: float | None = None) -> Any:
-    from privcode.generation import Sampling
-
-    return Sampling(
-        temperature=section.temperature if temperature is None else temperature,
-        top_p=getattr(section, "top_p", 1.0),
-        max_new_tokens=section.max_new_tokens,
-        n=n,
-        seed=section.seed,
-    )
-
-
-def rendered(section: Model, prompt: str) -> str:
-    """`prompt` in the model's template."""
-    from privcode.models import render
-
-    return render(section.template, prompt=prompt)

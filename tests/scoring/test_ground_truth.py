@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from privcode.errors import UserError
-from privcode.execution import Limits
+from privcode.execution import Limits, _languages, unsupported
 from privcode.scoring import GroundTruth, Task, ground_truth, limits_for, load_tasks
 
 RIGHT = Task(
@@ -44,6 +44,21 @@ def test_what_passed_is_noted_for_these_tasks_and_limits_alone():
     for tasks, limits in (([other], Limits()), ([RIGHT], Limits(cpu_seconds=4))):
         with pytest.raises(UserError, match="there is none called 'none'"):
             ground_truth(tasks, limits=limits, sandbox="none")
+
+
+@pytest.mark.usefixtures("sandbox")
+def test_what_passed_is_not_recalled_once_its_tools_have_gone(monkeypatch, tmp_path):
+    task = Task("m/0", "function f() {", "", "}\n", format="multipl", language="javascript")
+    if reason := unsupported("javascript"):
+        pytest.skip(reason)
+    assert ground_truth([task], limits=Limits()) == GroundTruth(0, 0, {})
+    monkeypatch.setenv("PATH", str(tmp_path))
+    _languages.toolchain.cache_clear()
+    try:
+        with pytest.raises(UserError, match=r"0 of 1 tasks here.*node"):
+            ground_truth([task], limits=Limits())
+    finally:
+        _languages.toolchain.cache_clear()
 
 
 @pytest.mark.usefixtures("sandbox")

@@ -63,13 +63,13 @@ def ground_truth(
     """
     done = progress or (lambda _: None)
     known = [(task, sample) for task in tasks if (sample := task.canonical) is not None]
-    note = _note(tasks, prelude, limits)
+    failed = {task.task_id: why for task in tasks if (why := unsupported(task, sandbox))}
+    note = _note(tasks, prelude, limits, failed)
     if note is not None and note.exists():
         with suppress(UserError, TypeError):
             found = GroundTruth(**read_json(note))
             done(len(tasks))
             return found
-    failed = {task.task_id: why for task in tasks if (why := unsupported(task))}
     checked = len({task.task_id for task, _ in known} | set(failed))
     runnable = [(task, sample) for task, sample in known if task.task_id not in failed]
     done(len(tasks) - len(runnable))
@@ -109,13 +109,16 @@ def _refusal(truth: GroundTruth) -> str:
     )
 
 
-def _note(tasks: Sequence[Task], prelude: str, limits: Limits) -> Path | None:
+def _note(
+    tasks: Sequence[Task], prelude: str, limits: Limits, unsupported: dict[str, str]
+) -> Path | None:
     here = Path(__file__)
     ours = [here.with_name(f"{name}.py") for name in ("_judge", "_asserts", "_unittests", "inputs")]
     parts = [
         json.dumps([asdict(task) for task in tasks], sort_keys=True),
         prelude,
         repr(limits),
+        json.dumps(unsupported, sort_keys=True),
         f"{platform.node()} {platform.machine()} {platform.python_version()}",
         *(file.read_text(encoding="utf-8") for file in ours),
     ]

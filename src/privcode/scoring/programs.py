@@ -130,9 +130,9 @@ def verdict(task: Task, outcome: Outcome) -> Verdict:
     return Verdict(status == "ok", status, error, base, plus, (at, at_plus))
 
 
-def unsupported(task: Task) -> str:
-    """Why this machine cannot score the task's samples and what to do, or nothing."""
-    if reason := no_tools(task.language):
+def unsupported(task: Task, sandbox: str = "auto") -> str:
+    """Why this machine cannot score the task's samples in a sandbox and what to do, or nothing."""
+    if reason := no_tools(task.language, sandbox):
         return reason
     names = sorted({_DISTRIBUTIONS.get(name, name) for name in task.missing()})
     return f"needs {', '.join(names)}: pip install {' '.join(names)}" if names else ""

@@ -268,7 +268,8 @@ def _judged(
     progress: Callable[[int], None] | None,
 ) -> Iterator[tuple[Verdict, float]]:
     """Each sample's verdict and seconds; what this machine cannot run is `unsupported`."""
-    why = {task_id: unsupported(by_id[task_id]) for task_id in {s["task_id"] for s in samples}}
+    asked = {sample["task_id"] for sample in samples}
+    why = {task_id: unsupported(by_id[task_id], sandbox) for task_id in asked}
     programs = (
         program_for(by_id[sample["task_id"]], sample, prelude, str(number))
         for number, sample in enumerate(samples)

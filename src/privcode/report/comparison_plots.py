@@ -310,7 +310,7 @@ def _bar(
 
 
 def _from_zero(axes: Axes, which: str) -> None:
-    """The axis of a rate: from 0, with room at its upper end, at most 1; called when all is drawn."""
+    """The axis of a rate: from 0, with room at its upper end; called when all is drawn."""
     top = axes.dataLim.x1 if which == "x" else axes.dataLim.y1
     top = 1.15 * min(top, 1.0) or 1.0  # an interval of few seeds may go beyond
     if which == "x":

@@ -70,6 +70,8 @@ def started(mark: str) -> None:
 
 
 def test_a_server_that_dies_takes_its_program_along_and_is_replaced(worker):
+    if worker.sandbox.name == "podman":
+        pytest.skip("what was started is podman's client: the server outlives it, and ends well")
     mark = secrets.token_hex(8)
     with ThreadPoolExecutor() as pool:
         outcome = pool.submit(worker.run, sleeper(mark))

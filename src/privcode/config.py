@@ -398,6 +398,10 @@ class Config(Section):
         """The model that DP-SGD tunes."""
         return self.premium if self.method in ("dpft", "jft") else self.junior
 
+    def labelled(self, label: str) -> Model:
+        """The section of the model that a run calls `label`; see `run_models.generator_of`."""
+        return self.junior if "junior" in label else self.premium
+
     @property
     def describer(self) -> str | None:
         """The model that puts code back into words for the round trip; None where there is none."""

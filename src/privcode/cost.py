@@ -277,7 +277,7 @@ def _evaluate(config: Config, counts: Counts) -> Work:
         tasks += found
     there = {"base": True, "tuned": config.method != "base", "junior": config.method == "privcode"}
     for label in settings.models:
-        section = config.junior if label == "junior" else config.premium
+        section = config.labelled(label)
         if there[label]:
             total += sampling(
                 size(section).base,

@@ -328,7 +328,7 @@ class Run(Workspace):
             if self.config.method != "privcode" and "junior" in wanted:
                 wanted.remove("junior")
             for label in wanted:
-                section = self.config.junior if label == "junior" else self.config.premium
+                section = self.config.labelled(label)
                 generator = None
                 for file, tasks in files:
                     result = self.evaluation / f"{file.name}.{label}.json"

@@ -23,7 +23,7 @@ def generator_of(run: "Run", label: str, batch_size: int) -> "LocalGenerator":
     from privcode.generation.local import LocalGenerator
     from privcode.models import load_adapter, load_model, load_tokenizer
 
-    section = run.config.junior if "junior" in label else run.config.premium
+    section = run.config.labelled(label)
     tuned = {"junior": run.junior, "tuned": run.premium}.get(label)
     if label == "junior" and run.config.method == "control":
         tuned = None
@@ -77,7 +77,7 @@ def certainty(run: "Run", samples: list[Any]) -> dict[Any, float]:
 def ask(run: "Run", label: str, prompts: list[str]) -> list[str]:
     """What the model called `label` answers: each prompt's likeliest text, and samples."""
     config = run.config.audit
-    section = run.config.junior if label == "junior" else run.config.premium
+    section = run.config.labelled(label)
     generator = generator_of(run, label, run.config.evaluate.batch_size)
     found: list[list[str]] = []
     with progress_bar(f"audit {label}", 2 * len(prompts)) as progress:

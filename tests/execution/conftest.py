@@ -19,13 +19,8 @@ from privcode.execution import Limits, Outcome, Program
 
 ORDINARY = 23_456
 SMALL = Limits(cpu_seconds=1, wall_seconds=8, files_mb=8)
-LAYERS = (
-    "bubblewrap",
-    "namespaces",
-    "landlock",
-    "landlock1",
-    "podman",
-)  # landlock1: as on Linux 5.13
+# landlock1: as on Linux 5.13
+LAYERS = ("bubblewrap", "namespaces", "landlock", "landlock1", "podman")
 _CALLER = """
 import json, os, sys
 from dataclasses import asdict

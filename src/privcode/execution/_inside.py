@@ -36,12 +36,10 @@ _POLL_SECONDS = 0.1
 _MAX_FILES = 10_000
 _OPEN_MAX, _HOME = os.sysconf("SC_OPEN_MAX"), os.environ["HOME"]
 _NOSUID_NODEV, _BIND = 6, 4096
-# What programs import most, but threading, for which every fork would do much, and the larger.
+# What programs import most; not threading, which has every fork walk over all threads.
 _COMMON: tuple[str, ...] = ("bisect", "collections", "copy", "datetime", "decimal", "fractions")
 _COMMON += ("functools", "hashlib", "heapq", "itertools", "json", "math", "operator", "random")
 _COMMON += ("re", "statistics", "string", "typing")
-
-
 # What a program would else take apart when it leaves the server's part, page by page.
 _ALIVE: list[Any] = []
 _set_handler = importlib.import_module("_signal").signal  # that of `signal` looks up names

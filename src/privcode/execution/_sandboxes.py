@@ -34,10 +34,10 @@ _POWERS, _USER_POWERS = ("SYS_ADMIN", "SYS_PTRACE"), ("SETUID", "SETGID", "KILL"
 ENVIRONMENT = {"PATH": "/usr/bin:/bin", "LANG": "C.UTF-8", "HOME": "/tmp", "TMPDIR": "/tmp"}
 # Threads of a preloaded module would be lost in the programs, so it is asked to start none.
 ENVIRONMENT |= {"JE_ARROW_MALLOC_CONF": "background_thread:false"}
-# What a forked program would look up, and write down, again and again.
-ENVIRONMENT |= {"LD_BIND_NOW": "1"}
 ENVIRONMENT |= dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
-"""What programs find in theirs."""
+# For the server alone: what it has not looked up, each of its forks would.
+ENVIRONMENT |= {"LD_BIND_NOW": "1"}
+"""What a server is started with, and its programs inherit."""
 
 
 @dataclass(frozen=True)
@@ -166,7 +166,8 @@ def _namespaces(uid: int | None, tools: tuple[str, ...]) -> Launch:
 
 
 def _bubblewrap(uid: int | None, tools: tuple[str, ...]) -> Launch:
-    plain, view = _namespaces(uid, tools), _view(_interpreter()[2] + tools)
+    plain = _namespaces(uid, tools)
+    view = plain.setup["view"]
     command = ["bwrap", "--unshare-ipc", "--unshare-pid", "--unshare-net", "--unshare-uts"]
     command += ["--unshare-cgroup-try", "--die-with-parent", "--new-session", "--cap-drop", "ALL"]
     command += ["--as-pid-1"]  # no program can end it, and orphans are its own to reap
@@ -201,19 +202,22 @@ os.execvp(command[0], [*command, "3", "4"])
 
 @functools.cache
 def _empty_root() -> tempfile.TemporaryDirectory[str]:
-    """A directory for containers to mount things in, until this process ends."""
-    return tempfile.TemporaryDirectory(prefix="privcode-")
+    """A directory for containers to mount things in, until this process ends.
+
+    Made once, by the trial of `_why_not`, before servers start side by side.
+    """
+    made = tempfile.TemporaryDirectory(prefix="privcode-")
+    os.chmod(made.name, 0o755)  # to the programs' user it is /
+    os.mkdir(f"{made.name}/tmp")
+    for path, target in _view(())["links"]:
+        if not path.startswith("/dev/"):
+            os.symlink(target, made.name + path)
+    return made
 
 
 def _podman(uid: int | None, tools: tuple[str, ...]) -> Launch:
     """The namespaces, made inside a container that sees the same and has no network."""
-    plain, view = _namespaces(uid, tools), _view(_interpreter()[2] + tools)
-    root = _empty_root().name
-    os.chmod(root, 0o755)  # to the programs' user it is /
-    os.makedirs(f"{root}/tmp", exist_ok=True)
-    for path, target in view["links"]:
-        if not path.startswith("/dev/") and not os.path.islink(root + path):
-            os.symlink(target, root + path)
+    plain = _namespaces(uid, tools)
     command = ["podman", "run", "--rm", "--quiet", "--log-driver=none", "--preserve-fds=2"]
     command += ["--network=none", "--read-only", "--read-only-tmpfs=false", "--systemd=false"]
     command += ["--no-hosts", "--passwd=false", "--hostname=sandbox", "--http-proxy=false"]
@@ -225,11 +229,11 @@ def _podman(uid: int | None, tools: tuple[str, ...]) -> Launch:
     for name, kind in (("nofile", resource.RLIMIT_NOFILE), ("nproc", resource.RLIMIT_NPROC)):
         most = resource.getrlimit(kind)[1]
         command += [f"--ulimit={name}={most if 0 <= most < 1 << 15 else 1 << 15}"]
-    for path in filter(os.path.exists, view["readable"]):
+    for path in filter(os.path.exists, plain.setup["view"]["readable"]):
         command += [f"--mount=type=bind,src={path},dst={path},ro,bind-nonrecursive"]
     if uid is None:
         command += ["--userns=keep-id"]  # no program is root
-    command += ["--workdir=/", "--rootfs", root]
+    command += ["--workdir=/", "--rootfs", _empty_root().name]
     start = [*_python(_AS_THREE_AND_FOUR), os.path.expanduser("~")]
     return Launch((*start, *command, *plain.command), plain.setup)
 

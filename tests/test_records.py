@@ -26,8 +26,8 @@ from privcode.records import (
     hold_out,
     owner,
     read_records,
-    read_rows,
 )
+from privcode.rows import read_rows
 
 DATA = Path(__file__).resolve().parents[1] / "../shared/data"
 ROWS = [
@@ -169,7 +169,7 @@ def test_a_mistyped_local_path_is_not_sent_to_the_hub(
 
 def test_a_hub_that_cannot_be_reached_is_one_clear_line() -> None:
     program = (
-        "from privcode.errors import UserError\nfrom privcode.records import read_rows\n"
+        "from privcode.errors import UserError\nfrom privcode.rows import read_rows\n"
         "try: list(read_rows('no-such-owner/no-such-data:test'))\n"
         "except UserError as error: print(error)"
     )

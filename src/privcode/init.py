@@ -68,7 +68,7 @@ def draft(
 
     Args:
         findings: what `inspect.look` saw in `source`; `guess.unit` is the unit.
-        source: the private data, as `records.read_rows` takes it.
+        source: the private data, as `rows.read_rows` takes it.
         out: where the config will be written; file names in it are made to work from there.
         prompts: file of prompts, which its owner states to be public; without it the config does
             not load until the owner has named one.

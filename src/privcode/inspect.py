@@ -27,9 +27,9 @@ from privcode.records import (
     guess_columns,
     owner,
     prompt_text,
-    read_rows,
     text_field,
 )
+from privcode.rows import read_rows
 from privcode.syntax import LANGUAGES, canonical_language
 from privcode.syntax.spans import code_blocks, parse
 
@@ -221,7 +221,7 @@ def look(
     """Look at a data set without training on it.
 
     Args:
-        source: see `records.read_rows`; all rows are held in memory.
+        source: see `rows.read_rows`; all rows are held in memory.
         columns: its columns, if the guess from their names would be wrong.
         unit: the column that names each record's owner; without it each record is a unit.
         progress: is told of rows as they are examined.

@@ -15,8 +15,8 @@ from privcode.init import KEEP, epsilon_words, shared
 from privcode.inspect import repeats
 from privcode.privacy.plan import PrivacyPlan
 from privcode.private import private_records
-from privcode.records import is_local
 from privcode.results import charged, spent_elsewhere
+from privcode.rows import is_local
 from privcode.stages.compare import arms
 
 GROUPS = (2, 5, 10)

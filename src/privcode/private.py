@@ -19,8 +19,8 @@ from privcode.records import (
     guess_columns,
     hold_out,
     read_records,
-    read_rows,
 )
+from privcode.rows import read_rows
 
 
 def private_records(

@@ -11,7 +11,8 @@ from pathlib import Path
 
 from privcode.errors import UserError
 from privcode.files import Row
-from privcode.records import BadField, read_rows, text_field
+from privcode.records import BadField, text_field
+from privcode.rows import read_rows
 
 COLUMN_GUESSES = ("prompt", "problem", "instruction", "question", "text")
 
@@ -26,7 +27,7 @@ def read_prompts(
     """The distinct prompts of `source`, in order, at most `limit`.
 
     Args:
-        source: a .txt file (one prompt a line), or whatever `records.read_rows` reads.
+        source: a .txt file (one prompt a line), or whatever `rows.read_rows` reads.
         column: the prompts' column; without it the first of `COLUMN_GUESSES` in the first row.
         limit: stop after this many distinct prompts.
         duplicates: is called once with the number of exact repeats met and left out.

@@ -18,7 +18,7 @@ from typing import Any, get_args
 from privcode.config import TaskFormat
 from privcode.errors import UserError
 from privcode.files import Row
-from privcode.records import read_rows
+from privcode.rows import read_rows
 from privcode.syntax import canonical_language
 
 Format = TaskFormat

@@ -231,11 +231,11 @@ def test_a_bad_row_names_file_row_and_field_and_never_its_content(
 
 
 @pytest.mark.parametrize("field", ["prompt", "code", "lang", "who", "extra"])
-def test_a_missing_column_lists_those_there_are(field: str, tmp_path: Path) -> None:
+def test_a_missing_column_is_named(field: str, tmp_path: Path) -> None:
     row = {name: value for name, value in GOOD.items() if name != field}
     source = jsonl(tmp_path / "data.jsonl", row)
     columns = Columns("prompt", "code", "lang", "who", "extra")
-    with pytest.raises(UserError, match=f"row 1, field {field}: missing; .*{', '.join(row)}"):
+    with pytest.raises(UserError, match=f"row 1, field {field}: missing; add it"):
         read_records(source, columns)
 
 
@@ -392,12 +392,30 @@ def test_rows_are_selected_by_a_text_in_prompt_or_code_whatever_its_case(tmp_pat
 def test_columns_are_guessed_from_their_names_but_never_the_unit(
     names: list[str], columns: Columns
 ) -> None:
-    assert guess_columns(names) == columns
+    assert guess_columns(tuple(names)) == columns
 
 
-def test_columns_that_fit_no_guess_are_listed() -> None:
-    with pytest.raises(UserError, match=r"columns text, id; name them in data\.columns"):
-        guess_columns(["text", "id"])
+def test_columns_are_guessed_row_by_row_so_that_no_row_decides_for_another(tmp_path: Path) -> None:
+    both = {"instruction": "i", "output": "o", "prompt": "p", "completion": "c"}
+    other = {"prompt": "q", "code": "d"}
+    alone, _ = read_records(jsonl(tmp_path / "a.jsonl", both, both), None)
+    after, _ = read_records(jsonl(tmp_path / "b.jsonl", other, both, both), None)
+    assert [(r.prompt, r.completion) for r in alone] == [("i", "o")] * 2
+    assert [(r.prompt, r.completion) for r in after] == [("q", "d"), ("i", "o"), ("i", "o")]
+    odd = jsonl(tmp_path / "c.jsonl", {"text": "t"}, both)
+    assert read_records(odd, None, on_bad_row="skip")[1].left_out == {
+        "prompt and code: no known pair of columns": 1
+    }
+
+
+def test_columns_are_not_quoted_in_an_error_as_a_missing_header_is_a_record(
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "a.csv").write_text("log in,login('hunter2')\nlog out,logout('hunter2')\n")
+    for columns in (None, Columns("prompt", "code")):
+        with pytest.raises(UserError, match=r"a\.csv, row 1, field prompt.*: ") as refused:
+            read_records(str(tmp_path / "a.csv"), columns)
+        assert "hunter2" not in str(refused.value)
 
 
 def records_of(units: list[int]) -> list[Record]:
@@ -482,8 +500,8 @@ def test_a_bound_below_one_is_refused() -> None:
 def test_gpteacher_is_read_and_its_python_rows_selected() -> None:
     source = str(DATA / "gpteacher-code-instruct.json.gz")
     _, first = next(read_rows(source))
-    columns = guess_columns(list(first))
-    records, report = read_records(source, columns, contains="python", language="python")
+    assert guess_columns(tuple(first)) is not None
+    records, report = read_records(source, None, contains="python", language="python")
     assert report.rows == 4535
     assert len(records) == report.kept == report.rows - report.left_out["not selected"]
     assert 1241 <= report.kept < 1500

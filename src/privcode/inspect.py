@@ -18,6 +18,7 @@ from typing import Literal
 
 from tree_sitter import Node
 
+from privcode.errors import UserError
 from privcode.files import Row
 from privcode.masking import signs
 from privcode.records import (
@@ -231,7 +232,14 @@ def look(
     """
     rows = [row for _, row in read_rows(source)]
     names = tuple(dict.fromkeys(str(name) for row in rows for name in row))
-    guess = columns or replace(guess_columns(names), unit=unit)
+    guess = columns or guess_columns(names)
+    if guess is None:
+        raise UserError(
+            f"{source}: no known pair of prompt and code among the columns "
+            f"{', '.join(names) or '(none)'}; name them in data.columns"
+        )
+    if columns is None:
+        guess = replace(guess, unit=unit)
     prompts: list[str] = []
     codes: list[str] = []
     units: list[str] = []

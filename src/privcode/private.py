@@ -6,21 +6,18 @@ returned is private.
 """
 
 import hashlib
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 from privcode.audit import canaries, coin_canaries
 from privcode.config import Config
-from privcode.errors import UserError
 from privcode.records import (
     Columns,
     Record,
     bound_contributions,
-    guess_columns,
     hold_out,
     read_records,
 )
-from privcode.rows import read_rows
 
 
 def private_records(
@@ -51,15 +48,9 @@ def split_records(
         UserError: the data cannot be read, or no record is left.
     """
     data, privacy = config.data, config.privacy
-    if data.columns:
-        columns = Columns(**data.columns.model_dump())
-    else:
-        first = next(iter(read_rows(data.source)), None)
-        if first is None:
-            raise UserError(f"{data.source}: holds no rows; give a file with private records")
-        columns = guess_columns(list(first[1]))
-    if privacy.unit == "record" and columns.unit:
-        columns = Columns(**(asdict(columns) | {"unit": None}))
+    columns = Columns(**data.columns.model_dump()) if data.columns else None
+    if columns and privacy.unit == "record":
+        columns = replace(columns, unit=None)
     records, report = read_records(
         data.source,
         columns,

@@ -4,8 +4,9 @@ Promises: a row that cannot be used is refused with file, row, field and the men
 caller asks for that, left out and counted by reason; a record is a whole row, never cut or joined;
 a record has one owner, and one with several is refused; which of a unit's records are kept by
 `bound_contributions` depends on that unit alone.
-Does not: quote a record in an error, guess the unit (whose privacy it is, is the owner's choice),
-or mend text. Counts in a `ReadReport` are private figures.
+Does not: quote a record in an error, nor the names of columns, which are a record where a header is
+missing; let one row decide how another is read; guess the unit (whose privacy it is, is the owner's
+choice), or mend text. Counts in a `ReadReport` are private figures.
 """
 
 import hashlib
@@ -14,6 +15,7 @@ import json
 from collections import Counter, defaultdict
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, Literal
 
 from privcode.errors import UserError
@@ -75,22 +77,16 @@ COLUMN_GUESSES: tuple[tuple[str, str], ...] = (
 _LANGUAGE_GUESSES = ("language", "lang", "programming_language")
 
 
-def guess_columns(names: Sequence[str]) -> Columns:
-    """The first of `COLUMN_GUESSES` present, whatever its case; the unit is never guessed.
-
-    Raises:
-        UserError: no guess fits.
-    """
+@cache
+def guess_columns(names: tuple[str, ...]) -> Columns | None:
+    """The first of `COLUMN_GUESSES` present, whatever its case; the unit is never guessed."""
     found = {name.lower(): name for name in names}
     for prompt, code in COLUMN_GUESSES:
         if prompt in found and code in found:
             language = next((found[name] for name in _LANGUAGE_GUESSES if name in found), None)
             extra = found.get("input") if prompt == "instruction" else None
             return Columns(found[prompt], found[code], language=language, input=extra)
-    raise UserError(
-        f"no known pair of prompt and code among the columns {', '.join(names) or '(none)'}; "
-        "name them in data.columns"
-    )
+    return None
 
 
 class BadField(Exception):
@@ -112,7 +108,7 @@ def text_field(row: Row, field: str) -> str:
         BadField: absent, null, not a string, blank, or not encodable (lone surrogates).
     """
     if field not in row:
-        raise BadField(field, "missing", f"the row's columns are {', '.join(map(str, row))}")
+        raise BadField(field, "missing", "add it, or name the right column in the config")
     value = row[field]
     if value is None:
         raise BadField(field, "null", "fill it or drop the row")
@@ -192,7 +188,7 @@ def _canonical(names: Collection[str]) -> frozenset[str]:
 
 def read_records(
     source: str,
-    columns: Columns,
+    columns: Columns | None,
     *,
     language: str | None = None,
     languages: Collection[str] | None = None,
@@ -203,7 +199,8 @@ def read_records(
 
     Args:
         source: see `read_rows`.
-        columns: the source's columns; without `unit` each row is a unit ("row-N").
+        columns: the source's columns; without `unit` each row is a unit ("row-N"). None guesses
+            them by the names in each row, and by nothing in another row.
         language: the language of all rows, where no column gives it.
         languages: keep only rows in these; others count as "other language", unknown names too.
         contains: keep only rows whose prompt or code contains this text, whatever its case;
@@ -223,22 +220,27 @@ def read_records(
     for number, row in read_rows(source):
         rows += 1
         try:
-            name = text_field(row, columns.language) if columns.language else None
+            named = columns or guess_columns(tuple(map(str, row)))
+            if named is None:
+                raise BadField(
+                    "prompt and code", "no known pair of columns", "name them in data.columns"
+                )
+            name = text_field(row, named.language) if named.language else None
             spoken = canonical_language(name) if name else given
             if wanted is not None and spoken not in wanted:
                 left_out["other language"] += 1
                 continue
-            if columns.language and spoken is None:
+            if named.language and spoken is None:
                 raise BadField(
-                    columns.language,
+                    named.language,
                     "unknown language",
                     f"use {', '.join(LANGUAGES)}, or keep only some with data.languages",
                 )
             record = Record(
-                prompt=prompt_text(row, columns),
-                completion=text_field(row, columns.code),
+                prompt=prompt_text(row, named),
+                completion=text_field(row, named.code),
                 language=spoken,
-                unit=owner(row, columns.unit) if columns.unit else f"row-{number}",
+                unit=owner(row, named.unit) if named.unit else f"row-{number}",
                 row=number,
             )
         except BadField as bad:

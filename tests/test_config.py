@@ -78,3 +78,9 @@ def test_a_wrong_extension_is_refused_in_one_line(
     with pytest.raises(UserError, match=words) as refused:
         load_config(tmp_path / "child.yaml")
     assert "\n" not in str(refused.value)
+
+
+def test_dropout_on_the_junior_is_refused(tmp_path: Path) -> None:
+    write(tmp_path, base=BASE, child="extends: base.yaml\njunior: {lora: {dropout: 0.05}}\n")
+    with pytest.raises(UserError, match=r"junior\.lora\.dropout: .*leave it out"):
+        load_config(tmp_path / "child.yaml")

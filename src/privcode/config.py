@@ -116,7 +116,7 @@ class Lora(Section):
 
     r: Positive = Field(16, description="rank")
     alpha: Positive = Field(32, description="scale: the update is multiplied by alpha / r")
-    dropout: Fraction = Field(0.0, description="dropout on the adapter's input")
+    dropout: Fraction = Field(0.0, description="of plain training; DP training goes without")
     targets: list[str] | None = Field(None, description="layers; default: attention and MLP")
 
 
@@ -151,7 +151,7 @@ class Sanitize(Section):
     checkpoint_every: Positive = Field(10, description="steps between checkpoints")
     syntax: Syntax = Field(default_factory=lambda: Syntax())
     merge: bool = Field(False, description="also write the whole model, adapter merged in")
-    seed: int = 0
+    seed: int = Field(0, description="of the adapter's start")
 
 
 class Synthesize(Section):
@@ -384,6 +384,11 @@ class Config(Section):
             raise ValueError("privacy.unit is column: name it in data.columns.unit")
         if self.privacy.unit == "record" and self.privacy.max_records_per_unit != 1:
             raise ValueError("privacy.max_records_per_unit: must be 1 when the unit is the record")
+        if self.junior.lora.dropout:
+            raise ValueError(
+                "junior.lora.dropout: is not 0, but DP training goes without: a mask is drawn for "
+                "a whole batch, so one record would change what the others give; leave it out"
+            )
         if 2 * self.audit.holdout > self.privacy.units:
             raise ValueError("audit.holdout: is more than half of privacy.units; hold out fewer")
         if self.method in ("jft", "nondpft") and not self.data.public:

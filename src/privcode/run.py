@@ -179,7 +179,6 @@ class Run(Workspace):
                         lambda_max=syntax.lambda_max,
                         lambda_min=syntax.lambda_min,
                         lambda_decay=syntax.decay,
-                        seed=settings.seed,
                     ),
                     ledger,
                     self.private / "checkpoint.pt",

@@ -33,7 +33,7 @@ def example(index: int, *extra: int) -> Example:
 EXAMPLES = [example(i) for i in range(16)]
 
 
-def tiny() -> Any:
+def tiny(dropout: float = 0.0) -> Any:
     torch.manual_seed(0)
     config = LlamaConfig(
         vocab_size=64,
@@ -43,10 +43,10 @@ def tiny() -> Any:
         num_attention_heads=2,
         num_key_value_heads=2,
         pad_token_id=0,
+        attention_dropout=dropout,
     )
-    model = get_peft_model(
-        LlamaForCausalLM(config), LoraConfig(r=4, target_modules=["q_proj", "down_proj"])
-    )
+    lora = LoraConfig(r=4, target_modules=["q_proj", "down_proj"], lora_dropout=dropout)
+    model = get_peft_model(LlamaForCausalLM(config), lora)
     model.get_input_embeddings().weight.data[POISON] = math.nan
     for name, parameter in model.named_parameters():
         if "lora_B" in name:
@@ -76,6 +76,7 @@ def step(
     units: Sequence[Sequence[int]] | None = None,
     micro_batch: int = 4,
     syntax: float = 2.0,
+    model: Any = None,
 ) -> tuple[torch.Tensor, list[dict[str, float]]]:
     """The gradient of one step, and the training curve."""
     folder.mkdir(exist_ok=True)
@@ -84,7 +85,8 @@ def step(
     settings = Settings(learning_rate=1e-2, lambda_max=syntax, micro_batch=micro_batch)
     alone = [[i] for i in range(len(examples))]
     checkpoint = folder / "checkpoint.pt"
-    curve = sanitize(tiny(), 0, examples, units or alone, plan, settings, ledger, checkpoint)
+    model = tiny() if model is None else model
+    curve = sanitize(model, 0, examples, units or alone, plan, settings, ledger, checkpoint)
     state = torch.load(checkpoint, weights_only=True)["optimizer"]["state"]
     return torch.cat([state[i]["exp_avg"].flatten() for i in sorted(state)]) / 0.1, curve
 
@@ -112,17 +114,22 @@ def test_the_step_is_the_clipped_sum_of_plain_autograd_over_the_expected_batch(
     assert distance(step(tmp_path, plan, units=units)[0], total / 16) < 1e-5
 
 
+@pytest.mark.parametrize("dropout", [0.0, 0.1])
 @pytest.mark.parametrize("syntax", [0.0, 1000.0])
 def test_one_unit_less_moves_the_step_by_at_most_the_clip_norm_over_the_expected_batch(
-    tmp_path: Path, syntax: float
+    tmp_path: Path, syntax: float, dropout: float
 ) -> None:
     # Micro-batches are made of what is there: 5, 5, 5 and 1 units with everybody, 5, 5 and 5
     # without one of them, and in other company.
-    cut: dict[str, Any] = {"syntax": syntax, "micro_batch": 5}
-    everybody, _ = step(tmp_path / "all", plan_for(), **cut)
+    def taken(name: str, units: list[list[int]]) -> torch.Tensor:
+        model = tiny(dropout)
+        return step(
+            tmp_path / name, plan_for(), units=units, syntax=syntax, micro_batch=5, model=model
+        )[0]
+
+    everybody = taken("all", [[i] for i in range(16)])
     for gone in (0, 5, 10, 15):
-        others = [[i] for i in range(16) if i != gone]
-        without, _ = step(tmp_path / str(gone), plan_for(), units=others, **cut)
+        without = taken(str(gone), [[i] for i in range(16) if i != gone])
         moved = float((everybody - without).double().norm())
         assert 0 < moved < CLIP / 16 * (1 + 1e-4)
 

@@ -55,7 +55,6 @@ EXAMPLES = [encode(r, f"Question: {r.prompt}\n\nAnswer:\n", TOKENIZER, 128)[0] f
 def tiny(
     family: str = "llama",
     rank: int = 4,
-    dropout: float = 0.0,
     targets: list[str] | None = None,
     dtype: torch.dtype = torch.float32,
 ) -> Any:
@@ -74,7 +73,7 @@ def tiny(
             pad_token_id=0,
         )
     ).to(dtype)
-    model = attach_lora(base, rank, 2 * rank, dropout, targets)
+    model = attach_lora(base, rank, 2 * rank, 0.0, targets)
     for name, weight in model.named_parameters():
         if "lora_B" in name:  # away from zero, where half of the gradient and the KL vanish
             nn.init.normal_(weight, std=0.2)
@@ -164,58 +163,6 @@ def test_a_bf16_base_under_fp32_adapters_agrees_with_the_loop_to_bf16_rounding(f
     assert {p.dtype for p in weights(model)} == {torch.float32}
     expected, clip = looped_sum([plain_gradient(model, e) for e in EXAMPLES])
     assert distance(clipped_sum(model, EXAMPLES, clip), expected) < 3e-2
-
-
-class Fixed(nn.Module):
-    """Dropout whose mask is given."""
-
-    mask: torch.Tensor
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return x * self.mask[:, : x.shape[1]]
-
-
-@pytest.mark.parametrize("checkpointing", [False, True])
-@pytest.mark.parametrize("family", ["llama", "qwen2", "gemma"])
-def test_with_dropout_every_example_has_its_own_mask_and_is_clipped_under_it(
-    family: str, checkpointing: bool
-) -> None:
-    model, examples = tiny(family, dropout=0.3), EXAMPLES[:4]
-    masks: dict[str, torch.Tensor] = {}
-
-    def note(name: str) -> Any:
-        def hook(module: nn.Module, inputs: tuple[torch.Tensor], output: torch.Tensor) -> None:
-            if not module.training:
-                return
-            seen = torch.where(inputs[0] == 0, 1.0, output / inputs[0]).detach()
-            if name in masks:  # the pass that checkpointing repeats
-                assert torch.allclose(masks[name], seen, atol=1e-3)
-            masks[name] = seen
-
-        return hook
-
-    dropouts = {n: m for n, m in model.named_modules() if isinstance(m, nn.Dropout) and m.p == 0.3}
-    hooks = [module.register_forward_hook(note(name)) for name, module in dropouts.items()]
-    if checkpointing:
-        model.enable_input_require_grads()
-        model.gradient_checkpointing_enable({"use_reentrant": False})
-    torch.manual_seed(5)
-    clipped_sum(model, examples, 1.0)  # to learn the masks
-    for hook in hooks:
-        hook.remove()
-    first = next(iter(masks.values()))
-    assert not torch.equal(first[0], first[1])
-
-    fixed, gradients = tiny(family), []
-    for name in masks:
-        fixed.get_submodule(name.rpartition(".")[0])["default"] = Fixed()
-    for i, example in enumerate(examples):
-        for name, mask in masks.items():
-            fixed.get_submodule(name).mask = mask[i : i + 1]
-        gradients.append(plain_gradient(fixed, example))
-    expected, clip = looped_sum(gradients)
-    torch.manual_seed(5)
-    assert distance(clipped_sum(model, examples, clip), expected) < 1e-4
 
 
 @pytest.mark.parametrize("chunk", [1, 3 * len(TOKENIZER), 1 << 22])
@@ -314,7 +261,7 @@ def test_a_model_that_cannot_be_clipped_per_record_is_refused_by_name_before_the
 
 
 def test_trying_a_model_out_leaves_no_trace() -> None:
-    model = tiny(dropout=0.1)
+    model = tiny()
     clipper = Clipper(model, 1.0)
     before = torch.get_rng_state()
     _try_out(model, split_head(model), clipper)

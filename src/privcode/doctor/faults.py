@@ -200,12 +200,14 @@ def _teacher_with_gradients() -> Iterator[None]:
         yield
 
 
-def _one_mask(module: torch.nn.Dropout, x: torch.Tensor) -> torch.Tensor:
-    """Dropout with the same mask for all rows of a batch."""
-    if not module.training:
-        return x
-    kept = torch.rand(1, *x.shape[1:], device=x.device) >= module.p
-    return x * kept / (1 - module.p)
+@contextmanager
+def _dropout_left_on() -> Iterator[None]:
+    """A model in training mode, whose masks are drawn for a micro-batch at a time."""
+    with (
+        patch.object(sanitize, "_without_dropout", lambda model: model.train()),
+        patch.object(sanitize, "_try_out", lambda *_: None),
+    ):
+        yield
 
 
 @contextmanager
@@ -264,7 +266,7 @@ FAULTS: dict[str, Callable[[], _Planted]] = {
     "real batch size in the denominator": _real_batch_in_the_denominator,
     "a record cut into chunks": _records_in_chunks,
     "teacher gradients leaking": _teacher_with_gradients,
-    "dropout mask shared": lambda: patch.object(torch.nn.Dropout, "forward", _one_mask),
+    "dropout left on": _dropout_left_on,
     "a resumed run forgets steps": _forgotten_steps,
     "δ larger than 1/N": lambda: patch.object(PrivacyPlan, "__post_init__", lambda plan: None),
 }

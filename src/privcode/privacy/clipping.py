@@ -175,7 +175,8 @@ class Clipper:
             if not float((alone[0][part] - alone[1][part]).norm()) <= bound:
                 raise UserError(
                     f"module {name}: its gradient for one record depends on the others in the "
-                    "batch; a model that mixes records cannot be clipped per record"
+                    "batch, or on chance; a model that mixes records, or drops out at random, "
+                    "cannot be clipped per record"
                 )
 
     @torch.no_grad()

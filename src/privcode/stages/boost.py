@@ -38,8 +38,10 @@ def encode(
     """
     rows = []
     for prompt, completion in pairs:
-        head = tokenizer(prompt, add_special_tokens=False)["input_ids"]
-        body = tokenizer(completion, add_special_tokens=False)["input_ids"]
+        head, body = (
+            tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
+            for text in (prompt, completion)
+        )
         body = [*body, tokenizer.eos_token_id]
         if len(head) + len(body) <= max_tokens:
             rows.append({"input_ids": head + body, "labels": [-100] * len(head) + body})

@@ -5,6 +5,7 @@ noised sum made by the plan; every step is in the ledger before it is taken; a r
 anywhere goes on from its last checkpoint, and never takes more noised steps than the plan
 pays for. With seeded randomness the result is bit for bit that of an uninterrupted run; with
 cryptographic randomness, steps whose result a crash lost stay spent and are not taken again.
+The model trains without dropout, whatever its configuration says.
 Over several processes (torchrun) each step is one step of the same mechanism: drawn once, noised
 once, summed over the ranks; the first rank alone keeps the ledger and the checkpoint.
 Does not: print or return anything computed from the records except the adapter; the training
@@ -57,7 +58,6 @@ class Settings:
     lambda_max: float = 1000.0
     lambda_min: float = 0.1
     lambda_decay: float = 0.01
-    seed: int = 0
 
 
 def encode(
@@ -72,8 +72,11 @@ def encode(
         max_tokens: the context; the end of a longer record is cut off.
         syntax: False leaves out the search for structure.
     """
-    context = tokenizer(prompt)["input_ids"]
-    target = tokenizer(record.completion, add_special_tokens=False, return_offsets_mapping=True)
+    # Not verbose: of a record too long for the model, the tokenizer would print the length.
+    context = tokenizer(prompt, verbose=False)["input_ids"]
+    target = tokenizer(
+        record.completion, add_special_tokens=False, return_offsets_mapping=True, verbose=False
+    )
     spans = completion_spans(record.completion, record.language) if syntax else []
     structure = token_mask([(a, b) for a, b in target["offset_mapping"]], spans)
     ids = [*context, *target["input_ids"], tokenizer.eos_token_id]
@@ -116,11 +119,6 @@ def _rate(step: int, steps: int, settings: Settings) -> float:
     return settings.learning_rate * warm * cosine
 
 
-def _dropout_seed(seed: int, step: int, rank: int) -> int:
-    # The CPU's generator looks at 32 bits; ranks must not share their masks.
-    return (seed * 1_000_003 + step + rank * 2_654_435_761) % 2**32
-
-
 def _insist_on_the_same(*values: object) -> None:
     """Refuse to start where a unit has another number on another rank: it could be drawn twice."""
     if world() == 1:
@@ -134,13 +132,25 @@ def _insist_on_the_same(*values: object) -> None:
         )
 
 
+def _without_dropout(model: Any) -> None:
+    """Every dropout off, and gradient checkpointing, which layers do only in training mode, not.
+
+    A mask is drawn for a whole batch: one unit more gives all others another mask, and so moves
+    the sum by several clip norms.
+    """
+    model.eval()
+    for module in model.modules():
+        if getattr(module, "gradient_checkpointing", False):
+            module.training = True  # its own flag, not its parts'
+
+
 def _try_out(model: Any, head: Head | None, clipper: Clipper) -> None:
     """Refuse a model that cannot be clipped per record; made-up tokens, nothing is spent."""
     vocabulary = model.get_input_embeddings().weight.shape[0]
     structure = tuple(i % 2 == 0 for i in range(8))
 
     def losses(other: int) -> torch.Tensor:
-        torch.manual_seed(0)  # the same dropout both times
+        torch.manual_seed(other)  # a model that still drops out at random shows it
         rows = torch.arange(8) + torch.tensor([[1], [11 + 17 * other]])
         examples = [Example(tuple((row % vocabulary).tolist()), 2, structure) for row in rows]
         return per_example_losses(model, collate(examples, 0, clipper.device), 1.0, head)
@@ -177,7 +187,7 @@ def sanitize(
 
     Raises:
         UserError: the model cannot be clipped per record; the ranks hold different data or
-            settings; the ledger cannot be written.
+            settings; the ledger cannot be written; all is spent and the checkpoint is gone.
     """
     start()
     public = () if canaries is None else canaries.coordinates.tolist()
@@ -185,7 +195,7 @@ def sanitize(
     trained = [p for p in model.parameters() if p.requires_grad]
     clipper, head = plan.clipper(model), split_head(model)
     device = clipper.device
-    model.train()
+    _without_dropout(model)
     _try_out(model, head, clipper)
     if canaries is not None:
         clipper.reserve(canaries.coordinates)
@@ -205,6 +215,11 @@ def sanitize(
         at = state(0)
         if checkpoint.exists():
             at = torch.load(checkpoint, weights_only=True, map_location="cpu")
+        elif plan.reproducible_seed is None and ledger.steps == plan.steps:
+            raise UserError(
+                f"{checkpoint}: is gone, and all steps are spent, so nothing is left to train; "
+                "restore it, or start a run with another --out, which is charged anew"
+            )
         if plan.reproducible_seed is not None:
             return at, at["step"]
         # Steps that a crash lost were paid for: fresh randomness would be a second payment.
@@ -239,7 +254,6 @@ def sanitize(
             step, settings.syntax, settings.lambda_max, settings.lambda_min, settings.lambda_decay
         )
         total = 0.0
-        torch.manual_seed(_dropout_seed(settings.seed, step, rank()))
         for group in micro_batches(drawn, lengths, settings.micro_batch, rank(), world()):
             rows = [(unit, index) for unit in group for index in drawn[unit]]
             batch = collate([examples[index] for _, index in rows], pad, device)

@@ -1,10 +1,11 @@
 """The loss of one example: cross-entropy on its code plus the syntax-aware term (PrivSA).
 
-Promises: each example's loss depends on that example and the model alone (no batch statistic,
-no shared normaliser); the syntax term has gradients; its teacher is the same model with the
-adapter switched off, in evaluation mode and without gradients; a token is scored at the
-position whose logits predict it; the logits of a large vocabulary are never held whole.
-Does not: clip, add noise, or read text; `encode` in `stages/sanitize.py` makes the examples.
+Promises: each example's loss depends on that example and the model alone: no batch statistic, no
+shared normaliser; the syntax term has gradients; its teacher is the same model with the adapter
+switched off, without gradients; a token is scored at the position whose logits predict it; the
+logits of a large vocabulary are never held whole.
+Does not: switch dropout off (its masks are drawn for a batch, which would tie the examples to each
+other), clip, add noise, or read text: `stages/sanitize.py` does.
 """
 
 import math
@@ -191,11 +192,8 @@ def per_example_losses(
         structural = structural[:0]
     teacher = hidden[:0].detach()
     if len(structural):
-        training = model.training
-        model.eval()
         with torch.no_grad(), model.disable_adapter():
             teacher = rows()[structural]
-        model.train(training)
     losses = _TokenLosses.apply(  # type: ignore[no-untyped-call]
         hidden,
         head,

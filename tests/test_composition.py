@@ -1,6 +1,7 @@
 """What was spent on the same data counts, wherever it was spent and whatever became of the run."""
 
 import json
+import math
 import shutil
 import subprocess
 import sys
@@ -14,7 +15,7 @@ from privcode.errors import UserError
 from privcode.files import write_sealed
 from privcode.privacy.accounting import Spent
 from privcode.privacy.ledger import Ledger, read_ledger
-from privcode.privacy.registry import register, registered, registry
+from privcode.privacy.registry import place, register, registered, registry
 from privcode.results import spent_beside
 from privcode.run import Run
 
@@ -112,6 +113,66 @@ def test_a_copy_that_goes_on_is_counted_as_one_run_more(config: Path) -> None:
     assert len(registered()) == 3
 
 
+def test_of_copies_under_one_name_the_one_that_went_furthest_counts(config: Path) -> None:
+    first = begun(config, "a", 2)
+    shutil.copytree(first.out, first.out.with_name("run-backup"))
+    begun(config, "a", 6)
+    beside = Run(load_config(config), first.out.with_name("third"))
+    begin(beside.config, beside.plan, beside.ledger, "fingerprint")
+    beside.close()
+    assert others(beside) == [WHOLE]
+    shutil.rmtree(first.out)  # what the copy holds is not all that the run took
+    assert others(beside) == [WHOLE]
+
+
+def test_a_reproducible_run_begun_in_two_places_counts_where_it_went_furthest(
+    config: Path,
+) -> None:
+    config.with_name("r.yaml").write_text(
+        CONFIG.replace("steps: 6}", "steps: 6, noise: reproducible}")
+    )
+    begun(config.with_name("r.yaml"), "a", 2)
+    begun(config.with_name("r.yaml"), "b", 6)
+    assert others(begun(config, "c")) == [WHOLE]
+
+
+OWNERS = CONFIG.replace(
+    "python}", "python, columns: {prompt: prompt, code: code, unit: author}}"
+).replace("steps: 6}", "steps: 6, unit: column, max_records_per_unit: 4}")
+
+
+@pytest.mark.parametrize("texts", [(CONFIG, OWNERS), (OWNERS, CONFIG)])
+def test_runs_that_protect_units_of_two_kinds_have_no_epsilon_together(
+    config: Path, texts: tuple[str, str]
+) -> None:
+    for name, text in zip("xy", texts, strict=True):
+        config.with_name(f"{name}.yaml").write_text(text)
+    first, second = (begun(config.with_name(f"{n}.yaml"), n, 6) for n in "xy")
+    for run in (first, second):
+        assert run.plan.charge(spent_beside(run)).cost.epsilon == math.inf
+    shutil.rmtree(first.out)  # the plan that was registered says it, too
+    assert second.plan.charge(spent_beside(second)).cost.epsilon == math.inf
+
+
+def test_a_run_of_another_unit_is_refused_before_it_spends(config: Path) -> None:
+    begun(config, "a", 6)
+    config.with_name("o.yaml").write_text(OWNERS)
+    run = Run(load_config(config.with_name("o.yaml")), config.parent / "b")
+    with pytest.raises(UserError, match=r"privacy\.unit: is author.*protects each record"):
+        run._begin("fingerprint")
+    run.close()
+    assert not run.ledger.exists()
+    assert len(registered()) == 1
+    declared = OWNERS.replace("unit: column", "unit: column, selection: not-charged")
+    config.with_name("d.yaml").write_text(declared)
+    run = Run(load_config(config.with_name("d.yaml")), config.parent / "c")
+    run._begin("fingerprint")
+    run.close()
+    charge = run.plan.charge(spent_beside(run))
+    assert math.isfinite(charge.cost.epsilon)
+    assert "with all of them ε = ∞" in str(charge.words)
+
+
 def test_going_on_in_the_same_place_counts_nothing_twice(config: Path) -> None:
     begun(config, "a", 2)
     run = begun(config, "a", 6)
@@ -137,6 +198,17 @@ def test_the_same_source_or_the_same_records_are_the_same_data(config: Path) -> 
     assert others(begun(config, "d")) == [taken(5), WHOLE]
 
 
+def test_a_folder_is_one_place_however_it_is_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "data").mkdir()
+    monkeypatch.chdir(tmp_path)
+    whole = place(str(tmp_path / "data"))
+    assert place("data") == place("data:train") == place(f"{tmp_path}/data:train") == whole
+    assert place("data:test") != whole
+    assert place("owner/name:train") == "owner/name:train"
+
+
 def test_public_data_are_not_registered_and_look_up_nothing(config: Path) -> None:
     private = begun(config, "a", 6)
     config.write_text(CONFIG.replace("python}", "python, public: true}"))
@@ -158,8 +230,8 @@ def test_a_crash_between_registry_and_ledger_counts_a_run_too_many(config: Path)
 
 
 def test_the_registry_is_its_owners_alone_and_shows_what_was_altered(config: Path) -> None:
-    for place in "abc":
-        begun(config, place)
+    for out in "abc":
+        begun(config, out)
     path = registry()
     assert path.parent.stat().st_mode & 0o777 == 0o700
     assert path.stat().st_mode & 0o777 == 0o600

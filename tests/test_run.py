@@ -14,9 +14,11 @@ from pathlib import Path
 import pytest
 
 from privcode import results
+from privcode.config import load_config
 from privcode.errors import UserError
 from privcode.exercises.corpus import prelude, private_records, public_prompts, tasks
 from privcode.files import write_jsonl
+from privcode.privacy.ledger import read_ledger
 from privcode.run import STAGES, Run
 from privcode.stages.release import verify_bundle
 
@@ -85,7 +87,7 @@ def files(run: Path) -> dict[str, bytes]:
     return {
         str(p.relative_to(run)): p.read_bytes()
         for p in sorted(run.rglob("*"))
-        if p.is_file() and p != run / "manifest.json"  # it holds seconds
+        if p.is_file() and p != run / "private" / "manifest.json"  # it holds seconds
     }
 
 
@@ -96,6 +98,54 @@ def stages(run: Path) -> list[str]:
 
 def lines(path: Path) -> int:
     return path.read_bytes().count(b"\n") if path.exists() else 0
+
+
+TINY = """\
+data: {source: private.jsonl, language: python}
+privacy: {epsilon: null, noise_multiplier: 1.0, delta: 1.0e-2, units: 30, batch: 6, steps: 3}
+prompts: {source: public, file: prompts.jsonl}
+junior: {model: "bundled:junior", lora: {r: 2, alpha: 4}, max_tokens: 128}
+premium: {model: "bundled:premium"}
+"""
+
+
+def tiny(folder: Path) -> Run:
+    write_jsonl(folder / "private.jsonl", private_records(30, seed=1))
+    (folder / "tiny.yaml").write_text(TINY)
+    return Run(load_config(folder / "tiny.yaml"), folder / "run")
+
+
+def test_killed_when_trained_but_not_noted_the_adapter_is_not_lost(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def killed(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    run = tiny(tmp_path)
+    with monkeypatch.context() as patch:
+        patch.setattr(Run, "note", killed)
+        with pytest.raises(KeyboardInterrupt):
+            run.sanitize()
+    run.close()
+    adapter = run.junior / "adapter_model.safetensors"
+    trained = adapter.read_bytes()
+    adapter.write_bytes(b"half")
+    again = Run.open(run.out)
+    again.sanitize()
+    assert adapter.read_bytes() == trained
+    assert not (run.private / ".sanitize.partial").exists()
+    assert len(read_ledger(run.ledger)) == 1 + 3
+    assert results.verify(again)["steps"] == 3
+    again.close()
+
+
+def test_how_long_reading_took_is_in_private_alone(tmp_path: Path) -> None:
+    run = tiny(tmp_path)
+    run.sanitize()
+    assert run.seconds()["sanitize"] > 0
+    assert "seconds" not in run.manifest.read_text()
+    assert (run.private / "manifest.json").stat().st_mode & 0o777 == 0o600
+    run.close()
 
 
 @pytest.fixture(scope="module")
@@ -145,8 +195,10 @@ def test_nothing_about_the_records_is_outside_private(finished: Path) -> None:
     for row in private_records(200, seed=1):
         assert row["prompt"] not in written.replace(public_text(), "")
     done = privcode("run", finished, "--out", finished.parent / "loud")
-    assert "2" in done.stderr
-    assert not re.search(r"\b2(00|10)\b", done.stdout + done.stderr)  # records, with canaries
+    facts = json.loads((run / "private" / "data.json").read_text())
+    counts = {facts["rows"], facts["kept"], facts["kept"] + facts["canaries"]}
+    assert len(counts) == 2  # all rows are records
+    assert not {str(n) for n in counts} & set(re.findall(r"\d+", done.stdout + done.stderr))
     shutil.rmtree(finished.parent / "loud")
 
 

@@ -44,9 +44,9 @@ def begin(config: Config, plan: PrivacyPlan, path: Path, fingerprint: str) -> No
             spent = plan.spent()
             register(run, data=fingerprint, source=source, spent=spent, ledger=path, sweep=sweep)
 
-    known = {} if config.data.public else {entry["run"]: entry for entry in registered()}
+    known = [] if config.data.public else registered()
     if not ledger.entries:
-        if sweep and any((e["sweep"], e["ledger"]) == (sweep, here) for e in known.values()):
+        if sweep and any((e["sweep"], e["ledger"]) == (sweep, here) for e in known):
             raise UserError(
                 f"{path}: is gone, but this trial was begun, and a sweep pays for each "
                 "trial once; put it back, or start a fresh sweep with another --out"
@@ -58,17 +58,18 @@ def begin(config: Config, plan: PrivacyPlan, path: Path, fingerprint: str) -> No
     if config.data.public or ledger.steps == plan.steps:
         return
     own = identity(ledger.entries)
-    if own and (own == run or own not in known or known[own]["ledger"] == here):
+    places = [e["ledger"] for e in known if e["run"] == own]
+    if own and (own == run or not places or here in places):
         note(own)
         return
     if own and sweep:
         raise UserError(
-            f"{path}: this trial was begun as {known[own]['ledger']}, and a sweep pays "
+            f"{path}: this trial was begun as {places[0]}, and a sweep pays "
             "for each trial once; let the sweep go on in its own place"
         )
     if own:
         say(
-            f"sanitize: this run was begun as {known[own]['ledger']}; since a copy may have "
+            f"sanitize: this run was begun as {places[0]}; since a copy may have "
             "gone on from there, what follows is counted as one run more"
         )
     note(run)

@@ -34,7 +34,8 @@ def compare(config: Config, out: Path) -> dict[str, Any]:
 
     Returns:
         {"rows": one an arm, see `stages.compare.row`; "table": joined over seeds; "seconds": of
-        all stages of all arms, each counted once}.
+        all stages of all arms, each counted once; None where the data are private, as are then
+        the times it takes to read them}.
 
     Raises:
         UserError: an arm failed; its last line says why.
@@ -46,13 +47,14 @@ def compare(config: Config, out: Path) -> dict[str, Any]:
         done = done_in(out / name)
         todo = [stage for stage in stages_of(configs[name]) if stage not in done]
         refuse_early(configs[name], todo)  # before another arm spends hours
-    run_all("compare", configs, out, config.compare.parallel, takeovers=takeovers)
+    parallel, logs = config.compare.parallel, out / "private"
+    run_all("compare", configs, out, logs, parallel, takeovers=takeovers)
     rows: dict[str, dict[str, Any]] = {}
     seconds = 0.0
     for name, arm in chosen.items():
         run = Run.open(out / name)
         found = results.evaluation(run)
-        taken = {stage: facts["seconds"] for stage, facts in run.done().items()}
+        taken = run.seconds()
         seconds += sum(s for stage, s in taken.items() if stage not in arm.taken)
         funnel, leaks = results.funnel(run), results.leaks(run)
         rows[name] = row(
@@ -61,7 +63,7 @@ def compare(config: Config, out: Path) -> dict[str, Any]:
             junior={task: models["junior"] for task, models in found.items() if "junior" in models},
             kept=funnel["accepted"] if funnel else None,
             leaks=leaks and leaks["places"]["anywhere"],
-            seconds=sum(taken.values()),
+            seconds=round(sum(taken.values()), 1) if config.data.public else None,
         )
         if arm.donor:  # its junior is the donor's
             scores = ("junior_pass@1", "junior_parse_rate")
@@ -70,7 +72,7 @@ def compare(config: Config, out: Path) -> dict[str, Any]:
     facts = {
         "rows": list(rows.values()),
         "table": table(list(rows.values())),
-        "seconds": round(seconds, 1),
+        "seconds": round(seconds, 1) if config.data.public else None,
     }
     write_json(out / "results.json", facts)
     _show(facts, config.compare.published, out)
@@ -92,6 +94,7 @@ def run_all(
     title: str,
     chosen: Mapping[str, Config],
     out: Path,
+    logs: Path,
     parallel: int,
     *,
     counted: bool = True,
@@ -103,7 +106,8 @@ def run_all(
     Args:
         title: of the progress bar.
         chosen: name -> config.
-        out: where the runs are, their configs and their logs.
+        out: where the runs are, and their configs.
+        logs: where their logs are, for their owner's eyes: they say how long reading took.
         parallel: runs at a time, each on its share of the cores.
         counted: False does not show how many there are.
         may_fail: whether the run in this directory is one that may end in an error.
@@ -115,6 +119,7 @@ def run_all(
     """
     for name, config in chosen.items():
         keep(out / f"{name}.yaml", config)
+    logs.mkdir(mode=0o700, parents=True, exist_ok=True)
     threads = max(1, (os.cpu_count() or 1) // parallel)
     waiting, running = list(chosen), dict[str, subprocess.Popen[bytes]]()
     finished = 0
@@ -129,14 +134,14 @@ def run_all(
                     if name in takeovers:
                         donor, stages = takeovers[name]
                         _take_over(out / donor, chosen[name], out / name, stages)
-                    running[name] = _start(out, name, threads)
+                    running[name] = _start(out, logs, name, threads)
                 time.sleep(0.5)
                 for name, process in list(running.items()):
                     if process.poll() is not None:
                         del running[name]
                         if process.returncode and not may_fail(out / name):
                             which = f"arm {name}" if counted else "a trial"
-                            raise UserError(f"{which}: {_last_line(out / f'{name}.log')}")
+                            raise UserError(f"{which}: {_last_line(logs / f'{name}.log')}")
                         if counted:
                             say(f"{title}: {name} done")
                 done = sum(len(done_in(out / name)) for name in chosen)
@@ -179,9 +184,9 @@ def _take_over(donor: Path, config: Config, out: Path, stages: Sequence[str]) ->
         run.close()
 
 
-def _start(out: Path, name: str, threads: int) -> subprocess.Popen[bytes]:
+def _start(out: Path, logs: Path, name: str, threads: int) -> subprocess.Popen[bytes]:
     command = [sys.executable, "-m", "privcode", "run", str(out / f"{name}.yaml")]
-    with (out / f"{name}.log").open("wb") as log:
+    with (logs / f"{name}.log").open("wb") as log:
         return subprocess.Popen(
             [*command, "--out", str(out / name), "--json"],
             stdout=subprocess.DEVNULL,

@@ -69,13 +69,14 @@ def spent(run: "Run") -> Spent | None:
     return spent_in(entries) if entries else None
 
 
-def spent_beside(run: "Run") -> tuple[Spent, ...]:
+def spent_beside(run: "Run", data: str | None = None) -> tuple[Spent, ...]:
     """What other runs spent on the same data, or on the same source, each run once.
 
-    Those beside this one, and those that the registry knows (see `spent_elsewhere`).
+    Those beside this one, and those that the registry knows (see `spent_elsewhere`). `data` is the
+    fingerprint of the records, where the run has no ledger yet that says it.
     """
     own = read_ledger(run.ledger)
-    data = own[0]["data"] if own else None
+    data = own[0]["data"] if own else data
     found = spent_elsewhere(run.config, data)
     for path in sorted(run.out.resolve().parent.glob("*/private/ledger.jsonl")):
         entries = read_ledger(path)
@@ -83,7 +84,7 @@ def spent_beside(run: "Run") -> tuple[Spent, ...]:
         source = place(load_config(config).data.source) if config.exists() else None
         same = entries and (entries[0]["data"] == data or source == place(run.config.data.source))
         if same and path != run.ledger.resolve():
-            found[_named(entries) or str(path)] = _spent(entries)
+            _count(found, _named(entries) or str(path), _spent(entries))
     if own:
         found.pop(_named(own) or "", None)
     return tuple(found.values())
@@ -92,8 +93,9 @@ def spent_beside(run: "Run") -> tuple[Spent, ...]:
 def spent_elsewhere(config: Config, data: str | None = None) -> dict[str, Spent]:
     """What the registry says was spent on data of this fingerprint or source, by name.
 
-    A run's own ledger counts where it still is what was registered, else the whole plan. All
-    trials of a sweep count as one. Runs over public data are not registered and look up nothing.
+    A run's own ledger counts where it still is what was registered, else the whole plan; of
+    several under one name, the one that went furthest. All trials of a sweep count as one. Runs
+    over public data are not registered and look up nothing.
     """
     found: dict[str, Spent] = {}
     for entry in () if config.data.public else registered():
@@ -101,10 +103,15 @@ def spent_elsewhere(config: Config, data: str | None = None) -> dict[str, Spent]
             continue
         entries = [] if entry["ledger"] is None else _still_readable(Path(entry["ledger"]))
         there = identity(entries) == entry["run"]
-        found[entry["sweep"] or entry["run"]] = (
-            _spent(entries) if there else Spent(**entry["spent"])
-        )
+        spent = _spent(entries) if there else Spent(**entry["spent"])
+        _count(found, entry["sweep"] or entry["run"], spent)
     return found
+
+
+def _count(found: dict[str, Spent], name: str, spent: Spent) -> None:
+    """Ledgers under one name are copies, of which one may have gone on after it was copied."""
+    if name not in found or found[name].steps < spent.steps:
+        found[name] = spent
 
 
 def _still_readable(ledger: Path) -> list[Row]:

@@ -126,7 +126,7 @@ class Run(Workspace):
         from privcode.stages.sanitize import Settings, by_unit, encode, sanitize
 
         section, output = self.config.sanitized, self.sanitized
-        before = self._before("sanitize")
+        before, checkpoint = self._before("sanitize"), self.private / ".sanitize.partial"
         with self.stage("sanitize", before, [output, merged(output)]) as needed:
             if not needed:
                 return
@@ -149,7 +149,7 @@ class Run(Workspace):
                     progress(1)
             canaries = self._gradient_canaries(model)
             first = rank() == 0
-            from_first(lambda: begin(self.config, self.plan, self.ledger, fingerprint))
+            from_first(lambda: self._begin(fingerprint))
             ledger = Ledger(self.ledger)  # whole by now: the first rank has mended and begun it
             if first:
                 counts["truncated"] = cut
@@ -181,7 +181,7 @@ class Run(Workspace):
                         lambda_decay=syntax.decay,
                     ),
                     ledger,
-                    self.private / "checkpoint.pt",
+                    checkpoint,
                     progress,
                     canaries,
                 )
@@ -194,8 +194,22 @@ class Run(Workspace):
                 save_model(model, output, base=section.model)
                 if settings.merge:
                     merge(self, "tuned" if output == self.premium else "junior", output)
-                (self.private / "checkpoint.pt").unlink()
+        if rank() == 0:
+            checkpoint.unlink(missing_ok=True)  # not before the stage is noted
         self._next("sanitize", output)
+
+    def _begin(self, fingerprint: str) -> None:
+        """Begin the ledger, or go on with it, unless that would spend budget for no guarantee."""
+        from privcode.results import spent_beside
+
+        for other in spent_beside(self, fingerprint):
+            if other.unit != self.plan.unit and self.plan.selection != "not-charged":
+                raise UserError(
+                    f"privacy.unit: is {self.plan.unit}, and another run over the same data "
+                    f"protects each {other.unit}: no ε holds for the two together; take the same "
+                    "unit, or declare privacy.selection: not-charged"
+                )
+        begin(self.config, self.plan, self.ledger, fingerprint)
 
     def synthesize(self) -> None:
         """Stage 2a: sample solutions of the public prompts from the DP junior."""

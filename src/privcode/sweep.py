@@ -58,7 +58,8 @@ def _best_of_all(config: Config, out: Path) -> str:
     runs = {
         f"setting-{n}": variant(config, s) for n, s in enumerate(grid(checked(config)), start=1)
     }
-    run_all("sweep", runs, out, checked(config).parallel, may_fail=_nothing_accepted)
+    parallel, logs = checked(config).parallel, out / "private"
+    run_all("sweep", runs, out, logs, parallel, may_fail=_nothing_accepted)
     return _chosen(config, {name: out / name for name in runs})
 
 
@@ -76,7 +77,9 @@ def _best_trial(config: Config, out: Path) -> str:
                 "both are charged"
             )
         parallel = checked(config).parallel
-        run_all("sweep", trials, private, parallel, counted=False, may_fail=_nothing_accepted)
+        run_all(
+            "sweep", trials, private, private, parallel, counted=False, may_fail=_nothing_accepted
+        )
         os.replace(private / _chosen(config, {name: private / name for name in trials}), kept)
     for path in private.glob("trial-*"):
         if path.is_dir():

@@ -3,7 +3,8 @@
 Promises: one process works in it at a time (or the ranks of one torchrun, of which only the first
 writes); settings that differ from those it was begun with are
 refused; a stage that is done is not done again while its files are the same, and is refused when
-they are not; `private/` has mode 0700, and hashes of what lies in it stay in it.
+they are not; `private/` has mode 0700, and hashes of what lies in it stay in it, and so do the
+times that stages took: reading takes longer where a record is long.
 Does not: know what a stage does.
 """
 
@@ -12,7 +13,7 @@ import os
 import platform
 import shutil
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from importlib.metadata import version
@@ -87,22 +88,33 @@ class Workspace:
             os.close(self._lock)
 
     def done(self) -> dict[str, Any]:
-        """The stages that are done: name -> {"inputs", "outputs", "seconds"}."""
+        """The stages that are done: name -> {"inputs", "outputs"}."""
         stages: dict[str, Any] = self._noted()["stages"]
         return stages
 
     def _noted(self) -> dict[str, Any]:
         return read_sealed(self.manifest) if self.manifest.exists() else {"stages": {}}
 
-    def note(self, key: str, facts: dict[str, Any]) -> None:
-        """Put `facts` into the manifest under `key`, with fresh hashes of what is private."""
+    def seconds(self) -> dict[str, float]:
+        """What each stage took that is done. Private."""
+        return _seconds(self.private / "manifest.json")
+
+    def note(
+        self, key: str, facts: dict[str, Any], seconds: Mapping[str, float] | None = None
+    ) -> None:
+        """Put `facts` into the manifest under `key`, with fresh hashes of what is private.
+
+        `seconds`: what stages took, for the manifest in `private/`.
+        """
+        taken = self.seconds() | dict(seconds or {})
         inside = [p for p in sorted(self.private.iterdir()) if p.name != "manifest.json"]
         hidden = {
             path: digest
             for path, digest in self.hashes(inside).items()
             if not Path(path).name.startswith(".")
         }
-        write_sealed(self.private / "manifest.json", {"files": hidden}, mode=0o600)
+        facts_inside = {"files": hidden, "seconds": taken}
+        write_sealed(self.private / "manifest.json", facts_inside, mode=0o600)
         config = self.hashes([self.out / "config.yaml"])
         noted = self._noted() | {"config": config, "versions": versions(), key: facts}
         write_sealed(self.manifest, noted)
@@ -121,12 +133,9 @@ class Workspace:
         started = time.monotonic()
         yield True
         if distributed.rank() == 0:
-            facts = {
-                "inputs": self.hashes(inputs),
-                "outputs": self.hashes(outputs),
-                "seconds": round(time.monotonic() - started, 1),
-            }
-            self.note("stages", self.done() | {name: facts})
+            facts = {"inputs": self.hashes(inputs), "outputs": self.hashes(outputs)}
+            took = {name: round(time.monotonic() - started, 1)}
+            self.note("stages", self.done() | {name: facts}, took)
 
     def copy_stages(self, donor: Path, stages: Sequence[str], private: Sequence[str]) -> None:
         """Make stages that a run with the same settings has done this run's own, by copies.
@@ -151,7 +160,8 @@ class Workspace:
                 write_with(self.out / file, partial(shutil.copyfileobj, source), mode)
         if changed(self.out, outputs):
             raise UserError(f"{donor}: what its stages wrote was changed since; start afresh")
-        self.note("stages", self.done() | wanted)
+        took = _seconds(donor / "private" / "manifest.json")
+        self.note("stages", self.done() | wanted, {name: took[name] for name in wanted})
 
     def _needed(self, name: str, inputs: Sequence[Path]) -> bool:
         done = self.done().get(name)
@@ -171,6 +181,11 @@ class Workspace:
             if file.is_file()
         )
         return {str(f.relative_to(self.out)): sha256_file(f) for f in files}
+
+
+def _seconds(manifest: Path) -> dict[str, float]:
+    found: dict[str, float] = read_sealed(manifest)["seconds"] if manifest.exists() else {}
+    return found
 
 
 def changed(root: Path, hashes: dict[str, str]) -> list[str]:

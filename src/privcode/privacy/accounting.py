@@ -40,12 +40,16 @@ class Spent:
     With `trials`, the steps are those of each trial, of which there were Poisson-many with this
     mean and the best was kept (Papernot & Steinke 2022, "Hyperparameter tuning with Rényi
     differential privacy", theorem 6; of no trial at all, nothing is kept).
+
+    `unit` is what the mechanism protects: "record", or the column that names the owner. Of what
+    protects one kind of unit, no ε follows for another: an owner has any number of records.
     """
 
     sampling_rate: float
     noise_multiplier: float
     steps: int
     trials: float | None = None
+    unit: str = "record"
 
 
 @dataclass(frozen=True)
@@ -89,13 +93,17 @@ def _interval(epsilon_rdp: float) -> float:
     return PLD_INTERVAL * max(1.0, 2.0 ** math.ceil(math.log2(max(epsilon_rdp, 1e-9) / 2)))
 
 
+def _nothing_bounds(taken: list[Spent]) -> bool:
+    return any(s.noise_multiplier == 0 for s in taken) or len({s.unit for s in taken}) > 1
+
+
 @lru_cache(maxsize=256)
 def spend(spent: tuple[Spent, ...], delta: float) -> Cost:
-    """The cost of everything in `spent`, composed, at `delta`."""
+    """The cost of everything in `spent`, composed, at `delta`; infinite for units of two kinds."""
     taken = [s for s in spent if s.steps]
     if not taken:
         return Cost(0.0, 0.0)
-    if any(s.noise_multiplier == 0 for s in taken):
+    if _nothing_bounds(taken):
         return Cost(math.inf, math.inf)
     event = _event(taken)
     rdp = _rdp(event, delta)
@@ -123,7 +131,7 @@ def group_epsilon(spent: tuple[Spent, ...], delta: float, group: int) -> float:
     taken = [s for s in spent if s.steps]
     if not taken:
         return 0.0
-    if any(s.noise_multiplier == 0 or _beyond_ceiling(s, delta, group) for s in taken):
+    if _nothing_bounds(taken) or any(_beyond_ceiling(s, delta, group) for s in taken):
         return math.inf
     if any(s.trials is not None for s in taken):
         return _general_group_epsilon(spent, delta, group)

@@ -124,7 +124,8 @@ def spent_in(entries: list[Row]) -> Spent:
     """What a ledger's entries add up to."""
     plan = entries[0]["plan"]
     steps = sum(e["kind"] == "step" for e in entries)
-    return Spent(plan["sampling_rate"], plan["noise_multiplier"], steps, plan.get("trials"))
+    names = ("sampling_rate", "noise_multiplier", "trials", "unit")
+    return Spent(steps=steps, **{name: plan[name] for name in names})
 
 
 def identity(entries: list[Row]) -> str | None:

@@ -109,7 +109,7 @@ class PrivacyPlan:
     def spent(self, steps: int | None = None) -> Spent:
         """The accounting event of `steps` steps (default: all)."""
         taken = self.steps if steps is None else steps
-        return Spent(self.sampling_rate, self.noise_multiplier, taken, self.trials)
+        return Spent(self.sampling_rate, self.noise_multiplier, taken, self.trials, self.unit)
 
     def cost(self, others: Sequence[Spent] = ()) -> Cost:
         """ε of the whole run, by PLD and RDP, composed with `others` over the same data."""

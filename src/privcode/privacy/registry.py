@@ -72,7 +72,7 @@ def check() -> None:
 def register(
     run: str, *, data: str, source: str, spent: Spent, ledger: Path | None, sweep: str | None = None
 ) -> None:
-    """Note, once, that `run` may spend `spent`.
+    """Note, once for each place, that `run` may spend `spent`.
 
     Args:
         run: identity of the run's ledger.
@@ -85,15 +85,16 @@ def register(
     Raises:
         UserError: the file cannot be written, or was altered.
     """
+    at = None if ledger is None else str(ledger.resolve())
     with _open() as known:
-        if all(entry["run"] != run for entry in known.entries):
+        if all((entry["run"], entry["ledger"]) != (run, at) for entry in known.entries):
             known.append(
                 kind="run",
                 run=run,
                 data=data,
                 source=source,
                 spent=asdict(spent),
-                ledger=None if ledger is None else str(ledger.resolve()),
+                ledger=at,
                 sweep=sweep,
             )
 
@@ -116,4 +117,7 @@ def registered() -> list[Row]:
 
 def place(source: str) -> str:
     """`source` so that it is the same from everywhere: files absolute, links followed."""
+    folder, _, split = source.partition(":")
+    if Path(folder).is_dir():
+        return f"{Path(folder).resolve()}:{split or 'train'}"
     return str(Path(source).resolve()) if Path(source).exists() else source

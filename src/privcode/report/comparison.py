@@ -87,7 +87,9 @@ def cells(facts: Row, published: Sequence[Row] = ()) -> tuple[list[str], list[li
     head = ["method", "ε", *grid, "seeds"]
     for task in ours | theirs:
         head += [f"pass@1 {task}", *([f"published {task}"] if task in theirs else [])]
-    head += ["junior", "parse rate", "kept", *(f"leaked ×{count}" for count in counts), "seconds"]
+    timed = any(row["seconds"] for row in facts["table"])
+    head += ["junior", "parse rate", "kept", *(f"leaked ×{count}" for count in counts)]
+    head += ["seconds"] if timed else []
     body = []
     for line in lines:
         row = line["ours"] or {"tasks": {}, "leaks": {}}
@@ -103,7 +105,7 @@ def cells(facts: Row, published: Sequence[Row] = ()) -> tuple[list[str], list[li
         body[-1].append(_interval(row.get("kept"), ".0f"))
         leaks = [row["leaks"].get(count) for count in counts]
         body[-1] += [f"{found['leaked']}/{found['planted']}" if found else "–" for found in leaks]
-        body[-1].append(_interval(row.get("seconds"), ".0f"))
+        body[-1] += [_interval(row.get("seconds"), ".0f")] if timed else []
     return [plain(cell) for cell in head], [[plain(cell) for cell in line] for line in body]
 
 
@@ -170,10 +172,11 @@ def notes(facts: Row, published: Sequence[Row] = ()) -> list[str]:
         )
     if table:
         task = next(iter(table[0]["tasks"]))
+        timed = "; seconds: of one seed's run" if any(row["seconds"] for row in table) else ""
         lines.append(
             f"{'' if several else 'One seed, no intervals. '}pass@1: share of the tasks solved at "
             f"the first answer; junior: of the DP junior on {task}; parse rate: of the answers on "
-            f"{task}; kept: pairs that passed the filters; seconds: of one seed's run."
+            f"{task}; kept: pairs that passed the filters{timed}."
         )
     if any(row["leaks"] for row in table):
         lines.append(
@@ -378,12 +381,13 @@ def page(facts: Row, published: Sequence[Row], title: str, pictures: Sequence["P
     """report.html of a comparison: one file that fetches nothing."""
     table, gains = cells(facts, published), shares_table(facts)
     methods = {line[0] for line in table[1]}
-    minutes = facts.get("seconds", 0) / 60
+    minutes = None if facts["seconds"] is None else facts["seconds"] / 60
     template = environment().get_template("comparison.html.j2")
     return template.render(
         title=plain(title),
         seeds=max((row["seeds"] for row in facts["table"]), default=0),
-        took=f"{minutes:.0f} minutes" if minutes < 120 else f"{minutes / 60:.1f} hours",
+        took=minutes
+        and (f"{minutes:.0f} minutes" if minutes < 120 else f"{minutes / 60:.1f} hours"),
         answer=answer(facts),
         pictures=[(picture, plots.svg(picture.figure)) for picture in pictures],
         gains=gains,

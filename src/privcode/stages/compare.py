@@ -167,7 +167,7 @@ def row(
     junior: Mapping[str, Any] | None,
     kept: int | None,
     leaks: Mapping[str, Any] | None,
-    seconds: float,
+    seconds: float | None,
 ) -> dict[str, Any]:
     """One arm's figures, for results.json.
 
@@ -177,7 +177,7 @@ def row(
         junior: task -> figures of the DP junior, where there is one.
         kept: synthetic pairs that the filters let through.
         leaks: of the planted canaries, anywhere (see `audit.canaries.leaks`).
-        seconds: what its stages took, those taken from another arm included.
+        seconds: what its stages took, those taken from another arm included; None: private.
     """
     first = next(iter(evaluation.values()))
     first_junior = next(iter(junior.values())) if junior else None
@@ -195,7 +195,7 @@ def row(
         "canaries_planted": leaks["planted"] if leaks else None,
         "leaks": leaks["by_repetitions"] if leaks else {},
         "tasks": {task: figures["pass@1"] for task, figures in evaluation.items()},
-        "seconds": round(seconds, 1),
+        "seconds": seconds,
     }
 
 

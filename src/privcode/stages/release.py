@@ -57,7 +57,8 @@ def release(
     if not isinstance(facts["epsilon"], float):
         raise UserError(
             f"{output}: ε is not finite, since this run or another over the same data trained "
-            "without noise; there is nothing to promise: train with a finite privacy.epsilon"
+            "without noise, or another protects another unit; there is nothing to promise: train "
+            "with a finite privacy.epsilon, and all runs with one privacy.unit"
         )
     if facts["noise"] == "reproducible" and not allow_reproducible_noise:
         raise UserError(

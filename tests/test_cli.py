@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+import yaml
 
 from privcode.cli import main
 
@@ -166,6 +167,54 @@ def test_plan_tells_the_console_alone_what_stands_in_many_records(tmp_path: Path
     by_owner = CONFIG.replace("jsonl}", f"jsonl, {columns}}}", 1)
     config.write_text(by_owner.replace("units: 16000", "units: 16000, unit: column"))
     assert privcode("plan", config).stderr.count("stands in 3 owners") == 2
+
+
+def test_plan_tells_the_console_alone_how_many_prompts_are_private(tmp_path: Path) -> None:
+    (tmp_path / "privcode.yaml").write_text(CONFIG)
+    repeated(tmp_path / "private.jsonl", 0)
+    (tmp_path / "prompts.jsonl").write_text('{"prompt": "Write 7."}\n{"prompt": "Add."}\n')
+    done = privcode("plan", tmp_path / "privcode.yaml")
+    assert "1 of the prompts stand word for word in the private data" in done.stderr
+    assert "word for word" not in done.stdout
+
+
+def test_the_private_data_are_no_prompts(tmp_path: Path) -> None:
+    text = CONFIG.replace("file: prompts.jsonl", "file: ./private.jsonl")
+    assert text != CONFIG
+    (tmp_path / "privcode.yaml").write_text(text)
+    refused(privcode("plan", tmp_path / "privcode.yaml"), "prompts.file: is the private data")
+    data = tmp_path / "private.jsonl"
+    repeated(data, 0)
+    made = privcode("init", data, "--prompts", data, "-o", tmp_path / "new.yaml")
+    refused(made, "is the private data")
+    assert not (tmp_path / "new.yaml").exists()
+
+
+def test_init_takes_columns_of_any_name_and_says_what_is_left_to_decide(tmp_path: Path) -> None:
+    data, out = tmp_path / "d.jsonl", tmp_path / "new.yaml"
+    data.write_text('{"foo": "Add.", "bar": "a + b"}\n')
+    refused(privcode("init", data, "-o", out), "d.jsonl", "foo, bar", "--prompt-column")
+    refused(privcode("init", data, "-o", out, "--prompt-column", "foo"), "give both")
+    named = ("--prompt-column", "foo", "--code-column", "bar")
+    done = privcode("init", data, "-o", out, *named)
+    assert done.returncode == 0, done.stderr
+    assert "in place of CHANGE_ME" in done.stdout
+    assert yaml.safe_load(out.read_text())["data"]["columns"]["prompt"] == "foo"
+
+
+def test_verify_says_what_it_can_check(tmp_path: Path) -> None:
+    refused(privcode("verify", tmp_path), "neither a release bundle", "nor a run")
+
+
+def test_what_execute_and_score_read_they_do_not_write_over(tmp_path: Path) -> None:
+    rows = tmp_path / "rows.jsonl"
+    for kept in ('{"id": 1, "language": "bash", "code": "true"}\n', ""):
+        rows.write_text(kept)
+        refused(privcode("execute", rows, "-o", rows), "choose another -o")
+        refused(privcode("score", tmp_path / "t.jsonl", rows, "-o", rows), "choose another -o")
+        assert rows.read_text() == kept
+    refused(privcode("execute", rows, "-o", tmp_path / "out.jsonl"), "holds no programs")
+    assert not (tmp_path / "out.jsonl").exists()
 
 
 def test_plan_says_nothing_where_records_share_nothing_and_why_where_it_cannot_look(

@@ -382,14 +382,16 @@ def test_rows_in_other_languages_are_left_out_and_not_counted_as_units() -> None
     ],
 )
 def test_odd_names_of_data_prompts_and_tasks_survive(name: str, tmp_path: Path) -> None:
-    source = tmp_path / name
-    write_jsonl(source, rows("prompt", "code"))
+    source, prompts = tmp_path / name, tmp_path / "public" / name
+    for path in (source, prompts):
+        write_jsonl(path, rows("prompt", "code"))
     tasks = task_file(tmp_path).rename(tmp_path / f"tasks {name}")
     out = tmp_path / "privcode.yaml"
-    written = draft(look(str(source)), str(source), out, prompts=source, tasks=[tasks])
+    written = draft(look(str(source)), str(source), out, prompts=prompts, tasks=[tasks])
     write_text(out, written)
     config = load_config(out)
-    assert Path(config.data.source) == Path(config.prompts.file) == source.resolve()
+    assert Path(config.data.source) == source.resolve()
+    assert Path(config.prompts.file) == prompts.resolve()
     assert Path(config.evaluate.tasks[0].file) == tasks.resolve()
     assert config.evaluate.samples == 1
 

@@ -66,3 +66,17 @@ def test_a_stage_that_is_done_here_is_left_alone(
         (run.out / "models" / "weights").write_bytes(b"own")
     run.copy_stages(donor, ("make",), ())
     assert (run.out / "models" / "weights").read_bytes() == b"own"
+
+
+def test_settings_may_change_until_something_is_done(config: Config, tmp_path: Path) -> None:
+    other = parse_config({**CONFIG, "data": {"source": "mended.jsonl"}})
+    Workspace(config, tmp_path / "run").close()
+    held = Workspace(other, tmp_path / "run")
+    with pytest.raises(UserError, match="another privcode process"):
+        Workspace(config, tmp_path / "run")
+    assert "mended.jsonl" in (tmp_path / "run" / "config.yaml").read_text()
+    (held.private / "ledger.jsonl").write_text("{}\n")
+    held.close()
+    with pytest.raises(UserError, match="other settings"):
+        Workspace(config, tmp_path / "run")
+    Workspace(other, tmp_path / "run").close()

@@ -105,7 +105,7 @@ def plan(
     loaded = load_config(config)
     chosen = plan_of(loaded)
     facts, text = planned(loaded, chosen)
-    answer(facts, as_json, text)
+    answer(facts, as_json, f"{text}\nnext              privcode run {config}")
     say_shared(loaded, chosen)
 
 
@@ -124,19 +124,26 @@ def init(
     unit: Annotated[
         str | None, typer.Option(help="Column that names a record's owner; default: each record.")
     ] = None,
+    prompt_column: Annotated[str | None, typer.Option(help="Default: a usual name.")] = None,
+    code_column: Annotated[str | None, typer.Option(help="Default: a usual name.")] = None,
     as_json: Json = False,
 ) -> None:
     """Look at private data and write a commented config. What is seen is shown to you only."""
     from privcode.files import write_text
     from privcode.init import draft, proposed_plan, summary
     from privcode.inspect import look
+    from privcode.records import Columns
 
     if out.exists():
         raise UserError(f"{out}: exists already; choose another -o")
-    found = look(data, unit=unit)
+    if (prompt_column is None) != (code_column is None):
+        raise UserError("--prompt-column and --code-column: give both, or let them be guessed")
+    named = prompt_column and code_column and Columns(prompt_column, code_column, unit=unit)
+    found = look(data, named or None, unit=unit)
     write_text(out, draft(found, data, out, prompts=prompts, tasks=tasks or ()))
     say(summary(found, proposed_plan(found)))
-    answer({"config": str(out)}, as_json, f"config {out}; next: privcode plan {out}")
+    mend = "" if prompts else f"name the prompts in {out}, in place of CHANGE_ME, then "
+    answer({"config": str(out)}, as_json, f"config {out}; next: {mend}privcode plan {out}")
 
 
 @app.command()
@@ -193,7 +200,10 @@ def score(
         typer.Argument(help="Rows {task_id, completion or solution}; or evalplus's results."),
     ],
     out: Annotated[
-        Path | None, typer.Option("--out", "-o", help="Results; default SAMPLES_results.jsonl.")
+        Path | None,
+        typer.Option(
+            "--out", "-o", help="Results; default: SAMPLES with _results.jsonl behind it."
+        ),
     ] = None,
     format: Annotated[
         str | None, typer.Option(help="Of the tasks; default: by their fields.")
@@ -399,6 +409,10 @@ def verify(
         from privcode import results
         from privcode.run import Run
 
+        if not (folder / "config.yaml").exists():
+            raise UserError(
+                f"{folder}: is neither a release bundle (no privacy.json) nor a run; give one"
+            )
         facts = results.verify(Run.open(folder))
         words = facts.get("warning")
     if digest and facts.get("digest") != digest.lower():

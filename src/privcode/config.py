@@ -384,6 +384,14 @@ class Config(Section):
             raise ValueError("privacy.unit is column: name it in data.columns.unit")
         if self.privacy.unit == "record" and self.privacy.max_records_per_unit != 1:
             raise ValueError("privacy.max_records_per_unit: must be 1 when the unit is the record")
+        if (
+            not self.data.public
+            and Path(self.prompts.file).resolve() == Path(self.data.source).resolve()
+        ):
+            raise ValueError(
+                "prompts.file: is the private data, and prompts are published with the synthetic "
+                "ones; name a file of public prompts"
+            )
         if self.junior.lora.dropout:
             raise ValueError(
                 "junior.lora.dropout: is not 0, but DP training goes without: a mask is drawn for "

@@ -99,6 +99,11 @@ def draft(
         "evaluate": {"tasks": [_task(path, folder) for path in tasks]} if tasks else {},
     }
     if prompts:
+        if prompts.resolve() == Path(source).resolve():
+            raise UserError(
+                f"{prompts}: is the private data, and prompts are published with the synthetic "
+                "ones; name a file of public prompts"
+            )
         read_prompts(str(prompts))
         values["prompts"] = {"source": "public", "file": _reach(str(prompts), folder)}
     notes = dict(_NOTES)

@@ -236,7 +236,7 @@ def look(
     if guess is None:
         raise UserError(
             f"{source}: no known pair of prompt and code among the columns "
-            f"{', '.join(names) or '(none)'}; name them in data.columns"
+            f"{', '.join(names) or '(none)'}; name them with --prompt-column and --code-column"
         )
     if columns is None:
         guess = replace(guess, unit=unit)

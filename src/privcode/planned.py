@@ -15,6 +15,7 @@ from privcode.init import KEEP, epsilon_words, shared
 from privcode.inspect import repeats
 from privcode.privacy.plan import PrivacyPlan
 from privcode.private import private_records
+from privcode.prompts import read_prompts
 from privcode.results import charged, spent_elsewhere
 from privcode.rows import is_local
 from privcode.stages.compare import arms
@@ -117,22 +118,40 @@ def say_shared(config: Config, plan: PrivacyPlan) -> None:
         return
     own = records[: len(records) - counts["canaries"]]
     lines = list(shared(repeats((r.unit, r.prompt, r.completion) for r in own), plan))
+    if same := _private_prompts(config, {r.prompt.strip() for r in own}):
+        lines.append(
+            f"{same} of the prompts stand word for word in the private data, and prompts are "
+            "published: are they public?"
+        )
     for line in lines:
         say(f"! {line}")
     if lines:
         say(KEEP)
 
 
+def _private_prompts(config: Config, private: set[str]) -> int:
+    """How many of the prompts that are said to be public stand in the private data."""
+    try:
+        prompts = read_prompts(config.prompts.file, config.prompts.column, config.prompts.limit)
+    except UserError:
+        return 0  # the run will say so
+    return sum(prompt.strip() in private for prompt in prompts)
+
+
 def _selection(config: Config, plan: PrivacyPlan) -> tuple[dict[str, Any], str]:
     """What the plan's selection means beside the runs that are known by now."""
-    charge = plan.charge(tuple(spent_elsewhere(config).values()))
+    known = tuple(spent_elsewhere(config).values())
+    charge = plan.charge(known)
     facts = charged(charge)
     others = facts["runs_over_the_same_data"] - 1
     text = f"selection         {plan.selection}: {others} other run(s) over this source are known"
+    text += ", this one counted if it was begun" if others else ""
     if plan.trials:
         text += f"; the best of\n{' ' * 18}Poisson-many trials, mean {plan.trials:g}, is charged"
     if charge.words:
         text += f"\n{charge.words}"
     elif others:
         text += f"; with all of\n{' ' * 18}them ε = {charge.cost.epsilon:.4g}"
+    if kinds := sorted({s.unit for s in known if s.unit != plan.unit}):
+        text += f"\nNo ε holds together with runs that protect each {' or '.join(kinds)}."
     return facts, text

@@ -167,6 +167,8 @@ def verify(run: "Run") -> dict[str, Any]:
     Raises:
         UserError: a file was changed, removed or added; the ledger does not follow the plan.
     """
+    if not run.manifest.exists():
+        raise UserError(f"{run.out}: no stage is done; run privcode run {run.out}")
     manifest = read_sealed(run.manifest)
     private = read_sealed(run.private / "manifest.json")
     expected: dict[str, str] = {**manifest["config"], **manifest.get("report", {})}

@@ -407,10 +407,15 @@ class Run(Workspace):
         self._next("audit", output)
 
     def report(self) -> Path:
-        """Write report.html from what the run has so far."""
+        """Write report.html.
+
+        Raises:
+            UserError: a stage is not done.
+        """
         from privcode.report import page
         from privcode.results import evidence
 
+        self._finished()
         path = self.out / "report.html"
         write_text(path, page(evidence(self)))
         self.note("report", self.hashes([path]))

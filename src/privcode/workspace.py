@@ -59,8 +59,8 @@ class Workspace:
         """Open or make the directory.
 
         Raises:
-            UserError: it holds a run with other settings or something else, or another process
-                is in it.
+            UserError: it holds a run with other settings that has done something, or something
+                else, or another process is in it.
         """
         self.out = out
         self.private = out / "private"
@@ -71,21 +71,25 @@ class Workspace:
 
     def _claim(self, text: str) -> None:
         out, kept = self.out, self.out / "config.yaml"
-        if kept.exists():
-            if kept.read_text(encoding="utf-8") != text:
-                raise UserError(
-                    f"{kept}: belongs to a run with other settings; choose another --out"
-                )
-        elif out.exists() and (not out.is_dir() or any(out.iterdir())):
+        if not kept.exists() and out.exists() and (not out.is_dir() or self._begun()):
             raise UserError(f"{out}: is not empty and not a run; choose another --out")
-        else:
-            write_text(kept, text)
         self._lock = lock(out)
+        if not kept.exists() or not self._begun():  # with nothing done, settings may still change
+            write_text(kept, text)
+        elif kept.read_text(encoding="utf-8") != text:
+            self.close()
+            raise UserError(f"{kept}: belongs to a run with other settings; choose another --out")
+
+    def _begun(self) -> bool:
+        """Whether there is anything here but what opening a run leaves."""
+        left = {"config.yaml", "private", ".lock"}
+        return any(path.name not in left for path in self.out.rglob("*"))
 
     def close(self) -> None:
         """Let other processes in."""
         if self._lock >= 0:
             os.close(self._lock)
+            self._lock = -1
 
     def done(self) -> dict[str, Any]:
         """The stages that are done: name -> {"inputs", "outputs"}."""
@@ -161,7 +165,7 @@ class Workspace:
         if changed(self.out, outputs):
             raise UserError(f"{donor}: what its stages wrote was changed since; start afresh")
         took = _seconds(donor / "private" / "manifest.json")
-        self.note("stages", self.done() | wanted, {name: took[name] for name in wanted})
+        self.note("stages", self.done() | wanted, {n: s for n, s in took.items() if n in wanted})
 
     def _needed(self, name: str, inputs: Sequence[Path]) -> bool:
         done = self.done().get(name)
@@ -184,7 +188,8 @@ class Workspace:
 
 
 def _seconds(manifest: Path) -> dict[str, float]:
-    found: dict[str, float] = read_sealed(manifest)["seconds"] if manifest.exists() else {}
+    kept = read_sealed(manifest) if manifest.exists() else {}
+    found: dict[str, float] = kept.get("seconds", {})  # there are none of a run of version 0.1
     return found
 
 

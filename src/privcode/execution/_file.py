@@ -35,8 +35,13 @@ def execute_file(
     Raises:
         UserError: a bad row (checked before anything runs), or no sandbox.
     """
+    if destination.resolve() == source.resolve():
+        raise UserError(f"{destination}: holds the programs; choose another -o")
+    number = 0
     for number, row in read_jsonl(source):
         _program(source, number, row)
+    if not number:
+        raise UserError(f"{source}: holds no programs; give a file with one row each")
     statuses: Counter[str] = Counter()
     errors: Counter[str] = Counter()
 

@@ -12,6 +12,7 @@ from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
+from privcode.errors import UserError
 from privcode.files import write_json, write_jsonl
 from privcode.scoring import (
     Format,
@@ -71,8 +72,13 @@ def score_files(
     Raises:
         UserError: as `load_tasks`, `read_samples` and `score`, naming file, row and field.
     """
+    rows = output_path or Path(f"{samples_path}_results.jsonl")
+    if rows.resolve() in (Path(tasks_path).resolve(), samples_path.resolve()):
+        raise UserError(f"{rows}: holds the tasks or the samples; choose another -o")
     tasks = load_tasks(tasks_path, format)
     numbered = read_samples(samples_path)
+    if not numbered:
+        raise UserError(f"{samples_path}: holds no sample; give a file with one row each")
     if tasks[0].format == "mbpp":  # MBPP's own ids are numbers
         numbered = [(where, _named(sample)) for where, sample in numbered]
     if stdlib_only:
@@ -105,7 +111,6 @@ def score_files(
             progress=progress,
             truth=truth,
         )
-    rows = output_path or Path(f"{samples_path}_results.jsonl")
     theirs = (
         samples_path / "eval_results.json"
         if samples_path.is_dir()

@@ -11,7 +11,11 @@ from pathlib import Path
 import pytest
 import yaml
 
+from privcode.budget import begin
 from privcode.cli import main
+from privcode.config import load_config
+from privcode.private import private_records
+from privcode.run import Run
 
 CONFIG = """\
 data: {source: private.jsonl}
@@ -176,6 +180,23 @@ def test_plan_tells_the_console_alone_how_many_prompts_are_private(tmp_path: Pat
     done = privcode("plan", tmp_path / "privcode.yaml")
     assert "1 of the prompts stand word for word in the private data" in done.stderr
     assert "word for word" not in done.stdout
+
+
+def test_plan_tells_the_console_alone_of_units_and_runs_that_it_must_not_count_in_public(
+    tmp_path: Path,
+) -> None:
+    few = CONFIG.replace("units: 16000, batch: 256", "units: 20, batch: 4").replace("e-6", "e-3")
+    (tmp_path / "privcode.yaml").write_text(few)
+    repeated(tmp_path / "private.jsonl", 0)
+    (tmp_path / "copy.jsonl").write_text((tmp_path / "private.jsonl").read_text())
+    (tmp_path / "copy.yaml").write_text(few.replace("private.jsonl", "copy.jsonl"))
+    other = Run(load_config(tmp_path / "copy.yaml"), tmp_path / "run")
+    begin(other.config, other.plan, other.ledger, private_records(other.config)[2])
+    other.close()
+    done = privcode("plan", tmp_path / "privcode.yaml")
+    assert "60 units are there and 20 are declared: a step takes 3.0 times" in done.stderr
+    assert "1 more run(s) read the same records from another file" in done.stderr
+    assert "0 other run(s) over this source" in done.stdout
 
 
 def test_the_private_data_are_no_prompts(tmp_path: Path) -> None:

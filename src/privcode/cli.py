@@ -363,10 +363,14 @@ def release(
     as_json: Json = False,
 ) -> None:
     """Check a run and bundle what may leave the building."""
+    from privcode.files import read_sealed
     from privcode.report import loud
     from privcode.run import Run
+    from privcode.stages.release import FACTS
 
     opened = Run.open(run)
+    stated = opened.bundle / FACTS
+    before = read_sealed(stated)["digest"] if stated.exists() else None
     facts = opened.release(allow_reproducible_noise=allow_reproducible_noise, license=license)
     if push_to_hub:
         from huggingface_hub import HfApi
@@ -384,6 +388,8 @@ def release(
     if words := loud(facts):
         text += f"{words}\n"
     text += f"digest  {facts['digest']} (publish it by another way than the bundle)\n"
+    if before not in (None, facts["digest"]):
+        text += f"        in place of {before}: tell whoever has that one\n"
     text += f"next    privcode verify {opened.bundle}"
     answer({"release": str(opened.bundle)} | facts, as_json, text)
 

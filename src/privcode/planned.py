@@ -112,7 +112,7 @@ def say_shared(config: Config, plan: PrivacyPlan) -> None:
         say(f"{source}: not here, so what stands in many of its records was not looked at")
         return
     try:
-        records, counts, _ = private_records(config)
+        records, counts, fingerprint = private_records(config)
     except UserError as error:
         say(f"the data were not looked at: {error}")
         return
@@ -122,6 +122,18 @@ def say_shared(config: Config, plan: PrivacyPlan) -> None:
         lines.append(
             f"{same} of the prompts stand word for word in the private data, and prompts are "
             "published: are they public?"
+        )
+    if (units := len({r.unit for r in own})) > 1.5 * plan.units:
+        lines.append(
+            f"{units} units are there and {plan.units} are declared: a step takes "
+            f"{units / plan.units:.1f} times privacy.batch"
+        )
+    known, by_content = spent_elsewhere(config), spent_elsewhere(config, fingerprint)
+    if more := len(by_content) - len(known):
+        together = plan.charge(tuple(by_content.values())).of_all.epsilon
+        lines.append(
+            f"{more} more run(s) read the same records from another file, and count as well: "
+            f"with them ε = {together:.4g}"
         )
     for line in lines:
         say(f"! {line}")

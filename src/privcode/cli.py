@@ -495,7 +495,7 @@ def demo(
     from privcode.report.comparison import text
     from privcode.run import Run
 
-    say("demo: untuned, PrivCode and non-private tuning side by side; about five minutes")
+    say("demo: untuned, PrivCode and non-private tuning side by side; five to seven minutes")
     facts = compare(prepare(out), out)
     opened = Run.open(out / "privcode-eps4")
     opened.release()

@@ -206,6 +206,9 @@ def test_the_private_data_are_no_prompts(tmp_path: Path) -> None:
     refused(privcode("plan", tmp_path / "privcode.yaml"), "prompts.file: is the private data")
     data = tmp_path / "private.jsonl"
     repeated(data, 0)
+    whole = CONFIG.replace("source: private", f"source: {tmp_path}/private")
+    (tmp_path / "whole.yaml").write_text(whole.replace("file: prompts", "file: private"))
+    refused(privcode("plan", tmp_path / "whole.yaml"), "prompts.file: is the private data")
     made = privcode("init", data, "--prompts", data, "-o", tmp_path / "new.yaml")
     refused(made, "is the private data")
     assert not (tmp_path / "new.yaml").exists()

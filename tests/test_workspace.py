@@ -80,3 +80,13 @@ def test_settings_may_change_until_something_is_done(config: Config, tmp_path: P
     with pytest.raises(UserError, match="other settings"):
         Workspace(config, tmp_path / "run")
     Workspace(other, tmp_path / "run").close()
+
+
+def test_a_config_that_lies_alone_in_a_folder_is_not_written_over(
+    config: Config, tmp_path: Path
+) -> None:
+    (tmp_path / "config.yaml").write_text("# somebody's own\n")
+    for _ in range(2):
+        with pytest.raises(UserError, match="other settings"):
+            Workspace(config, tmp_path)
+    assert (tmp_path / "config.yaml").read_text() == "# somebody's own\n"

@@ -138,8 +138,8 @@ def init(
         raise UserError(f"{out}: exists already; choose another -o")
     if (prompt_column is None) != (code_column is None):
         raise UserError("--prompt-column and --code-column: give both, or let them be guessed")
-    named = prompt_column and code_column and Columns(prompt_column, code_column, unit=unit)
-    found = look(data, named or None, unit=unit)
+    columns = Columns(prompt_column, code_column) if prompt_column and code_column else None
+    found = look(data, columns, unit=unit)
     write_text(out, draft(found, data, out, prompts=prompts, tasks=tasks or ()))
     say(summary(found, proposed_plan(found)))
     mend = "" if prompts else f"name the prompts in {out}, in place of CHANGE_ME, then "

@@ -378,20 +378,14 @@ class Config(Section):
     sweep: Sweep = Field(default_factory=lambda: Sweep())
 
     @model_validator(mode="after")
-    def _unit_has_a_column(self) -> "Config":
+    def _fits_together(self) -> "Config":
         columns = self.data.columns
         if self.privacy.unit == "column" and not (columns and columns.unit):
             raise ValueError("privacy.unit is column: name it in data.columns.unit")
         if self.privacy.unit == "record" and self.privacy.max_records_per_unit != 1:
             raise ValueError("privacy.max_records_per_unit: must be 1 when the unit is the record")
-        if (
-            not self.data.public
-            and Path(self.prompts.file).resolve() == Path(self.data.source).resolve()
-        ):
-            raise ValueError(
-                "prompts.file: is the private data, and prompts are published with the synthetic "
-                "ones; name a file of public prompts"
-            )
+        if not self.data.public and (why := not_public(self.prompts.file, self.data.source)):
+            raise ValueError(f"prompts.file: {why}")
         if self.junior.lora.dropout:
             raise ValueError(
                 "junior.lora.dropout: is not 0, but DP training goes without: a mask is drawn for "
@@ -420,6 +414,16 @@ class Config(Section):
         """The model that puts code back into words for the round trip; None where there is none."""
         trip = self.validate_.round_trip
         return None if trip.method == "off" else trip.describer or self.premium.model
+
+
+def not_public(prompts: str, source: str) -> str | None:
+    """Why `prompts` cannot be the prompts to these private data; None where nothing is known."""
+    if Path(prompts).resolve() != Path(source).resolve():
+        return None
+    return (
+        "is the private data, and prompts are published with the synthetic ones; name a file of "
+        "public prompts"
+    )
 
 
 def plan_of(config: Config) -> PrivacyPlan:
@@ -503,8 +507,10 @@ def load_config(path: Path | str) -> Config:
     """
     path = Path(path)
     values, files = _read(path, ())
-    config = parse_config(values, " over ".join(map(str, files)))
-    return config.model_copy(update=_rooted(config, path.parent.resolve()))
+    name = " over ".join(map(str, files))
+    config = parse_config(values, name)
+    rooted = config.model_copy(update=_rooted(config, path.parent.resolve()))
+    return parse_config(rooted.model_dump(by_alias=True), name)  # one file may have had two names
 
 
 def _read(path: Path, above: tuple[Path, ...]) -> tuple[Any, tuple[Path, ...]]:

@@ -20,7 +20,7 @@ import yaml
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
-from privcode.config import Config, Privacy, plan_from
+from privcode.config import Config, Privacy, not_public, plan_from
 from privcode.errors import UserError
 from privcode.inspect import Findings, Lengths, Repeats, two_digits
 from privcode.privacy.accounting import GROUP_CEILING
@@ -99,11 +99,8 @@ def draft(
         "evaluate": {"tasks": [_task(path, folder) for path in tasks]} if tasks else {},
     }
     if prompts:
-        if prompts.resolve() == Path(source).resolve():
-            raise UserError(
-                f"{prompts}: is the private data, and prompts are published with the synthetic "
-                "ones; name a file of public prompts"
-            )
+        if why := not_public(str(prompts), source):
+            raise UserError(f"{prompts}: {why}")
         read_prompts(str(prompts))
         values["prompts"] = {"source": "public", "file": _reach(str(prompts), folder)}
     notes = dict(_NOTES)

@@ -238,7 +238,7 @@ def look(
             f"{source}: no known pair of prompt and code among the columns "
             f"{', '.join(names) or '(none)'}; name them with --prompt-column and --code-column"
         )
-    if columns is None:
+    if unit:
         guess = replace(guess, unit=unit)
     prompts: list[str] = []
     codes: list[str] = []

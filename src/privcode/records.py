@@ -15,7 +15,6 @@ import json
 from collections import Counter, defaultdict
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
 from typing import Any, Literal
 
 from privcode.errors import UserError
@@ -77,8 +76,7 @@ COLUMN_GUESSES: tuple[tuple[str, str], ...] = (
 _LANGUAGE_GUESSES = ("language", "lang", "programming_language")
 
 
-@cache
-def guess_columns(names: tuple[str, ...]) -> Columns | None:
+def guess_columns(names: Sequence[str]) -> Columns | None:
     """The first of `COLUMN_GUESSES` present, whatever its case; the unit is never guessed."""
     found = {name.lower(): name for name in names}
     for prompt, code in COLUMN_GUESSES:
@@ -220,7 +218,7 @@ def read_records(
     for number, row in read_rows(source):
         rows += 1
         try:
-            named = columns or guess_columns(tuple(map(str, row)))
+            named = columns or guess_columns(list(map(str, row)))
             if named is None:
                 raise BadField(
                     "prompt and code", "no known pair of columns", "name them in data.columns"

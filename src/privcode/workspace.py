@@ -71,14 +71,21 @@ class Workspace:
 
     def _claim(self, text: str) -> None:
         out, kept = self.out, self.out / "config.yaml"
-        if not kept.exists() and out.exists() and (not out.is_dir() or self._begun()):
-            raise UserError(f"{out}: is not empty and not a run; choose another --out")
-        self._lock = lock(out)
-        if not kept.exists() or not self._begun():  # with nothing done, settings may still change
-            write_text(kept, text)
-        elif kept.read_text(encoding="utf-8") != text:
+        opened = (out / "private" / ".lock").exists()
+        if opened:
+            self._lock = lock(out)  # before looking: another process may be about to begin
+        same, why = kept.exists() and kept.read_text(encoding="utf-8") == text, None
+        if kept.exists() and not same and (self._begun() or not opened):
+            why = f"{kept}: belongs to a run with other settings"
+        elif not kept.exists() and out.exists() and (not out.is_dir() or self._begun()):
+            why = f"{out}: is not empty and not a run"
+        if why:
             self.close()
-            raise UserError(f"{kept}: belongs to a run with other settings; choose another --out")
+            raise UserError(f"{why}; choose another --out")
+        if not opened:
+            self._lock = lock(out)
+        if not same:  # with nothing done, settings may still change
+            write_text(kept, text)
 
     def _begun(self) -> bool:
         """Whether there is anything here but what opening a run leaves."""
@@ -189,7 +196,7 @@ class Workspace:
 
 def _seconds(manifest: Path) -> dict[str, float]:
     kept = read_sealed(manifest) if manifest.exists() else {}
-    found: dict[str, float] = kept.get("seconds", {})  # there are none of a run of version 0.1
+    found: dict[str, float] = kept.get("seconds", {})  # older runs have theirs elsewhere
     return found
 
 

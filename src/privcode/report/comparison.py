@@ -381,13 +381,13 @@ def page(facts: Row, published: Sequence[Row], title: str, pictures: Sequence["P
     """report.html of a comparison: one file that fetches nothing."""
     table, gains = cells(facts, published), shares_table(facts)
     methods = {line[0] for line in table[1]}
-    minutes = None if facts["seconds"] is None else facts["seconds"] / 60
+    minutes = (facts["seconds"] or 0) / 60  # none where the data are private
     template = environment().get_template("comparison.html.j2")
     return template.render(
         title=plain(title),
         seeds=max((row["seeds"] for row in facts["table"]), default=0),
-        took=minutes
-        and (f"{minutes:.0f} minutes" if minutes < 120 else f"{minutes / 60:.1f} hours"),
+        timed=facts["seconds"] is not None,
+        took=f"{minutes:.0f} minutes" if minutes < 120 else f"{minutes / 60:.1f} hours",
         answer=answer(facts),
         pictures=[(picture, plots.svg(picture.figure)) for picture in pictures],
         gains=gains,

@@ -27,7 +27,7 @@ from privcode.audit.trial import trial
 from privcode.exercises.corpus import private_records
 from privcode.models import attach_lora, load_model, load_tokenizer
 from privcode.privacy.plan import PrivacyPlan, make_plan
-from privcode.records import Record
+from privcode.records import Record, Unit
 from privcode.stages.sanitize import encode
 
 UNITS, BATCH, STEPS, DELTA = 4000, 800, 50, 2.5e-5
@@ -54,7 +54,9 @@ def engines(plan: PrivacyPlan) -> dict[str, PrivacyPlan]:
 def examples() -> list[Any]:
     tokenizer = load_tokenizer("bundled:junior")
     made = private_records(RECORDS, seed=0)
-    rows = [Record(r["prompt"], r["code"], "python", str(i), i) for i, r in enumerate(made)]
+    rows = [
+        Record(r["prompt"], r["code"], "python", Unit("row", str(i)), i) for i, r in enumerate(made)
+    ]
     return [encode(r, f"Question: {r.prompt}\n\nAnswer:\n", tokenizer, TOKENS)[0] for r in rows]
 
 

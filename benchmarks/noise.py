@@ -23,7 +23,7 @@ from privcode.exercises.corpus import private_records
 from privcode.models import attach_lora, load_model, load_tokenizer
 from privcode.privacy.noise import gaussian
 from privcode.privacy.plan import make_plan
-from privcode.records import Record
+from privcode.records import Record, Unit
 from privcode.stages.sanitize import encode, micro_batches
 from privcode.syntax.loss import collate, per_example_losses
 
@@ -47,7 +47,7 @@ def junior_step() -> tuple[int, Callable[[], None]]:
     tokenizer = load_tokenizer("bundled:junior")
     model = attach_lora(load_model("bundled:junior"), r=4, alpha=8, dropout=0.0).train()
     records = [
-        Record(r["prompt"], r["code"], "python", f"row-{i}", i)
+        Record(r["prompt"], r["code"], "python", Unit("row", f"row-{i}"), i)
         for i, r in enumerate(private_records(BATCH, seed=0))
     ]
     template = "Question: {}\n\nAnswer:\n"

@@ -158,7 +158,7 @@ def test_a_run_of_another_unit_is_refused_before_it_spends(config: Path) -> None
     begun(config, "a", 6)
     config.with_name("o.yaml").write_text(OWNERS)
     run = Run(load_config(config.with_name("o.yaml")), config.parent / "b")
-    with pytest.raises(UserError, match=r"privacy\.unit: is author.*protects each record"):
+    with pytest.raises(UserError, match=r"is owner \(column author\).*protects each record"):
         run._begin("fingerprint")
     run.close()
     assert not run.ledger.exists()

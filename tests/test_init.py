@@ -152,7 +152,7 @@ def test_the_draft_with_prompts_loads_and_reads_the_data_from_any_directory(
     assert len({record.unit for record in records}) == (7 if unit else 123)
     noise = {"epsilon": None, "noise_multiplier": 1.0}
     plan = plan_of(config.model_copy(update={"privacy": config.privacy.model_copy(update=noise)}))
-    assert (plan.units, plan.unit) == ((7, "author") if unit else (120, "record"))
+    assert (plan.units, plan.owner_column) == ((7, "author") if unit else (120, None))
 
 
 def fields(section: type[BaseModel], path: str = "") -> Iterator[tuple[str, Any]]:
@@ -267,7 +267,7 @@ def test_what_several_units_share_is_told_with_the_figure_of_their_number() -> N
     assert f"{mail}: protected at ε = {many}, not {one}\n" in said
     assert "access key stands" not in said
     assert "several owners in 211 rows" in said
-    by_owner = replace(PLAN, unit="author")
+    by_owner = replace(PLAN, owner_column="author")
     assert "stands in 47 owners" in "".join(shared(FINDINGS.repeats, by_owner))
     assert "ε = more than 1000" in "".join(shared(Repeats(0, 0, 9_000, {}), PLAN))
     assert not list(shared(FINDINGS.repeats, replace(PLAN, noise_multiplier=0.0)))

@@ -21,6 +21,7 @@ from privcode.records import (
     BadField,
     Columns,
     Record,
+    Unit,
     bound_contributions,
     guess_columns,
     hold_out,
@@ -248,7 +249,7 @@ def test_a_file_of_bad_rows_only_is_refused_even_when_they_are_skipped(tmp_path:
 def test_text_is_kept_as_it_is(tmp_path: Path) -> None:
     source = jsonl(tmp_path / "data.jsonl", {"prompt": " p\r\n", "code": "\tc \n"})
     (record,), _ = read_records(source, Columns("prompt", "code"))
-    assert record == Record(" p\r\n", "\tc \n", None, "row-1", 1)
+    assert record == Record(" p\r\n", "\tc \n", None, Unit("row", "row-1"), 1)
 
 
 def test_the_input_column_is_appended_after_a_blank_line_when_not_empty(tmp_path: Path) -> None:
@@ -262,14 +263,14 @@ def test_the_input_column_is_appended_after_a_blank_line_when_not_empty(tmp_path
 
 def test_without_a_unit_column_every_row_is_its_own_unit(tmp_path: Path) -> None:
     records, _ = read_records(jsonl(tmp_path / "a.jsonl", GOOD, GOOD), Columns("prompt", "code"))
-    assert [record.unit for record in records] == ["row-1", "row-2"]
+    assert [record.unit for record in records] == [("row", "row-1"), ("row", "row-2")]
 
 
 def test_a_unit_is_a_name_or_a_number(tmp_path: Path) -> None:
     rows = [{**GOOD, "who": who} for who in ("ann", " ann ", 7, "7")]
     columns = Columns("prompt", "code", unit="who")
     records, _ = read_records(jsonl(tmp_path / "a.jsonl", *rows), columns)
-    assert [record.unit for record in records] == ["ann", "ann", "7", "7"]
+    assert [record.unit.name for record in records] == ["ann", "ann", "7", "7"]
 
 
 def authors(*lists: list[str]) -> list[dict[str, object]]:
@@ -297,7 +298,7 @@ def test_a_list_with_one_owner_names_it_and_one_with_several_is_refused_or_left_
 ) -> None:
     columns = Columns("prompt", "code", unit="who")
     source = write_lists(kind, tmp_path / "a.jsonl", authors(["ann"], ["bob", "bob"], [" ann "]))
-    assert [r.unit for r in read_records(source, columns)[0]] == ["ann", "bob", "ann"]
+    assert [r.unit.name for r in read_records(source, columns)[0]] == ["ann", "bob", "ann"]
     source = write_lists(kind, tmp_path / "b.jsonl", authors(["ann"], ["ann", "bob"], ["bob"]))
     with pytest.raises(
         UserError, match=r"row 2, field who: several owners; .*on_bad_row"
@@ -305,7 +306,7 @@ def test_a_list_with_one_owner_names_it_and_one_with_several_is_refused_or_left_
         read_records(source, columns)
     assert "\n" not in str(caught.value)
     records, report = read_records(source, columns, on_bad_row="skip")
-    assert [(r.unit, r.row) for r in records] == [("ann", 1), ("bob", 3)]
+    assert [(r.unit.name, r.row) for r in records] == [("ann", 1), ("bob", 3)]
     assert report.left_out == {"who: several owners": 1}
 
 
@@ -329,19 +330,19 @@ def test_without_one_owner_the_data_differ_in_at_most_that_owners_bound(
 ) -> None:
     """The unit-level promise for columns of lists, rows with several owners left out."""
 
-    def kept(rows: list[dict[str, object]]) -> list[tuple[str, str]]:
+    def kept(rows: list[dict[str, object]]) -> list[tuple[Unit, str]]:
         records = []
         for number, row in enumerate(rows):
             try:
                 unit = owner(row, "who")
             except BadField:
                 continue
-            records.append(Record("p", str(row["code"]), None, unit, number))
+            records.append(Record("p", str(row["code"]), None, Unit("owner", unit), number))
         return [(r.unit, r.completion) for r in bound_contributions(records, bound, 0)[0]]
 
     rows = authors(*lists)
     present, absent = kept(rows), kept([row for row in rows if gone not in row["who"]])  # type: ignore[operator]
-    assert absent == [record for record in present if record[0] != gone]
+    assert absent == [record for record in present if record[0].name != gone]
     assert len(present) - len(absent) <= bound
 
 
@@ -419,7 +420,10 @@ def test_columns_are_not_quoted_in_an_error_as_a_missing_header_is_a_record(
 
 
 def records_of(units: list[int]) -> list[Record]:
-    return [Record("p", f"c{i % 5}", None, f"u{u}", i) for i, u in enumerate(units, start=1)]
+    return [
+        Record("p", f"c{i % 5}", None, Unit("owner", f"u{u}"), i)
+        for i, u in enumerate(units, start=1)
+    ]
 
 
 @settings(deadline=None)
@@ -434,15 +438,15 @@ def test_contributions_are_bounded_in_order_and_one_unit_does_not_move_another(
     sizes = Counter(r.unit for r in records)
     assert Counter(r.unit for r in kept) == {u: min(n, bound) for u, n in sizes.items()}
     # Without unit 0 the file is shorter, so the rows of the others have other numbers.
-    fewer = [r for r in records if r.unit != "u0"]
+    fewer = [r for r in records if r.unit.name != "u0"]
     renumbered = [replace(r, row=number) for number, r in enumerate(fewer, start=1)]
     assert [r.completion for r in bound_contributions(renumbered, bound, seed)[0]] == [
-        r.completion for r in kept if r.unit != "u0"
+        r.completion for r in kept if r.unit.name != "u0"
     ]
 
 
 def test_the_choice_of_records_follows_the_seed_and_is_not_by_position() -> None:
-    records = [Record("p", f"c{i}", None, "u", i) for i in range(50)]
+    records = [Record("p", f"c{i}", None, Unit("owner", "u"), i) for i in range(50)]
     chosen = [tuple(r.row for r in bound_contributions(records, 10, seed)[0]) for seed in range(20)]
     assert chosen[0] == tuple(r.row for r in bound_contributions(records, 10, 0)[0])
     assert len(set(chosen)) == 20
@@ -462,7 +466,7 @@ def test_units_are_held_out_whole_and_one_unit_does_not_move_another(
     trained, left_out = hold_out(records, 0.5, seed=0)
     assert sorted([*trained, *left_out], key=lambda r: r.row) == records
     assert not {r.unit for r in trained} & {r.unit for r in left_out}
-    rest = [record for record in records if record.unit != str(gone)]
+    rest = [record for record in records if record.unit.name != str(gone)]
     assert hold_out(rest, 0.5, seed=0) == (
         [record for record in trained if record in rest],
         [record for record in left_out if record in rest],
@@ -471,7 +475,10 @@ def test_units_are_held_out_whole_and_one_unit_does_not_move_another(
 
 def test_whether_a_row_is_held_out_does_not_depend_on_its_number_or_on_its_neighbours() -> None:
     def rows(prompts: list[str]) -> list[Record]:  # as they are read when each row is a unit
-        return [Record(p, "c", "python", f"row-{i}", i) for i, p in enumerate(prompts, start=1)]
+        return [
+            Record(p, "c", "python", Unit("row", f"row-{i}"), i)
+            for i, p in enumerate(prompts, start=1)
+        ]
 
     prompts = [f"task {i}" for i in range(100)]
     chosen = held_out(rows(prompts))
@@ -483,7 +490,7 @@ def test_whether_a_row_is_held_out_does_not_depend_on_its_number_or_on_its_neigh
 
 
 def test_about_the_asked_share_is_held_out_and_the_seed_chooses_which() -> None:
-    records = [Record(f"task {i}", "c", None, str(i), i) for i in range(2000)]
+    records = [Record(f"task {i}", "c", None, Unit("owner", str(i)), i) for i in range(2000)]
     assert held_out(records, 0.0) == set()
     assert len(held_out(records, 1.0)) == 2000
     # Binomial: 200 ± 13.4, five standard deviations.

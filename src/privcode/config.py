@@ -450,7 +450,7 @@ def plan_from(p: Privacy, owner: str | None) -> PrivacyPlan:
         batch=p.batch,
         steps=p.steps,
         clip_norm=p.clip_norm,
-        unit="record" if p.unit == "record" else str(owner),
+        owner_column=owner if p.unit == "column" else None,
         max_records_per_unit=p.max_records_per_unit,
         reproducible_seed=p.seed if p.noise == "reproducible" else None,
         selection=p.selection,

@@ -11,7 +11,7 @@ owner knows what to ask before training.
 import hashlib
 import re
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from statistics import median_low
 from typing import Literal
@@ -140,11 +140,11 @@ def _renamed(code: str) -> list[str]:
     ]
 
 
-def repeats(records: Iterable[tuple[str, str, str]]) -> Repeats:
+def repeats(records: Iterable[tuple[Hashable, str, str]]) -> Repeats:
     """Look for what several records share, given (unit, prompt, code) of each."""
     seen: set[bytes] = set()
-    codes: defaultdict[bytes, set[str]] = defaultdict(set)
-    secrets: defaultdict[tuple[str, bytes], set[str]] = defaultdict(set)
+    codes: defaultdict[bytes, set[Hashable]] = defaultdict(set)
+    secrets: defaultdict[tuple[str, bytes], set[Hashable]] = defaultdict(set)
     exact = near = 0
     for unit, prompt, code in records:
         digest, renamed = _digest(code.split()), _digest(_renamed(code))

@@ -13,6 +13,7 @@ from privcode.cost import BANDWIDTH, GPU, PEAK, UTILISATION, estimate, memory
 from privcode.errors import UserError
 from privcode.init import KEEP, epsilon_words, shared
 from privcode.inspect import repeats
+from privcode.privacy.accounting import unit_words
 from privcode.privacy.plan import PrivacyPlan
 from privcode.private import private_records
 from privcode.prompts import read_prompts
@@ -45,7 +46,7 @@ def planned(config: Config, plan: PrivacyPlan) -> tuple[dict[str, Any], str]:
         room = f"at least {held / 1e6:,.0f} MB for sanitize, plus activations"
     facts["cost"], cost_text = _cost(config)
     selection, selection_text = _selection(config, plan)
-    whom = "record" if plan.unit == "record" else f"owner (column {plan.unit})"
+    whom = unit_words(plan.owner_column)
     text = f"""\
 guarantee         ε = {cost.epsilon:.4g}, δ = {plan.delta:g} (by RDP: ε = {cost.epsilon_rdp:.4g})
 protects          one {whom} added or removed, at most {plan.max_records_per_unit} record(s) each
@@ -164,6 +165,7 @@ def _selection(config: Config, plan: PrivacyPlan) -> tuple[dict[str, Any], str]:
         text += f"\n{charge.words}"
     elif others:
         text += f"; with all of\n{' ' * 18}them ε = {charge.cost.epsilon:.4g}"
-    if kinds := sorted({s.unit for s in known if s.unit != plan.unit}):
+    others_protect = {s.owner_column for s in known} - {plan.owner_column}
+    if kinds := sorted(map(unit_words, others_protect)):
         text += f"\nNo ε holds together with runs that protect each {' or '.join(kinds)}."
     return facts, text

@@ -60,7 +60,7 @@ def split_records(
         on_bad_row=data.on_bad_row,
     )
     fingerprint = hashlib.sha256(
-        "\x00".join(f"{r.unit}\x01{r.prompt}\x01{r.completion}" for r in records).encode()
+        "\x00".join(f"{r.unit.name}\x01{r.prompt}\x01{r.completion}" for r in records).encode()
     ).hexdigest()
     trained, held_out = hold_out(records, config.audit.holdout / privacy.units, config.audit.seed)
     (kept, dropped), (others, also) = (

@@ -15,12 +15,23 @@ import json
 from collections import Counter, defaultdict
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from privcode.errors import UserError
 from privcode.files import Row
 from privcode.rows import read_rows
 from privcode.syntax import LANGUAGES, canonical_language
+
+
+class Unit(NamedTuple):
+    """Whose a record is: a kind and, within that kind, a name.
+
+    The kind keeps apart what privcode makes up from what people call themselves: an owner's name is
+    any text, "canary-1-1" too.
+    """
+
+    kind: Literal["owner", "row", "canary", "coin canary"]
+    name: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +41,7 @@ class Record:
     prompt: str
     completion: str
     language: str | None
-    unit: str
+    unit: Unit
     row: int
 
 
@@ -197,8 +208,8 @@ def read_records(
 
     Args:
         source: see `read_rows`.
-        columns: the source's columns; without `unit` each row is a unit ("row-N"). None guesses
-            them by the names in each row, and by nothing in another row.
+        columns: the source's columns; without `unit` each row is a unit (kind "row"). None
+            guesses them by the names in each row, and by nothing in another row.
         language: the language of all rows, where no column gives it.
         languages: keep only rows in these; others count as "other language", unknown names too.
         contains: keep only rows whose prompt or code contains this text, whatever its case;
@@ -238,7 +249,9 @@ def read_records(
                 prompt=prompt_text(row, named),
                 completion=text_field(row, named.code),
                 language=spoken,
-                unit=owner(row, named.unit) if named.unit else f"row-{number}",
+                unit=Unit("owner", owner(row, named.unit))
+                if named.unit
+                else Unit("row", f"row-{number}"),
                 row=number,
             )
         except BadField as bad:
@@ -275,9 +288,9 @@ def bound_contributions(
     if max_per_unit < 1:
         raise UserError("the bound on records per unit must be at least 1")
     key = str(seed).encode()
-    ranked: defaultdict[str, list[tuple[bytes, int]]] = defaultdict(list)
+    ranked: defaultdict[Unit, list[tuple[bytes, int]]] = defaultdict(list)
     for index, record in enumerate(records):
-        content = json.dumps([record.unit, record.prompt, record.completion, record.language])
+        content = json.dumps([record.unit.name, record.prompt, record.completion, record.language])
         rank = hmac.digest(key, content.encode(), hashlib.sha256)
         ranked[record.unit].append((rank, index))
     kept = sorted(index for unit in ranked.values() for _, index in sorted(unit)[:max_per_unit])
@@ -297,7 +310,7 @@ def hold_out(
     of units and is not changed.) Units with the same content share their fate.
     """
     key = f"privcode holdout {seed}".encode()
-    units: defaultdict[str, list[str]] = defaultdict(list)
+    units: defaultdict[Unit, list[str]] = defaultdict(list)
     for one in records:
         units[one.unit].append(json.dumps([one.prompt, one.completion, one.language]))
 

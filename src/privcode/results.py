@@ -15,8 +15,8 @@ import pyarrow.parquet as pq
 from privcode.config import Config, json_number, load_config
 from privcode.errors import UserError
 from privcode.files import Row, read_json, read_jsonl, read_sealed
-from privcode.privacy.accounting import Spent
-from privcode.privacy.ledger import identity, read_ledger, spent_in
+from privcode.privacy.accounting import Spent, read_spent, with_unit
+from privcode.privacy.ledger import identity, planned_in, read_ledger, spent_in
 from privcode.privacy.plan import Charge
 from privcode.privacy.registry import place, registered
 from privcode.workspace import changed, versions
@@ -103,7 +103,7 @@ def spent_elsewhere(config: Config, data: str | None = None) -> dict[str, Spent]
             continue
         entries = [] if entry["ledger"] is None else _still_readable(Path(entry["ledger"]))
         there = identity(entries) == entry["run"]
-        spent = _spent(entries) if there else Spent(**entry["spent"])
+        spent = _spent(entries) if there else read_spent(entry["spent"])
         _count(found, entry["sweep"] or entry["run"], spent)
     return found
 
@@ -189,7 +189,7 @@ def verify(run: "Run") -> dict[str, Any]:
     facts["versions"] = manifest["versions"]
     if "sanitize" not in manifest["stages"]:
         return facts | {"epsilon": None, "delta": run.plan.delta}
-    if not entries or entries[0]["plan"] != run.plan.describe():
+    if not entries or planned_in(entries) != run.plan.describe():
         raise UserError(f"{run.ledger}: was not written under the plan of config.yaml")
     taken = spent_in(entries)
     if taken.steps != run.plan.steps:
@@ -216,10 +216,11 @@ def _passing(name: str) -> bool:
 
 def _check_origin(run: "Run", stages: dict[str, Any], facts: dict[str, Any]) -> None:
     """Refuse a bundle, whole by itself, that states or holds something else than the run does."""
+    stated = with_unit(facts)
     for name, value in run.plan.describe().items():
-        if facts[name] != value:
+        if stated[name] != value:
             raise UserError(
-                f"{run.bundle / 'privacy.json'}: states {name} {facts[name]}, the run {value}; "
+                f"{run.bundle / 'privacy.json'}: states {name} {stated[name]}, the run {value}; "
                 f"make the bundle again with privcode release {run.out}"
             )
     rows = [row for _, row in read_jsonl(run.accepted)]

@@ -20,6 +20,7 @@ from privcode.errors import UserError
 from privcode.files import read_jsonl, write_json, write_jsonl, write_text
 from privcode.masking import mask
 from privcode.needs import beside, refuse_early, tasks_of, text_of
+from privcode.privacy.accounting import unit_words
 from privcode.privacy.distributed import from_first, rank
 from privcode.privacy.ledger import Ledger
 from privcode.private import private_records
@@ -203,11 +204,12 @@ class Run(Workspace):
         from privcode.results import spent_beside
 
         for other in spent_beside(self, fingerprint):
-            if other.unit != self.plan.unit and self.plan.selection != "not-charged":
+            own, its = self.plan.owner_column, other.owner_column
+            if own != its and self.plan.selection != "not-charged":
                 raise UserError(
-                    f"privacy.unit: is {self.plan.unit}, and another run over the same data "
-                    f"protects each {other.unit}: no ε holds for the two together; take the same "
-                    "unit, or declare privacy.selection: not-charged"
+                    f"privacy.unit: is {unit_words(own)}, and another run over the same data "
+                    f"protects each {unit_words(its)}: no ε holds for the two together; take the "
+                    "same unit, or declare privacy.selection: not-charged"
                 )
         begin(self.config, self.plan, self.ledger, fingerprint)
 

@@ -58,10 +58,13 @@ def trainable(run: "Run") -> Any:
 def certainty(run: "Run", samples: list[Any]) -> dict[Any, float]:
     """By sample's id, the mean log-probability of its tokens under the junior."""
     from privcode.audit.scores import record_log_probabilities
-    from privcode.records import Record
+    from privcode.records import Record, Unit
 
     section, size = run.config.junior, run.config.sanitize.micro_batch
-    records = [Record(row["prompt"], row["completion"], None, str(row["id"]), 0) for row in samples]
+    records = [
+        Record(row["prompt"], row["completion"], None, Unit("row", str(row["id"])), 0)
+        for row in samples
+    ]
     with progress_bar("certainty", len(records)) as progress:
         found = record_log_probabilities(
             generator_of(run, "junior", size),

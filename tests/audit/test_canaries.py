@@ -91,7 +91,7 @@ def test_each_repetition_is_a_record_and_a_unit_of_its_own() -> None:
     planted = records(plant(COUNTS, 3))
     assert len(planted) == 5 * sum(COUNTS)
     assert len({r.unit for r in planted}) == len(planted)
-    assert all(r.unit.startswith("canary-") for r in planted)
+    assert all(r.unit.kind == "canary" for r in planted)
     assert {(r.language, r.row) for r in planted} == {("python", 0)}
 
 

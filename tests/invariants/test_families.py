@@ -25,7 +25,7 @@ from privcode.exercises.corpus import private_records
 from privcode.models import Dtype, attach_lora, load_model, load_tokenizer, save_model
 from privcode.privacy.ledger import Ledger
 from privcode.privacy.plan import make_plan
-from privcode.records import Record
+from privcode.records import Record, Unit
 from privcode.stages.sanitize import Settings, by_unit, encode, sanitize
 
 FAMILIES: dict[str, Any] = {
@@ -37,7 +37,7 @@ CLIP = {"llama": 0.8, "qwen2": 0.9, "gemma": 0.25}  # near the median: some unit
 DTYPES: tuple[Dtype, ...] = ("float32", "bfloat16")
 TOKENIZER = load_tokenizer("bundled:junior")
 RECORDS = [  # the first eight records belong to three owners
-    Record(r["prompt"], r["code"], "python", f"owner-{i % 3 if i < 8 else i}", i)
+    Record(r["prompt"], r["code"], "python", Unit("owner", str(i % 3 if i < 8 else i)), i)
     for i, r in enumerate(private_records(24, seed=4))
 ]
 EXAMPLES = [encode(r, f"Question: {r.prompt}\n\nAnswer:\n", TOKENIZER, 256)[0] for r in RECORDS]
@@ -99,7 +99,7 @@ def trained(saved: Path, folder: Path, family: str, case: Case) -> tuple[Any, to
         batch=len(by_unit(RECORDS)),
         steps=1,
         clip_norm=CLIP[family],
-        unit="owner",
+        owner_column="owner",
         max_records_per_unit=3,
         reproducible_seed=0,
     )

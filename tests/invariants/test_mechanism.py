@@ -110,7 +110,7 @@ def test_the_step_is_the_clipped_sum_of_plain_autograd_over_the_expected_batch(
         clipped += norm > CLIP
         total += own * min(1.0, CLIP / norm)
     assert 0 < clipped < len(units)
-    plan = plan_for(unit="owner", max_records_per_unit=3)
+    plan = plan_for(owner_column="owner", max_records_per_unit=3)
     assert distance(step(tmp_path, plan, units=units)[0], total / 16) < 1e-5
 
 
@@ -176,7 +176,7 @@ def test_an_example_that_is_not_finite_contributes_exactly_nothing(
 def test_one_example_that_is_not_finite_takes_its_whole_unit_out(tmp_path: Path) -> None:
     poisoned = [*EXAMPLES[:15], example(15, POISON)]
     units = [[i] for i in range(14)]
-    plan = plan_for(unit="owner", max_records_per_unit=2)
+    plan = plan_for(owner_column="owner", max_records_per_unit=2)
     with_it, _ = step(tmp_path / "a", plan, poisoned, [*units, [14, 15]], micro_batch=1)
     without, _ = step(tmp_path / "b", plan, EXAMPLES[:14], units, micro_batch=1)
     assert torch.equal(with_it, without)

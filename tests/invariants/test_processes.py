@@ -56,7 +56,7 @@ def plan_for(scenario: str) -> PrivacyPlan:
         "batch": BATCH,
         "steps": STEPS,
         "clip_norm": CLIP,
-        "unit": "owner",
+        "owner_column": "owner",
         "max_records_per_unit": 3,
     }
     return make_plan(**(settings | SCENARIOS[scenario]))

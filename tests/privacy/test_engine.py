@@ -31,7 +31,7 @@ from privcode.models import attach_lora, load_tokenizer
 from privcode.privacy.clipping import Clipper
 from privcode.privacy.ledger import Ledger
 from privcode.privacy.plan import make_plan
-from privcode.records import Record
+from privcode.records import Record, Unit
 from privcode.stages.sanitize import Settings, _try_out, encode, sanitize
 from privcode.syntax import LANGUAGES
 from privcode.syntax import loss as loss_module
@@ -46,7 +46,7 @@ FAMILIES: dict[str, Any] = {
 }
 WEIGHT = 2.0
 RECORDS = [
-    Record(f"Write {language}.", _SNIPPETS[language], language, str(i), i)
+    Record(f"Write {language}.", _SNIPPETS[language], language, Unit("row", str(i)), i)
     for i, language in enumerate(LANGUAGES)
 ]
 EXAMPLES = [encode(r, f"Question: {r.prompt}\n\nAnswer:\n", TOKENIZER, 128)[0] for r in RECORDS]

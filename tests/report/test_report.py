@@ -56,7 +56,7 @@ def test_a_run_without_noise_says_that_there_is_no_guarantee() -> None:
 
 
 def test_owners_and_other_runs_are_named() -> None:
-    plan = replace(PLAN, unit="author", max_records_per_unit=4)
+    plan = replace(PLAN, owner_column="author", max_records_per_unit=4)
     text = page(evidence(plan=plan, others=(Spent(0.25, 3.0, 77),)))
     assert "all records of one owner (column author; at most 4 of them are used)" in text
     assert "77 steps, rate 0.25, noise 3" in text

@@ -16,7 +16,7 @@ from privcode.errors import UserError
 from privcode.generation.local import LocalGenerator
 from privcode.models import load_adapter, load_model, load_tokenizer
 from privcode.privacy.plan import make_plan
-from privcode.records import Record
+from privcode.records import Record, Unit
 from privcode.stages.audit import Target, black_box, exposures, membership, sides, white_box
 from privcode.stages.boost import boost
 
@@ -106,7 +106,7 @@ def records(n: int, seed: int) -> list[Record]:
     """`n` records with something in each that no rule tells, two a unit."""
     canaries = plant(range(1, n + 1), seed)[:n]
     return [
-        Record(c.prompt, c.completion, "python", f"u{seed}-{i // 2}", i)
+        Record(c.prompt, c.completion, "python", Unit("owner", f"u{seed}-{i // 2}"), i)
         for i, c in enumerate(canaries)
     ]
 
@@ -130,7 +130,7 @@ def test_membership_is_seen_where_records_were_memorised_and_not_before(tmp_path
 
 def test_units_are_scored_whole_and_records_longer_than_the_context_left_aside() -> None:
     members = [records(2, 1)]
-    others = [records(2, 2), [Record("p", "x = 1\n" * 400, "python", "long", 0)]]
+    others = [records(2, 2), [Record("p", "x = 1\n" * 400, "python", Unit("owner", "long"), 0)]]
     facts, curves = membership(members, others, [target(untuned)], lambda n: None)
     assert (facts["members"], facts["non_members"]) == (1, 2)
     assert len(curves["model, loss"][0]) <= 1 + 2

@@ -17,7 +17,7 @@ from privcode.privacy.clipping import Clipper
 from privcode.privacy.ledger import Ledger, read_ledger, spent_in
 from privcode.privacy.plan import PrivacyPlan, make_plan
 from privcode.privacy.randomness import Randomness
-from privcode.records import Record
+from privcode.records import Record, Unit
 from privcode.stages.sanitize import (
     Settings,
     by_unit,
@@ -29,7 +29,7 @@ from privcode.syntax.loss import collate, per_example_losses, syntax_weight
 
 TOKENIZER = AutoTokenizer.from_pretrained(ASSETS / "junior")
 RECORDS = [
-    Record(r["prompt"], r["code"], "python", f"row-{i}", i)
+    Record(r["prompt"], r["code"], "python", Unit("row", f"row-{i}"), i)
     for i, r in enumerate(private_records(60, seed=3), start=1)
 ]
 EXAMPLES = [encode(r, f"Question: {r.prompt}\n\nAnswer:\n", TOKENIZER, 256)[0] for r in RECORDS]
@@ -282,12 +282,13 @@ def test_of_a_record_too_long_for_the_model_nobody_prints_the_length() -> None:
     code = """
 from transformers.utils import logging
 from privcode.models import load_tokenizer
-from privcode.records import Record
+from privcode.records import Record, Unit
 from privcode.stages.sanitize import encode
 logging.set_verbosity_warning()
 tokenizer = load_tokenizer("bundled:junior")
 tokenizer.model_max_length = 64
-encode(Record("p" * 999, "x = 1\\n" * 99, "python", "a", 1), "p" * 999, tokenizer, 64)
+record = Record("p" * 999, "x = 1\\n" * 99, "python", Unit("owner", "a"), 1)
+encode(record, "p" * 999, tokenizer, 64)
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout + done.stderr == ""

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from privcode.errors import UserError
-from privcode.records import Record
+from privcode.records import Record, Unit
 
 KINDS = ("email", "name", "ip", "password", "username")
 
@@ -98,13 +98,13 @@ def plant(repetitions: Sequence[int], seed: int) -> list[Canary]:
 
 
 def records(canaries: Sequence[Canary]) -> list[Record]:
-    """Each repetition as its own record and unit ("canary-N-COPY"), Python, row 0.
+    """Each repetition as its own record and unit ("canary", "N-COPY"), Python, row 0.
 
     Under row-level units a canary repeated k times is k units, so its protection is that of a
     group of k: what the leakage at high counts measures.
     """
     return [
-        Record(canary.prompt, canary.completion, "python", f"canary-{number}-{copy}", 0)
+        Record(canary.prompt, canary.completion, "python", Unit("canary", f"{number}-{copy}"), 0)
         for number, canary in enumerate(canaries, start=1)
         for copy in range(1, canary.repetitions + 1)
     ]

@@ -11,7 +11,7 @@ import string
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from privcode.records import Record
+from privcode.records import Record, Unit
 
 _SIGNS = string.ascii_letters + string.digits
 _LENGTH = 32
@@ -35,7 +35,7 @@ def throw(count: int, seed: int) -> list[CoinCanary]:
             f"Write a function that returns the key of project {name}.",
             f'def key():\n    return "{text}"\n',
             "python",
-            f"coin-canary-{number}",
+            Unit("coin canary", str(number)),
             0,
         )
         made.append(CoinCanary(record, rng.random() < 0.5))

@@ -83,14 +83,14 @@ def short_audit() -> Trial:
     """
     from privcode.exercises.corpus import private_records
     from privcode.models import attach_lora, load_model, load_tokenizer, render
-    from privcode.records import Record
+    from privcode.records import Record, Unit
     from privcode.stages.sanitize import encode
 
     tokenizer = load_tokenizer("bundled:junior")
     template = "Question: {prompt}\n\nAnswer:\n"
     examples = []
     for number, row in enumerate(private_records(20, seed=0), start=1):
-        record = Record(row["prompt"], row["code"], "python", f"row-{number}", number)
+        record = Record(row["prompt"], row["code"], "python", Unit("row", f"row-{number}"), number)
         prompt = render(template, prompt=record.prompt)
         examples.append(encode(record, prompt, tokenizer, 64, syntax=False)[0])
     plan = make_plan(

@@ -108,7 +108,7 @@ def clipping(device: str) -> str:
         batch=8,
         steps=1,
         clip_norm=clip,
-        unit="owner",
+        owner_column="owner",
         max_records_per_unit=2,
     )
     scaled = [g * min(1.0, clip / norm) for g, norm in zip(gradients, norms, strict=True)]

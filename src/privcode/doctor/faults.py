@@ -178,7 +178,11 @@ def _records_in_chunks() -> _Planted:
     def chunked(*arguments: Any, **options: Any) -> Any:
         records, *rest = real(*arguments, **options)
         chunks = [
-            replace(record, completion=record.completion[at : at + 300], unit=f"{record.unit}/{at}")
+            replace(
+                record,
+                completion=record.completion[at : at + 300],
+                unit=record.unit._replace(name=f"{record.unit.name}/{at}"),
+            )
             for record in records
             for at in range(0, len(record.completion), 300)
         ]

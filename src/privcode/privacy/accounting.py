@@ -10,9 +10,10 @@ private results, or a run that is not in the list given, cost more.
 """
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Any
 
 import dp_accounting
 from absl import logging
@@ -41,15 +42,15 @@ class Spent:
     mean and the best was kept (Papernot & Steinke 2022, "Hyperparameter tuning with Rényi
     differential privacy", theorem 6; of no trial at all, nothing is kept).
 
-    `unit` is what the mechanism protects: "record", or the column that names the owner. Of what
-    protects one kind of unit, no ε follows for another: an owner has any number of records.
+    `owner_column` names the owner whose records are protected together; None protects each record.
+    Of what protects one kind of unit, no ε follows for another: an owner has any number of records.
     """
 
     sampling_rate: float
     noise_multiplier: float
     steps: int
     trials: float | None = None
-    unit: str = "record"
+    owner_column: str | None = None
 
 
 @dataclass(frozen=True)
@@ -61,6 +62,34 @@ class Cost:
 
     epsilon: float
     epsilon_rdp: float
+
+
+def unit_words(owner_column: str | None) -> str:
+    """The kind of unit in words, after "one" or "each"."""
+    return "record" if owner_column is None else f"owner (column {owner_column})"
+
+
+def with_unit(facts: Mapping[str, Any]) -> dict[str, Any]:
+    """Facts of a plan in which kind and name of the unit are apart, as they were not at first.
+
+    Until they were, "unit" was "record" or the name of the owner's column. A column called "record"
+    is told by the records that one owner may have; where they are not stated, it is not told.
+    """
+    if "owner_column" in facts:
+        return dict(facts)
+    several = facts.get("max_records_per_unit", 1) > 1
+    column = None if facts["unit"] == "record" and not several else facts["unit"]
+    unit = "record" if column is None else "owner"
+    return {**facts, "unit": unit, "owner_column": column}
+
+
+def read_spent(facts: Mapping[str, Any]) -> Spent:
+    """What `dataclasses.asdict` made of a `Spent`, also of one that was written by "unit"."""
+    if "owner_column" in facts:
+        return Spent(**facts)
+    named = with_unit({"unit": "record", **facts})
+    del named["unit"]
+    return Spent(**named)
 
 
 def _event(spent: Iterable[Spent]) -> dp_accounting.DpEvent:
@@ -94,7 +123,7 @@ def _interval(epsilon_rdp: float) -> float:
 
 
 def _nothing_bounds(taken: list[Spent]) -> bool:
-    return any(s.noise_multiplier == 0 for s in taken) or len({s.unit for s in taken}) > 1
+    return any(s.noise_multiplier == 0 for s in taken) or len({s.owner_column for s in taken}) > 1
 
 
 @lru_cache(maxsize=256)

@@ -16,7 +16,7 @@ from typing import Any
 
 from privcode.errors import UserError
 from privcode.files import Row
-from privcode.privacy.accounting import Spent
+from privcode.privacy.accounting import Spent, with_unit
 from privcode.privacy.plan import PrivacyPlan
 
 _GENESIS = "0" * 64
@@ -102,7 +102,9 @@ class Ledger:
         if not self.entries:
             named = {"run": run, "sweep": sweep}
             self.append(**facts, **{name: value for name, value in named.items() if value})
-        elif any(self.entries[0].get(k) != v for k, v in facts.items()):
+            return
+        begun = {**self.entries[0], "plan": planned_in(self.entries)}
+        if any(begun.get(k) != v for k, v in facts.items()):
             raise UserError(
                 f"{self.path}: was begun with another plan or other private data; "
                 "use a new run directory"
@@ -120,11 +122,16 @@ class Ledger:
         return sum(e["kind"] == "step" for e in self.entries)
 
 
+def planned_in(entries: list[Row]) -> Row:
+    """The plan that a ledger was begun under, as `PrivacyPlan.describe` states it now."""
+    return with_unit(entries[0]["plan"])
+
+
 def spent_in(entries: list[Row]) -> Spent:
     """What a ledger's entries add up to."""
-    plan = entries[0]["plan"]
+    plan = planned_in(entries)
     steps = sum(e["kind"] == "step" for e in entries)
-    names = ("sampling_rate", "noise_multiplier", "trials", "unit")
+    names = ("sampling_rate", "noise_multiplier", "trials", "owner_column")
     return Spent(steps=steps, **{name: plan[name] for name in names})
 
 

@@ -38,7 +38,8 @@ class PrivacyPlan:
     """How one DP-SGD run samples, clips, adds noise and is accounted for.
 
     Attributes:
-        unit: what one neighbour adds or removes: "record", or the column that names the owner.
+        owner_column: the column that names the owner, all of whose records one neighbour adds or
+            removes; None where it is one record. See `unit`.
         units: declared (public) number of units.
         max_records_per_unit: records of one unit that may take part at all.
         expected_batch: expected units per step; also the divisor of the clipped sum.
@@ -55,7 +56,6 @@ class PrivacyPlan:
             without which the theorem (see `Spent`) does not cover the case of no trial.
     """
 
-    unit: str
     units: int
     max_records_per_unit: int
     expected_batch: int
@@ -66,6 +66,7 @@ class PrivacyPlan:
     reproducible_seed: int | None = None
     selection: Selection = "composition"
     trials: float | None = None
+    owner_column: str | None = None
     neighbouring: Literal["add or remove one unit"] = NEIGHBOURING
 
     def __post_init__(self) -> None:
@@ -73,6 +74,11 @@ class PrivacyPlan:
         for name in ("units", "max_records_per_unit", "expected_batch", "steps"):
             if getattr(self, name) < 1:
                 raise UserError(f"privacy.{name}: is {getattr(self, name)}; must be at least 1")
+        if self.owner_column is None and self.max_records_per_unit != 1:
+            raise UserError(
+                f"privacy.max_records_per_unit: is {self.max_records_per_unit}; must be 1 when the "
+                "unit is the record"
+            )
         if not (0 < self.clip_norm < math.inf):
             raise UserError(f"privacy.clip_norm: is {self.clip_norm}; must be a positive number")
         if not (0 <= self.noise_multiplier < math.inf):
@@ -102,6 +108,11 @@ class PrivacyPlan:
             )
 
     @property
+    def unit(self) -> Literal["record", "owner"]:
+        """What one neighbour adds or removes; an owner's records are told by `owner_column`."""
+        return "record" if self.owner_column is None else "owner"
+
+    @property
     def sampling_rate(self) -> float:
         """Probability with which each unit takes part in a step."""
         return self.expected_batch / self.units
@@ -109,7 +120,9 @@ class PrivacyPlan:
     def spent(self, steps: int | None = None) -> Spent:
         """The accounting event of `steps` steps (default: all)."""
         taken = self.steps if steps is None else steps
-        return Spent(self.sampling_rate, self.noise_multiplier, taken, self.trials, self.unit)
+        return Spent(
+            self.sampling_rate, self.noise_multiplier, taken, self.trials, self.owner_column
+        )
 
     def cost(self, others: Sequence[Spent] = ()) -> Cost:
         """ε of the whole run, by PLD and RDP, composed with `others` over the same data."""
@@ -156,6 +169,7 @@ class PrivacyPlan:
         facts = asdict(self)
         seed = facts.pop("reproducible_seed")
         return facts | {
+            "unit": self.unit,
             "sampling_rate": self.sampling_rate,
             "noise": "cryptographic" if seed is None else "reproducible",
         }
@@ -199,7 +213,7 @@ def make_plan(
     batch: int,
     steps: int,
     clip_norm: float = 1.0,
-    unit: str = "record",
+    owner_column: str | None = None,
     max_records_per_unit: int = 1,
     noise_multiplier: float | None = None,
     reproducible_seed: int | None = None,
@@ -218,7 +232,7 @@ def make_plan(
 
     def plan(noise: float) -> PrivacyPlan:
         return PrivacyPlan(
-            unit=unit,
+            owner_column=owner_column,
             units=units,
             max_records_per_unit=max_records_per_unit,
             expected_batch=batch,

@@ -123,10 +123,10 @@ def accountant(spent: Sequence[Spent]) -> str:
 
 def whom(plan: PrivacyPlan) -> str:
     """The unit in words."""
-    if plan.unit == "record":
+    if plan.owner_column is None:
         return "one record"
     used = plan.max_records_per_unit
-    return f"all records of one owner (column {plan.unit}; at most {used} of them are used)"
+    return f"all records of one owner (column {plan.owner_column}; at most {used} of them are used)"
 
 
 def page(evidence: Evidence) -> str:

@@ -25,7 +25,7 @@ from privcode.audit.one_run import CONFIDENCE, choose_guesses, lower_bound
 from privcode.audit.scores import record_log_probabilities
 from privcode.generation.local import LocalGenerator
 from privcode.privacy.plan import PrivacyPlan
-from privcode.records import Record
+from privcode.records import Record, Unit
 from privcode.stages.sanitize import by_unit
 
 Progress = Callable[[int], object]
@@ -96,7 +96,9 @@ def exposures(
             found = []
             for canary in planted:
                 texts = [canary.completion, *candidates(canary, n, seed)]
-                records = [Record(canary.prompt, text, "python", "", 0) for text in texts]
+                records = [
+                    Record(canary.prompt, text, "python", Unit("canary", ""), 0) for text in texts
+                ]
                 likely = [float(p.sum()) for p, _ in target.score(generator, records, progress)]
                 one = exposure(-likely[0], [-p for p in likely[1:]], space_bits(canary.kind))
                 found.append((canary.kind, canary.repetitions, one))

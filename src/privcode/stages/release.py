@@ -21,7 +21,7 @@ import pyarrow.parquet as pq
 from privcode.config import json_number
 from privcode.errors import UserError
 from privcode.files import Row, read_sealed, sha256_file, sha256_tree, write_sealed, write_text
-from privcode.privacy.accounting import Spent
+from privcode.privacy.accounting import read_spent, with_unit
 from privcode.privacy.plan import PrivacyPlan
 from privcode.report import Evidence, accountant, card, guarantee, page
 
@@ -131,14 +131,15 @@ def _check_files(folder: Path, expected: dict[str, str]) -> None:
 
 def _check_figures(where: Path, facts: Row) -> None:
     """Refuse a figure of the guarantee that does not follow from the others."""
+    facts = with_unit(facts)
     names = {field.name for field in fields(PrivacyPlan)} - {"reproducible_seed", "neighbouring"}
     plan = PrivacyPlan(**{name: facts[name] for name in names})
-    spent = tuple(Spent(**one) for one in facts["spent"])
+    spent = tuple(map(read_spent, facts["spent"]))
     if spent[:1] != (plan.spent(),):
         raise UserError(f"{where}: what was spent is not what the plan says; get the bundle again")
     if facts["noise"] not in ("cryptographic", "reproducible"):
         raise UserError(f"{where}: states noise of an unknown kind; get the bundle again")
-    left_out = tuple(Spent(**one) for one in facts["not_charged"])
+    left_out = tuple(map(read_spent, facts["not_charged"]))
     charge = plan.charge((*spent[1:], *left_out))
     if (charge.spent, charge.not_charged) != (spent, left_out):
         raise UserError(f"{where}: does not charge the runs that it lists; get the bundle again")

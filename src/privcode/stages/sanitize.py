@@ -32,7 +32,7 @@ from privcode.privacy.clipping import Clipper
 from privcode.privacy.distributed import from_first, rank, start, sum_, world
 from privcode.privacy.ledger import Ledger
 from privcode.privacy.plan import PrivacyPlan
-from privcode.records import Record
+from privcode.records import Record, Unit
 from privcode.syntax.loss import (
     Example,
     Head,
@@ -87,7 +87,7 @@ def encode(
 
 def by_unit(records: Sequence[Record]) -> list[list[int]]:
     """Indices of each unit's records, units in order of first appearance."""
-    units: dict[str, list[int]] = {}
+    units: dict[Unit, list[int]] = {}
     for index, record in enumerate(records):
         units.setdefault(record.unit, []).append(index)
     return list(units.values())

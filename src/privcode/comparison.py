@@ -19,7 +19,7 @@ from typing import Any
 
 from privcode import results
 from privcode.config import Config, dump_config
-from privcode.console import progress_bar, say
+from privcode.console import at_terminal, progress_bar, say
 from privcode.errors import UserError
 from privcode.files import read_json, write_bytes, write_json, write_text
 from privcode.needs import refuse_early
@@ -142,7 +142,7 @@ def run_all(
                         if process.returncode and not may_fail(out / name):
                             which = f"arm {name}" if counted else "a trial"
                             raise UserError(f"{which}: {_last_line(logs / f'{name}.log')}")
-                        if counted:
+                        if counted and at_terminal():  # in which order they end is private
                             say(f"{title}: {name} done")
                 done = sum(len(done_in(out / name)) for name in chosen)
                 progress(done - finished)

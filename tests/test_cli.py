@@ -235,7 +235,11 @@ def test_init_takes_columns_of_any_name_and_says_what_is_left_to_decide(tmp_path
     named = ("--prompt-column", "foo", "--code-column", "bar")
     done = privcode("init", data, "-o", out, *named)
     assert done.returncode == 0, done.stderr
+    assert "name the prompts and type privacy's units, delta and batch" in done.stdout
     assert "in place of CHANGE_ME" in done.stdout
+    again = privcode("init", data, "-o", tmp_path / "n.yaml", *named, "--units", "50", "--json")
+    assert json.loads(again.stdout) == {"config": str(tmp_path / "n.yaml")}
+    assert yaml.safe_load((tmp_path / "n.yaml").read_text())["privacy"]["batch"] == 12
     assert yaml.safe_load(out.read_text())["data"]["columns"]["prompt"] == "foo"
 
 

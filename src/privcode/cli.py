@@ -125,13 +125,20 @@ def init(
     unit: Annotated[
         str | None, typer.Option(help="Column that names a record's owner; default: each record.")
     ] = None,
+    units: Annotated[
+        int | None,
+        typer.Option(
+            help="Their number, published; default: that of the data rounded down to 1, 2 or 5 "
+            "times a power of ten, and none below 1,000."
+        ),
+    ] = None,
     prompt_column: Annotated[str | None, typer.Option(help="Default: a usual name.")] = None,
     code_column: Annotated[str | None, typer.Option(help="Default: a usual name.")] = None,
     as_json: Json = False,
 ) -> None:
     """Look at private data and write a commented config. Figures are shown at a terminal only."""
     from privcode.files import write_text
-    from privcode.init import draft, proposed_plan, summary
+    from privcode.init import declared, draft, proposed_plan, summary
     from privcode.inspect import look
     from privcode.records import Columns
 
@@ -141,10 +148,13 @@ def init(
         raise UserError("--prompt-column and --code-column: give both, or let them be guessed")
     columns = Columns(prompt_column, code_column) if prompt_column and code_column else None
     found = look(data, columns, unit=unit)
-    write_text(out, draft(found, data, out, prompts=prompts, tasks=tasks or ()))
-    say_private(lambda: summary(found, proposed_plan(found)))
-    mend = "" if prompts else f"name the prompts in {out}, in place of CHANGE_ME, then "
-    answer({"config": str(out)}, as_json, f"config {out}; next: {mend}privcode plan {out}")
+    write_text(out, draft(found, data, out, units=units, prompts=prompts, tasks=tasks or ()))
+    say_private(lambda: summary(found, proposed_plan(found, units)))
+    open_ = [] if prompts else ["name the prompts"]
+    if declared(found, units) is None:
+        open_ += ["type privacy's units, delta and batch (or let init --units N fill them in)"]
+    fill = f"in {out}, {' and '.join(open_)} in place of CHANGE_ME, then " if open_ else ""
+    answer({"config": str(out)}, as_json, f"config {out}; next: {fill}privcode plan {out}")
 
 
 @app.command()

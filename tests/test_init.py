@@ -347,7 +347,7 @@ def test_below_1000_units_the_owner_types_their_number_and_no_count_shows(tmp_pa
     assert "# Type a number that you are willing to publish" in written
     assert {declared(counted(units)) for units in FEW} == {None}
     write_text(tmp_path / "privcode.yaml", written)
-    with pytest.raises(UserError, match=r"field privacy\.delta"):
+    with pytest.raises(UserError, match=r"field privacy\.delta: is CHANGE_ME, where only you"):
         load_config(tmp_path / "privcode.yaml")
     for wrong in (0, -5):
         with pytest.raises(UserError, match="--units: is"):

@@ -85,8 +85,8 @@ class Findings:
     `columns` are those that at least half of the rows have, sorted. `unusable` counts rows by
     "FIELD: REASON". `languages` counts usable rows, all of them where `languages_from` is "column",
     a sample of at most `SAMPLE` where it is "sample"; "unknown" is what no parser read. `repeats`
-    is about usable rows, by the unit in `guess`. `secrets` counts rows with at least one sign of each
-    kind in any column.
+    is about usable rows, by the unit in `guess`. `secrets` counts rows with at least one sign of
+    each kind in any column.
     """
 
     rows: int

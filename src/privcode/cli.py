@@ -137,7 +137,7 @@ def init(
     as_json: Json = False,
 ) -> None:
     """Look at private data and write a commented config. Figures are shown at a terminal only."""
-    from privcode.files import write_text
+    from privcode.files import settle, write_text
     from privcode.init import declared, draft, proposed_plan, summary
     from privcode.inspect import look
     from privcode.records import Columns
@@ -149,6 +149,7 @@ def init(
     columns = Columns(prompt_column, code_column) if prompt_column and code_column else None
     found = look(data, columns, unit=unit)
     write_text(out, draft(found, data, out, units=units, prompts=prompts, tasks=tasks or ()))
+    settle(out)
     say_private(lambda: summary(found, proposed_plan(found, units)))
     open_ = [] if prompts else ["name the prompts"]
     if declared(found, units) is None:

@@ -17,7 +17,7 @@ import torch
 
 from privcode import attacks, init, records, run, workspace
 from privcode.console import say
-from privcode.doctor.replay import CHANGES, Seen, World, neighbour, play, world
+from privcode.doctor.replay import CHANGES, UNITS, Seen, World, neighbour, play, world
 from privcode.execution import sandboxes
 from privcode.files import write_text
 from privcode.privacy import PrivacyPlan
@@ -42,8 +42,8 @@ def same(here: World, cases: list[tuple[str, int]]) -> None:
         assert seen.differences(other) == [], f"one unit {change}, seed {seed}"
 
 
-def test_a_unit_removed_made_long_or_broken_shows_nowhere_outside_private(tmp_path: Path) -> None:
-    same(world(tmp_path), [("removed", 0), ("made long", 0), ("made broken", 0)])
+def test_a_unit_removed_or_broken_shows_nowhere_outside_private(tmp_path: Path) -> None:
+    same(world(tmp_path), [("removed", 0), ("made broken", 0)])
 
 
 CHUNKS = [(owner, chunk) for owner in (None, "author") for chunk in range(4)]
@@ -57,6 +57,28 @@ def test_two_hundred_neighbours_leave_the_same_bytes(
     """Three of each change in each chunk: 9 × 3 × 8 = 216."""
     seeds = range(3 * chunk, 3 * chunk + 3)
     same(world(tmp_path, owner), [(change, seed) for change in CHANGES for seed in seeds])
+
+
+@pytest.mark.parametrize(
+    ("size", "owner", "seeds"),
+    [
+        (60, None, 2),
+        (60, "author", 2),
+        pytest.param(1_500, None, 5, marks=pytest.mark.slow),  # a number is taken, rounded down
+    ],
+)
+def test_init_without_a_number_of_units_writes_the_same_config_for_neighbours(
+    size: int, owner: str | None, seeds: int, tmp_path: Path
+) -> None:
+    here = world(tmp_path, owner)
+    command = [word for word in here.commands[0] if word not in ("--units", str(UNITS))]
+    here = replace(here, commands=[command], size=size)
+    seen, _ = play(here, here.rows)
+    assert next(iter(seen.places.values()))[0] == 0
+    for change in CHANGES:
+        for seed in range(seeds):
+            other, _ = play(here, neighbour(here, change, seed))
+            assert seen.differences(other) == [], f"one unit {change}, seed {seed}"
 
 
 @sandboxed
@@ -273,11 +295,21 @@ def leaking(here: World, leak: Leak) -> list[str]:
     return []
 
 
-SLOW = [name for name, leak in LEAKS.items() if leak.commands == "all"]
+FAST = (
+    "the number of records printed",
+    "the number of records in the manifest",
+    "the training curve copied",
+    "the context from the longest record",
+    "languages set because of one record",
+    "a time in a public file",
+    "times of files as they come",
+    "an exit code for a truncated record",
+    "as many steps as there are units",
+)
 
 
 @pytest.mark.parametrize(
-    "name", [pytest.param(n, marks=[pytest.mark.slow] if n in SLOW else []) for n in LEAKS]
+    "name", [pytest.param(n, marks=[] if n in FAST else [pytest.mark.slow]) for n in LEAKS]
 )
 def test_each_planted_leak_is_seen_and_nothing_without_it(name: str, tmp_path: Path) -> None:
     leak = LEAKS[name]

@@ -6,9 +6,12 @@ is a function of those sums, of public files and of what the owner declared, it 
 byte: what commands print, their exit codes, and names, contents, modes and times of files. (The
 idea: record and replay, arXiv 2602.17454.)
 
-Promises: the noise is cryptographic, as in any run; nothing but `sanitize.noised_sum` is replaced;
-commands run as a shell would run them whose stdout and stderr are files.
-Does not: test the mechanism itself (`engine` does), or what a watcher sees while a stage runs.
+Promises: noise and sampling are cryptographic, as in any run; all other randomness comes from the
+config's seeds. Nothing of the pipeline but `sanitize.noised_sum` is replaced. Commands run as a
+shell would run them whose stdout and stderr are files, on the CPU, each play at the same place and
+with a registry of its own.
+Does not: test the mechanism (`engine` does), see what a watcher sees while a stage runs, or compare
+the clock: how long a command takes depends on the data.
 """
 
 import contextlib
@@ -31,6 +34,7 @@ import torch
 import yaml
 from transformers import LlamaConfig, LlamaForCausalLM
 
+from privcode import models
 from privcode.doctor import expect
 from privcode.exercises.corpus import prelude, private_records, public_prompts, tasks
 from privcode.files import Row, write_jsonl, write_text
@@ -94,16 +98,18 @@ class World:
         folder: where all of it lies, for each play at the same place.
         owner: the column whose values are the units; None where each record is one.
         commands: run one after the other in `folder`.
+        size: records of the data set that the others are neighbours of.
     """
 
     folder: Path
     owner: str | None
     commands: Sequence[Sequence[str]]
+    size: int = UNITS
 
     @property
     def rows(self) -> list[Row]:
         """The data set that the others are neighbours of; one of the two kinds names languages."""
-        rows: list[Row] = list(private_records(UNITS, seed=1))
+        rows: list[Row] = list(private_records(self.size, seed=1))
         if self.owner:
             for number, row in enumerate(rows):
                 row[self.owner] = f"owner-{number // 2}"
@@ -197,7 +203,8 @@ def play(
     places: dict[str, tuple[object, ...]] = {}
     with (
         tempfile.TemporaryDirectory() as state,
-        patch.dict(os.environ, {"PRIVCODE_STATE": state}),
+        patch.dict(os.environ, {"PRIVCODE_STATE": state, "PRIVCODE_DEBUG": ""}),
+        patch.object(models, "_device", lambda: "cpu"),  # elsewhere bits may differ by chance
         patch.object(sanitize, "noised_sum", noised_sum),
         contextlib.chdir(world.folder),
         _same_generators(),

@@ -14,6 +14,7 @@ import yaml
 from privcode.budget import begin
 from privcode.cli import main
 from privcode.config import load_config
+from privcode.console import NOT_SHOWN
 from privcode.private import private_records
 from privcode.run import Run
 
@@ -46,6 +47,12 @@ def privcode(*arguments: str | Path) -> Done:
     finally:
         sys.argv = before
     return Done(code, out.getvalue(), err.getvalue())
+
+
+@pytest.fixture
+def terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Stderr passes for a terminal, so that what is for the owner's eyes is said."""
+    monkeypatch.setattr("privcode.console.at_terminal", lambda: True)
 
 
 def refused(done: Done, *words: str) -> None:
@@ -100,8 +107,7 @@ def test_account_refuses_nonsense_in_one_line(arguments: tuple[str, ...], word: 
 def test_plan_needs_no_data_and_states_the_guarantee(tmp_path: Path) -> None:
     (tmp_path / "privcode.yaml").write_text(CONFIG)
     done = privcode("plan", tmp_path / "privcode.yaml", "--json")
-    assert done.stderr.count("\n") == 1
-    assert "private.jsonl: not here" in done.stderr
+    assert done.stderr == f"{NOT_SHOWN}\n"
     facts = json.loads(done.stdout)
     assert facts["epsilon"] <= 4
     assert facts["memory_bytes"] > 4e6
@@ -154,7 +160,10 @@ def repeated(path: Path, shared: int) -> None:
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
 
 
-def test_plan_tells_the_console_alone_what_stands_in_many_records(tmp_path: Path) -> None:
+@pytest.mark.usefixtures("terminal")
+def test_plan_tells_the_terminal_alone_what_stands_in_many_records(
+    tmp_path: Path,
+) -> None:
     config = tmp_path / "privcode.yaml"
     config.write_text(CONFIG)
     without = privcode("plan", config), privcode("plan", config, "--json")
@@ -173,7 +182,10 @@ def test_plan_tells_the_console_alone_what_stands_in_many_records(tmp_path: Path
     assert privcode("plan", config).stderr.count("stands in 3 owners") == 2
 
 
-def test_plan_tells_the_console_alone_how_many_prompts_are_private(tmp_path: Path) -> None:
+@pytest.mark.usefixtures("terminal")
+def test_plan_tells_the_terminal_alone_how_many_prompts_are_private(
+    tmp_path: Path,
+) -> None:
     (tmp_path / "privcode.yaml").write_text(CONFIG)
     repeated(tmp_path / "private.jsonl", 0)
     (tmp_path / "prompts.jsonl").write_text('{"prompt": "Write 7."}\n{"prompt": "Add."}\n')
@@ -182,7 +194,8 @@ def test_plan_tells_the_console_alone_how_many_prompts_are_private(tmp_path: Pat
     assert "word for word" not in done.stdout
 
 
-def test_plan_tells_the_console_alone_of_units_and_runs_that_it_must_not_count_in_public(
+@pytest.mark.usefixtures("terminal")
+def test_plan_tells_the_terminal_alone_of_units_and_runs_that_it_must_not_count_in_public(
     tmp_path: Path,
 ) -> None:
     few = CONFIG.replace("units: 16000, batch: 256", "units: 20, batch: 4").replace("e-6", "e-3")
@@ -217,12 +230,16 @@ def test_the_private_data_are_no_prompts(tmp_path: Path) -> None:
 def test_init_takes_columns_of_any_name_and_says_what_is_left_to_decide(tmp_path: Path) -> None:
     data, out = tmp_path / "d.jsonl", tmp_path / "new.yaml"
     data.write_text('{"foo": "Add.", "bar": "a + b"}\n')
-    refused(privcode("init", data, "-o", out), "d.jsonl", "foo, bar", "--prompt-column")
+    refused(privcode("init", data, "-o", out), "d.jsonl", "bar, foo", "--prompt-column")
     refused(privcode("init", data, "-o", out, "--prompt-column", "foo"), "give both")
     named = ("--prompt-column", "foo", "--code-column", "bar")
     done = privcode("init", data, "-o", out, *named)
     assert done.returncode == 0, done.stderr
+    assert "name the prompts and type privacy's units, delta and batch" in done.stdout
     assert "in place of CHANGE_ME" in done.stdout
+    again = privcode("init", data, "-o", tmp_path / "n.yaml", *named, "--units", "50", "--json")
+    assert json.loads(again.stdout) == {"config": str(tmp_path / "n.yaml")}
+    assert yaml.safe_load((tmp_path / "n.yaml").read_text())["privacy"]["batch"] == 12
     assert yaml.safe_load(out.read_text())["data"]["columns"]["prompt"] == "foo"
 
 
@@ -241,6 +258,7 @@ def test_what_execute_and_score_read_they_do_not_write_over(tmp_path: Path) -> N
     assert not (tmp_path / "out.jsonl").exists()
 
 
+@pytest.mark.usefixtures("terminal")
 def test_plan_says_nothing_where_records_share_nothing_and_why_where_it_cannot_look(
     tmp_path: Path,
 ) -> None:
@@ -252,8 +270,11 @@ def test_plan_says_nothing_where_records_share_nothing_and_why_where_it_cannot_l
     assert done.returncode == 0
     assert done.stderr.startswith("the data were not looked at: ")
     assert done.stderr.count("\n") == 1
+    (tmp_path / "private.jsonl").unlink()
+    assert "private.jsonl: not here" in privcode("plan", tmp_path / "privcode.yaml").stderr
 
 
+@pytest.mark.usefixtures("terminal")
 def test_a_plan_without_privacy_protects_no_group(tmp_path: Path) -> None:
     (tmp_path / "privcode.yaml").write_text(CONFIG.replace("epsilon: 4", "epsilon: .inf"))
     repeated(tmp_path / "private.jsonl", 37)
@@ -270,13 +291,17 @@ def test_a_model_that_is_not_here_has_unknown_memory(tmp_path: Path) -> None:
     assert "memory            unknown" in done.stdout
 
 
+@pytest.mark.usefixtures("terminal")
 def test_planted_canaries_are_not_taken_for_repeated_secrets(tmp_path: Path) -> None:
     (tmp_path / "privcode.yaml").write_text(CONFIG + "audit: {repetitions: [50]}\n")
     repeated(tmp_path / "private.jsonl", 0)
     assert privcode("plan", tmp_path / "privcode.yaml").stderr == ""
 
 
-def test_init_tells_the_console_alone_what_stands_in_many_records(tmp_path: Path) -> None:
+@pytest.mark.usefixtures("terminal")
+def test_init_tells_the_terminal_alone_what_stands_in_many_records(
+    tmp_path: Path,
+) -> None:
     repeated(tmp_path / "private.jsonl", 37)
     config = tmp_path / "privcode.yaml"
     done = privcode("init", tmp_path / "private.jsonl", "-o", config)

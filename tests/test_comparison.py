@@ -11,7 +11,7 @@ from privcode.comparison import compare
 from privcode.config import load_config
 from privcode.errors import UserError
 from privcode.exercises.corpus import prelude, private_records, public_prompts, tasks
-from privcode.files import write_jsonl
+from privcode.files import PUBLIC_TIME, write_jsonl
 from privcode.models import load_model
 from privcode.results import spent_beside, verify
 from privcode.run import Run
@@ -46,12 +46,22 @@ def config(tmp_path: Path) -> Path:
     return tmp_path / "c.yaml"
 
 
+def times(out: Path) -> set[float]:
+    """Modification times of all that is public."""
+    return {
+        path.stat().st_mtime
+        for path in (out, *out.rglob("*"))
+        if "private" not in path.relative_to(out).parts[:-1]
+    }
+
+
 @pytest.mark.slow
 def test_every_method_runs_and_has_its_row(config: Path) -> None:
     out = config.parent / "out"
     facts = compare(load_config(config), out)
     methods = ["base", "control", "privcode", "no-filters", "dpft", "jft", "nondpft", "no-privsa"]
     assert [row["method"] for row in facts["rows"]] == methods
+    assert times(out) == {PUBLIC_TIME}
     assert json.loads((out / "results.json").read_text()) == facts
     assert "| privcode | – | 1 |" in (out / "table.md").read_text()
     assert "<svg" in (out / "report.html").read_text()
@@ -89,6 +99,7 @@ def test_an_arm_that_fails_says_why_in_one_line(config: Path) -> None:
     (config.parent / "private.jsonl").unlink()
     with pytest.raises(UserError, match=r"arm \w+: .*private\.jsonl"):
         compare(load_config(config), config.parent / "out")
+    assert times(config.parent / "out") == {PUBLIC_TIME}
 
 
 def test_what_an_arm_would_refuse_is_refused_before_any_starts(config: Path) -> None:

@@ -19,8 +19,18 @@ from pydantic import BaseModel
 from privcode.config import Config, load_config, parse_config, plan_of
 from privcode.errors import UserError
 from privcode.files import write_jsonl, write_text
-from privcode.init import _NOTES, CHANGE_ME, draft, proposed_plan, shared, summary
+from privcode.init import (
+    _NOTES,
+    CHANGE_ME,
+    declared,
+    draft,
+    proposed_plan,
+    rounded_down,
+    shared,
+    summary,
+)
 from privcode.inspect import Findings, Lengths, Repeats, UnitColumn, look
+from privcode.models import context_length, load_model
 from privcode.privacy import make_plan
 from privcode.private import private_records
 from privcode.records import Columns
@@ -43,7 +53,6 @@ FINDINGS = Findings(
     repeats=Repeats(59, 263, widest_code=47, widest_secret={"e-mail address": 37, "access key": 1}),
     secrets={"e-mail address": 71, "access key": 19},
     unit_columns=(UnitColumn("author", distinct=3_347, max_rows=83, several=211),),
-    proposed_units=17_000,
 )
 
 PRIVATE = [
@@ -141,7 +150,7 @@ def test_the_draft_with_prompts_loads_and_reads_the_data_from_any_directory(
     write(Path(name), data)
     write_text(Path("prompts.txt"), "Add.\nSubtract.\n")
     out = tmp_path / "privcode.yaml"
-    write_text(out, draft(look(name, unit=unit), name, out, prompts=Path("prompts.txt")))
+    write_text(out, draft(look(name, unit=unit), name, out, units=120, prompts=Path("prompts.txt")))
 
     monkeypatch.chdir(tmp_path / "else")
     config = load_config(out)
@@ -152,7 +161,7 @@ def test_the_draft_with_prompts_loads_and_reads_the_data_from_any_directory(
     assert len({record.unit for record in records}) == (7 if unit else 123)
     noise = {"epsilon": None, "noise_multiplier": 1.0}
     plan = plan_of(config.model_copy(update={"privacy": config.privacy.model_copy(update=noise)}))
-    assert (plan.units, plan.owner_column) == ((7, "author") if unit else (120, None))
+    assert (plan.units, plan.owner_column) == (120, "author" if unit else None)
 
 
 def fields(section: type[BaseModel], path: str = "") -> Iterator[tuple[str, Any]]:
@@ -219,6 +228,11 @@ def test_what_the_data_do_not_decide_is_at_its_default() -> None:
         assert getattr(config.privacy, name) == field.default
 
 
+def counted(units: int) -> Findings:
+    """Data of so many records."""
+    return replace(FINDINGS, rows=units, unusable={})
+
+
 def test_all_notes_appear_and_the_models_are_called_toys_beside_the_papers() -> None:
     written = text()
     for note in _NOTES.values():
@@ -231,7 +245,7 @@ def test_no_figure_of_the_data_is_in_the_draft() -> None:
     written = text(unit="author") + text()
     numbers = set(map(int, re.findall(r"\d+", written.replace(",", "").replace("_", ""))))
     assert not numbers & set(PRIVATE)
-    assert {17_000, 3_300} <= numbers
+    assert {10_000, 2_000} <= numbers
 
 
 def test_the_summary_has_the_figures_and_says_what_weakens_the_guarantee() -> None:
@@ -253,7 +267,9 @@ def test_the_summary_has_the_figures_and_says_what_weakens_the_guarantee() -> No
         unit_columns=(),
     )
     assert "!" not in summary(clean, PLAN)
-    assert "fewer than 1,000 units" in summary(replace(clean, proposed_units=990), PLAN)
+    assert "fewer than 1,000 units" in summary(replace(clean, rows=990), PLAN)
+    long = replace(clean, code_chars=Lengths(median=331, p90=4_870, max=40_961))
+    assert "longer than max_tokens, 1,024" in summary(long, PLAN)
     assert "data.language" in summary(replace(clean, languages={"python": 5, "go": 5}), PLAN)
     named = replace(clean, guess=Columns("prompt", "code", "lang"), languages_from="column")
     said = summary(replace(named, languages={"python": 5, "julia": 7}), PLAN)
@@ -300,19 +316,58 @@ def test_the_summary_gives_the_terminal_no_commands_and_no_endless_list() -> Non
 def test_delta_is_a_tenth_of_one_over_units_rounded_down_and_the_batch_suits_the_units(
     units: int, delta: float, batch: int
 ) -> None:
-    privacy = filled(text(replace(FINDINGS, proposed_units=units))).privacy
-    assert (privacy.units, privacy.delta, privacy.batch) == (units, delta, batch)
-    assert privacy.delta <= 1 / (10 * units)
+    for found in (FINDINGS, counted(60)):  # whatever the data are
+        written = text(found, units=units)
+        privacy = filled(written).privacy
+        assert (privacy.units, privacy.delta, privacy.batch) == (units, delta, batch)
+        assert privacy.delta <= 1 / (10 * units)
+        assert "# As you typed it. Published.\n  units: " in written
 
 
-@pytest.mark.parametrize(("chars", "tokens"), [(0, 256), (700, 512), (1024, 512), (9_000, 1024)])
-def test_the_context_holds_nine_records_in_ten_up_to_that_of_the_bundled_models(
-    chars: int, tokens: int
+@pytest.mark.parametrize(
+    ("count", "step"),
+    [
+        *((0, None), (57, None), (999, None), (1_000, 1_000), (1_999, 1_000), (2_000, 2_000)),
+        *((4_999, 2_000), (5_000, 5_000), (16_449, 10_000), (19_999, 10_000), (64_000, 50_000)),
+    ],
+)
+def test_a_count_is_rounded_down_to_one_of_three_steps_in_a_factor_of_ten_and_hidden_below_1000(
+    count: int, step: int | None
 ) -> None:
-    short = Lengths(0, 0, 0)
-    found = replace(FINDINGS, prompt_chars=short, code_chars=Lengths(0, chars, chars))
-    config = filled(text(found))
-    assert config.junior.max_tokens == config.premium.max_tokens == tokens
+    assert rounded_down(count) == step
+
+
+FEW = (1, 2, 56, 57, 99, 100, 104, 105, 320, 949, 950, 999)
+
+
+def test_below_1000_units_the_owner_types_their_number_and_no_count_shows(tmp_path: Path) -> None:
+    (written,) = {text(counted(units)) for units in FEW}  # the same for all
+    privacy = yaml.safe_load(written)["privacy"]
+    assert {privacy[name] for name in ("units", "delta", "batch")} == {CHANGE_ME}
+    assert "# Type a number that you are willing to publish" in written
+    assert {declared(counted(units)) for units in FEW} == {None}
+    write_text(tmp_path / "privcode.yaml", written)
+    with pytest.raises(UserError, match=r"field privacy\.delta: is CHANGE_ME, where only you"):
+        load_config(tmp_path / "privcode.yaml")
+    for wrong in (0, -5):
+        with pytest.raises(UserError, match="--units: is"):
+            text(units=wrong)
+
+
+def test_between_two_steps_the_count_does_not_show() -> None:
+    for counts in ((1_000, 1_001, 1_999), (10_000, 16_449, 16_450, 19_999), (50_000, 99_999)):
+        (written,) = {text(counted(units)) for units in counts}
+        assert f"units: {counts[0]} " in written
+        assert "rounded down" in written
+
+
+def test_no_length_of_a_record_shows_in_the_draft() -> None:
+    lengths = (Lengths(0, 0, 0), Lengths(100, 700, 900), Lengths(2_000, 9_000, 90_000))
+    (written,) = {text(replace(FINDINGS, prompt_chars=a, code_chars=a)) for a in lengths}
+    config = filled(written)
+    for section in (config.junior, config.premium):
+        assert section.max_tokens == 1024
+        assert section.max_tokens <= context_length(load_model(section.model))
 
 
 def test_the_owner_decides_about_prompts_or_the_config_is_refused(tmp_path: Path) -> None:
@@ -328,7 +383,7 @@ def test_the_owner_is_the_unit_only_if_asked_for() -> None:
     assert config.data.columns.unit is None
     assert "Perhaps author:" in text()
     config = filled(text(unit="author"))
-    assert (config.privacy.unit, config.privacy.units) == ("column", 3_300)
+    assert (config.privacy.unit, config.privacy.units) == ("column", 2_000)
     assert config.privacy.max_records_per_unit > 1
     assert config.data.columns
     assert config.data.columns.unit == "author"
@@ -358,12 +413,16 @@ def test_rows_in_other_languages_are_left_out_and_not_counted_as_units() -> None
         guess=Columns("prompt", "code", "lang"),
         languages={"python": 12_345, "julia": 4_000},
         languages_from="column",
+        unusable={},
+        rows=16_345,
     )
     config = filled(text(found))
     assert config.data.language is None
     assert config.data.languages == list(LANGUAGES)
-    assert config.privacy.units == 12_000
-    assert filled(text(replace(found, languages={"python": 9}))).data.languages is None
+    assert config.privacy.units == 10_000
+    for julia in (0, 1):  # one record in another language switches nothing
+        other = replace(found, languages={"python": 12_345, "julia": julia}, rows=12_345 + julia)
+        assert text(other) == text(found)
 
 
 @pytest.mark.parametrize(
@@ -387,7 +446,7 @@ def test_odd_names_of_data_prompts_and_tasks_survive(name: str, tmp_path: Path) 
         write_jsonl(path, rows("prompt", "code"))
     tasks = task_file(tmp_path).rename(tmp_path / f"tasks {name}")
     out = tmp_path / "privcode.yaml"
-    written = draft(look(str(source)), str(source), out, prompts=prompts, tasks=[tasks])
+    written = draft(look(str(source)), str(source), out, units=100, prompts=prompts, tasks=[tasks])
     write_text(out, written)
     config = load_config(out)
     assert Path(config.data.source) == source.resolve()
@@ -448,7 +507,7 @@ def test_hub_names_stay_and_folders_with_a_split_become_absolute(
 
 def test_what_cannot_work_is_refused_at_once(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"no row is usable \(code: null, prompt: empty\)"):
-        text(replace(FINDINGS, proposed_units=0))
+        text(replace(FINDINGS, rows=42))
     with pytest.raises(UserError, match=r"missing\.txt"):
         text(prompts=tmp_path / "missing.txt")
     write_jsonl(tmp_path / "tasks.jsonl", [{"task_id": "t/0"}])
@@ -464,6 +523,6 @@ def test_real_data_prompts_and_tasks_give_a_config_that_is_ready_to_run(tmp_path
     write_text(out, draft(look(source), source, out, prompts=prompts, tasks=[tasks]))
     config = load_config(out)
     assert len(private_records(config)[0]) == 4535
-    assert (config.privacy.units, config.privacy.delta) == (4500, 2.2e-5)
+    assert (config.privacy.units, config.privacy.delta) == (2000, 5e-5)
     assert config.evaluate.tasks[0].name == "HumanEval"
     assert "4535" not in out.read_text()

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from privcode.errors import UserError
-from privcode.inspect import Lengths, UnitColumn, guess_language, look, two_digits
+from privcode.inspect import Lengths, UnitColumn, guess_language, look
 from privcode.records import Columns
 
 DATA = Path(__file__).resolve().parents[1] / "../shared/data"
@@ -28,7 +28,7 @@ def test_rows_columns_languages_and_units_are_counted(tmp_path: Path) -> None:
     seen: list[int] = []
     found = look(jsonl(tmp_path / "a.jsonl", *rows), progress=seen.append)
     assert found.rows == sum(seen) == 4
-    assert found.columns == ("problem", "solution", "lang", "repo_name", "commit")
+    assert found.columns == ("commit", "lang", "problem", "repo_name", "solution")
     assert found.guess == Columns("problem", "solution", "lang")
     assert found.languages == {"python": 2, "julia": 1, "csharp": 1}
     assert found.languages_from == "column"
@@ -43,7 +43,7 @@ def test_rows_that_cannot_be_used_are_counted_by_reason(tmp_path: Path) -> None:
     found = look(jsonl(tmp_path / "a.jsonl", *rows))
     assert found.rows == 3
     assert found.unusable == {"code: null": 1, "code: missing": 1}
-    assert found.proposed_units == 1
+    assert found.usable == 1
 
 
 def test_the_columns_may_be_named(tmp_path: Path) -> None:
@@ -200,22 +200,31 @@ def test_the_language_is_what_a_fence_names_or_the_grammar_that_reads_it(
     assert found.languages_from == "sample"
 
 
-@pytest.mark.parametrize(
-    ("count", "rounded"),
-    [
-        *((0, 0), (1, 1), (57, 57), (99, 99), (100, 100), (104, 100), (105, 110), (995, 1000)),
-        *((19_500, 20_000), (19_499, 19_000), (4535, 4500)),
-    ],
-)
-def test_units_are_proposed_to_two_digits(count: int, rounded: int) -> None:
-    assert two_digits(count) == rounded
-    assert UnitColumn("a", count, 1).proposed_units == rounded
+@pytest.mark.parametrize("odd", ["lang", "input", "author"])
+def test_a_field_that_one_row_in_three_has_is_no_column(odd: str, tmp_path: Path) -> None:
+    rows = [{"instruction": f"p{n}", "output": "x = 1"} for n in range(3)]
+    plain = look(jsonl(tmp_path / "plain.jsonl", *rows))
+    rows[0] = {odd: "python", **rows[0]}
+    found = look(jsonl(tmp_path / "odd.jsonl", *rows))
+    assert (found.columns, found.guess) == (plain.columns, plain.guess)
+    assert found.unit_columns == plain.unit_columns == ()
+    rows[1] |= {odd: "python"}
+    assert odd in look(jsonl(tmp_path / "two.jsonl", *rows)).columns
+
+
+def test_a_column_that_names_an_owner_in_few_rows_is_not_proposed(tmp_path: Path) -> None:
+    rows = [{"prompt": f"p{n}", "code": "x = 1", "author": None} for n in range(3)]
+    rows[0]["author"] = "ann"
+    assert look(jsonl(tmp_path / "one.jsonl", *rows)).unit_columns == ()
+    rows[1]["author"] = "ann"
+    found = look(jsonl(tmp_path / "two.jsonl", *rows)).unit_columns
+    assert found == (UnitColumn("author", distinct=1, max_rows=2),)
 
 
 @pytest.mark.skipif(not DATA.is_dir(), reason="needs the shared data folder")
 def test_gpteacher_is_looked_at() -> None:
     found = look(str(DATA / "gpteacher-code-instruct.json.gz"))
-    assert (found.rows, found.proposed_units) == (4535, 4500)
+    assert (found.rows, found.usable) == (4535, 4535)
     assert found.guess == Columns("instruction", "response", input="input")
     assert next(iter(found.languages)) == "python"
     assert found.repeats.exact > 0

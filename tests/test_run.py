@@ -17,7 +17,7 @@ from privcode import results
 from privcode.config import load_config
 from privcode.errors import UserError
 from privcode.exercises.corpus import prelude, private_records, public_prompts, tasks
-from privcode.files import write_jsonl
+from privcode.files import PUBLIC_TIME, write_jsonl
 from privcode.privacy.ledger import read_ledger
 from privcode.run import STAGES, Run
 from privcode.stages.release import verify_bundle
@@ -145,6 +145,32 @@ def test_how_long_reading_took_is_in_private_alone(tmp_path: Path) -> None:
     assert run.seconds()["sanitize"] > 0
     assert "seconds" not in run.manifest.read_text()
     assert (run.private / "manifest.json").stat().st_mode & 0o777 == 0o600
+    run.close()
+
+
+def times(root: Path) -> dict[str, int]:
+    """Modification times of everything outside `private/`, that folder and `root` included."""
+    return {
+        str(path.relative_to(root)): path.stat().st_mtime_ns
+        for path in (root, *root.rglob("*"))
+        if "private" not in path.relative_to(root).parts[:-1]
+    }
+
+
+def test_no_time_outside_private_tells_when_a_stage_ended(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = tiny(tmp_path)
+    run.sanitize()
+    found = times(run.out)
+    assert {"private", "models", "models/junior", "manifest.json", "."} <= set(found)
+    assert set(found.values()) == {PUBLIC_TIME * 10**9}
+    assert (run.private / "ledger.jsonl").stat().st_mtime > PUBLIC_TIME
+    with monkeypatch.context() as patch:  # nor does one when it ended badly
+        patch.setattr("privcode.prompts.read_prompts", lambda *_: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            run.synthesize()
+        assert set(times(run.out).values()) == {PUBLIC_TIME * 10**9}
     run.close()
 
 

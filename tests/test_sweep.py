@@ -15,7 +15,7 @@ from privcode import sweep as sweeping
 from privcode.config import Config, load_config, plan_of
 from privcode.errors import UserError
 from privcode.exercises.corpus import prelude, private_records, public_prompts, tasks
-from privcode.files import read_json, read_sealed, write_jsonl, write_sealed
+from privcode.files import PUBLIC_TIME, read_json, read_sealed, write_jsonl, write_sealed
 from privcode.privacy.ledger import read_ledger
 from privcode.privacy.registry import registered
 from privcode.run import SWEEP, Run
@@ -118,6 +118,8 @@ def test_a_sweep_without_trials_selects_nothing_and_is_charged(config: Path) -> 
     with pytest.raises(UserError, match="selected nothing"):  # it does not draw again
         sweep(loaded, out)
     assert read_sealed(out / "private" / SWEEP)["trials"] == []
+    public = (out, out / "sweep.yaml", out / "private")  # times do not tell how long reading took
+    assert {path.stat().st_mtime for path in public} == {PUBLIC_TIME}
     (spent,) = results.spent_elsewhere(loaded).values()
     assert spent == plan_of(loaded).spent()
     config.write_text(CONFIG.replace("0.02]", "0.03]"))

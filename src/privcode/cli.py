@@ -9,13 +9,14 @@ Does not: decide anything; each command calls one function.
 import logging
 import os
 import sys
+import traceback
 import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from privcode.console import answer, progress_bar, say
+from privcode.console import answer, progress_bar, say, say_private
 from privcode.errors import UserError
 
 if TYPE_CHECKING:
@@ -97,16 +98,16 @@ def plan(
     """What a run would promise, before anything is trained.
 
     The answer is public. Where the data are at hand, what stands in many of their records is
-    shown beside it, to you only.
+    shown next to it, at a terminal only.
     """
     from privcode.config import load_config, plan_of
-    from privcode.planned import planned, say_shared
+    from privcode.planned import planned, shared_by_many
 
     loaded = load_config(config)
     chosen = plan_of(loaded)
     facts, text = planned(loaded, chosen)
     answer(facts, as_json, f"{text}\nnext              privcode run {config}")
-    say_shared(loaded, chosen)
+    say_private(lambda: shared_by_many(loaded, chosen))
 
 
 @app.command()
@@ -124,13 +125,20 @@ def init(
     unit: Annotated[
         str | None, typer.Option(help="Column that names a record's owner; default: each record.")
     ] = None,
+    units: Annotated[
+        int | None,
+        typer.Option(
+            help="Their number, published; default: that of the data rounded down to 1, 2 or 5 "
+            "times a power of ten, and none below 1,000."
+        ),
+    ] = None,
     prompt_column: Annotated[str | None, typer.Option(help="Default: a usual name.")] = None,
     code_column: Annotated[str | None, typer.Option(help="Default: a usual name.")] = None,
     as_json: Json = False,
 ) -> None:
-    """Look at private data and write a commented config. What is seen is shown to you only."""
-    from privcode.files import write_text
-    from privcode.init import draft, proposed_plan, summary
+    """Look at private data and write a commented config. Figures are shown at a terminal only."""
+    from privcode.files import settle, write_text
+    from privcode.init import declared, draft, proposed_plan, summary
     from privcode.inspect import look
     from privcode.records import Columns
 
@@ -140,10 +148,14 @@ def init(
         raise UserError("--prompt-column and --code-column: give both, or let them be guessed")
     columns = Columns(prompt_column, code_column) if prompt_column and code_column else None
     found = look(data, columns, unit=unit)
-    write_text(out, draft(found, data, out, prompts=prompts, tasks=tasks or ()))
-    say(summary(found, proposed_plan(found)))
-    mend = "" if prompts else f"name the prompts in {out}, in place of CHANGE_ME, then "
-    answer({"config": str(out)}, as_json, f"config {out}; next: {mend}privcode plan {out}")
+    write_text(out, draft(found, data, out, units=units, prompts=prompts, tasks=tasks or ()))
+    settle(out)
+    say_private(lambda: summary(found, proposed_plan(found, units)))
+    open_ = [] if prompts else ["name the prompts"]
+    if declared(found, units) is None:
+        open_ += ["type privacy's units, delta and batch (or let init --units N fill them in)"]
+    fill = f"in {out}, {' and '.join(open_)} in place of CHANGE_ME, then " if open_ else ""
+    answer({"config": str(out)}, as_json, f"config {out}; next: {fill}privcode plan {out}")
 
 
 @app.command()
@@ -530,6 +542,15 @@ def main() -> None:
     except KeyboardInterrupt:
         say("privcode: interrupted; run the same command again to go on")
         sys.exit(130)
+    except Exception as error:  # a library's; its text may quote a private record
+        if os.environ.get("PRIVCODE_DEBUG"):
+            raise
+        at = traceback.extract_tb(error.__traceback__)[-1]
+        say(
+            f"privcode: stopped by {type(error).__name__} in {Path(at.filename).name}, line "
+            f"{at.lineno}; its text may hold private data: privcode --debug shows it, to you"
+        )
+        sys.exit(1)
 
 
 if __name__ == "__main__":

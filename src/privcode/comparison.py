@@ -19,9 +19,9 @@ from typing import Any
 
 from privcode import results
 from privcode.config import Config, dump_config
-from privcode.console import progress_bar, say
+from privcode.console import at_terminal, progress_bar, say
 from privcode.errors import UserError
-from privcode.files import read_json, write_bytes, write_json, write_text
+from privcode.files import read_json, settle, write_bytes, write_json, write_text
 from privcode.needs import refuse_early
 from privcode.run import Run, stages_of
 from privcode.stages.compare import arms, row, table
@@ -76,6 +76,7 @@ def compare(config: Config, out: Path) -> dict[str, Any]:
     }
     write_json(out / "results.json", facts)
     _show(facts, config.compare.published, out)
+    settle(out)
     return facts
 
 
@@ -142,7 +143,7 @@ def run_all(
                         if process.returncode and not may_fail(out / name):
                             which = f"arm {name}" if counted else "a trial"
                             raise UserError(f"{which}: {_last_line(logs / f'{name}.log')}")
-                        if counted:
+                        if counted and at_terminal():  # in which order they end is private
                             say(f"{title}: {name} done")
                 done = sum(len(done_in(out / name)) for name in chosen)
                 progress(done - finished)
@@ -151,6 +152,7 @@ def run_all(
         for process in running.values():
             process.kill()
             process.wait()
+        settle(out)
 
 
 def keep(path: Path, config: Config) -> None:

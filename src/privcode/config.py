@@ -474,6 +474,8 @@ def parse_config(values: Any, name: str = "config") -> Config:
             "extra_forbidden": "is not a setting; check the spelling against privcode init",
             "missing": "is missing; add it",
         }.get(first["type"], first["msg"])
+        if first["input"] == "CHANGE_ME":  # as `privcode init` writes it
+            reason = f"is CHANGE_ME, where only you can decide ({reason})"
         raise UserError(f"{name}, field {field}: {reason}{more}") from None
 
 

@@ -1,8 +1,9 @@
 """What the person at the terminal sees.
 
-Promises: results go to stdout (one JSON document with --json), everything else to stderr.
-Does not: show anything computed from private records but progress, public figures, and on stderr
-what `init` and `plan` tell the owner, which they call private.
+Promises: results go to stdout (one JSON document with --json), everything else to stderr. Where
+stderr is no terminal, it is a log: no figure about private records goes there (`say_private`), and
+no progress bar, whose times tell how long reading and training took.
+Does not: notice a terminal that is itself recorded (`script`, a screen share).
 """
 
 import json
@@ -31,6 +32,32 @@ def say(text: str) -> None:
     stderr.print(text, soft_wrap=True, markup=False)
 
 
+def at_terminal() -> bool:
+    """Whether stderr is a terminal, which a person watches, rather than a log."""
+    try:
+        return bool(stderr.file.isatty())  # not rich's own answer, which FORCE_COLOR changes
+    except ValueError:  # closed
+        return False
+
+
+NOT_SHOWN = "Figures about the private data are shown at a terminal only; this is none."
+
+
+def say_private(figures: Callable[[], str]) -> None:
+    """Show the owner figures that were computed from private records, at a terminal only.
+
+    Elsewhere `figures` is not called, and a constant line stands for them. Whether that line comes
+    must not depend on the data either: call this each time, also where there may be nothing to say.
+
+    Args:
+        figures: makes the text; nothing is shown where it is empty.
+    """
+    if not at_terminal():
+        say(NOT_SHOWN)
+    elif text := figures():
+        say(text)
+
+
 def answer(facts: dict[str, Any], as_json: bool, text: str) -> None:
     """The result of a command: `facts` as JSON, or `text`."""
     if FIRST:
@@ -54,7 +81,7 @@ def columns(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 def progress_bar(
     title: str, total: int, *, counted: bool = True
 ) -> Iterator[Callable[[int], None]]:
-    """A progress bar on stderr; yields a function to call with increments.
+    """A progress bar at a terminal, nothing elsewhere; yields a function to call with increments.
 
     Without `counted` it shows a share only: the number of private records is itself private.
     """
@@ -64,6 +91,6 @@ def progress_bar(
         MofNCompleteColumn() if counted else TaskProgressColumn(),
         TimeRemainingColumn(elapsed_when_finished=True),
     )
-    with Progress(*columns, console=stderr) as bars:
+    with Progress(*columns, console=stderr, disable=not at_terminal()) as bars:
         task = bars.add_task(title, total=total)
         yield lambda done: bars.advance(task, done)

@@ -1,7 +1,8 @@
 """Small file habits shared by every stage.
 
 Promises: a file appears whole or not at all (`write_*` go to a temporary name in the same
-directory, are flushed to disk, then renamed); JSON Lines errors name the file and row.
+directory, are flushed to disk, then renamed); JSON Lines errors name the file and row; public
+outputs can be given one constant time (`settle`).
 Does not: lock; one process writes a run directory at a time (`run.py` sees to that).
 """
 
@@ -17,6 +18,9 @@ from typing import IO, Any
 from privcode.errors import UserError
 
 Row = dict[str, Any]
+
+PUBLIC_TIME = 315_532_800
+"""Of every public file and folder: 1 January 1980 (UTC), the earliest that zip files can state."""
 
 _REFUSED = (
     "No space left on device",
@@ -64,6 +68,21 @@ def write_with(path: Path, write: Callable[[IO[bytes]], object], mode: int = 0o6
         ) from error
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def settle(root: Path) -> None:
+    """Give `root`, and the public files and folders below it, one constant time.
+
+    When something was written tells how long reading and training took, which depends on the
+    records. A folder called `private` gets the time too, as anybody can see its own; what lies in
+    it does not. The system's times of change and of birth cannot be set.
+    """
+    for folder, folders, files in os.walk(root):
+        for name in (".", *folders, *files):
+            os.utime(Path(folder, name), (PUBLIC_TIME, PUBLIC_TIME), follow_symlinks=False)
+        folders[:] = [name for name in folders if name != "private"]
+    if root.is_file():
+        os.utime(root, (PUBLIC_TIME, PUBLIC_TIME))
 
 
 def write_text(path: Path, text: str, mode: int = 0o644) -> None:

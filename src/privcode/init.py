@@ -1,10 +1,12 @@
 """`privcode init DATA`: a commented config for a private data set, and what its owner should know.
 
 Promises: the config names every setting there is, with its default and the words it is documented
-with in `config.py`; it loads once nothing in it says CHANGE_ME; the only figures taken from the
-data are rounded (units to two digits, the context to a power of two).
+with in `config.py`; it loads once nothing in it says CHANGE_ME. It is published, so it takes from
+the data only what its comments name, and as coarsely as they say: the columns that most rows have,
+the language of nine in ten sampled rows, and the number of units, rounded down (`rounded_down`)
+unless the owner types it. No length, and nothing that one record decides by itself.
 Does not: decide. Whether prompts are public, who the unit is, which rows may be skipped and which
-models to use stay with the owner. `summary` holds private figures: it is for the owner's console.
+models to use stay with the owner. `summary` holds private figures: it is for the owner's terminal.
 """
 
 import inspect
@@ -20,9 +22,9 @@ import yaml
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
-from privcode.config import Config, Privacy, not_public, plan_from
+from privcode.config import Config, Model, Privacy, not_public, plan_from
 from privcode.errors import UserError
-from privcode.inspect import Findings, Lengths, Repeats, two_digits
+from privcode.inspect import Findings, Lengths, Repeats
 from privcode.privacy.accounting import GROUP_CEILING
 from privcode.privacy.plan import PrivacyPlan
 from privcode.prompts import read_prompts
@@ -34,26 +36,55 @@ CHANGE_ME = "CHANGE_ME"
 _MAIN_SHARE = 0.9  # of the rows looked at, to call one language that of the data
 _BATCHES = 4  # small data: no batch above a quarter, or sampling amplifies nothing
 _RECORDS_PER_OWNER = 10
-_CONTEXT = (256, 1024)  # tokens; the bundled models' ends at the second
 _CHARS_PER_TOKEN = 2  # on the safe side: larger models' tokenizers put 3 or 4 into one
-_FEW_UNITS = 1000
+_FEW_UNITS = 1000  # below it any rounding still says much about so few
 _SHOWN = 8
 
 _HEADER = f"""\
 # The settings of one privcode run. {CHANGE_ME} stands where only you can decide. A setting behind
 # a "#" is at its default, which is none. Relative file names start from this file's folder.
+# This file is published with a run. From the private data come column names, a language and the
+# number of units, each only as its comment says.
 # `privcode plan FILE` says what this promises; `privcode run FILE` does it."""
 _TOY = "A toy that comes with privcode, to try the pipeline with; the paper's {} is {}."
 _NOTES = {
-    "data.columns": "Guessed from their names: check.",
-    "privacy.delta": "Proposed: 1/(10·units), rounded down.",
-    "privacy.units": "Proposed: the count to two digits; less if you keep only some. Published.",
+    "data.columns": "Guessed from the names that at least half of the rows have: check.",
+    "privacy.delta": "From units: 1/(10·units), rounded down.",
+    "privacy.batch": "From units: a quarter of them, at most 256.",
     "prompts.source": "Say public if nothing in the file is private: it is outside the guarantee.",
     "junior.model": _TOY.format("junior", "Qwen/Qwen2.5-Coder-1.5B"),
     "premium.model": _TOY.format("premium", "Qwen/Qwen2.5-Coder-7B"),
 }
+_LANGUAGE = "Guessed from a sample of the code, where nine in ten are in it: check."
+_LANGUAGES = "All that privcode knows, as a column names the language; others are left out."
+_TYPED = "As you typed it. Published."
+_ROUNDED = (
+    "From the count of the data, rounded down to 1, 2 or 5 times a power of ten. Published; "
+    "init --units N takes a number of yours."
+)
+_TOO_FEW = (
+    f"Type a number that you are willing to publish, at most the true one: of data with fewer than "
+    f"{_FEW_UNITS:,} units none is taken."
+)
 
 _Line = tuple[str, str]  # YAML, and the comment to its right
+
+
+def rounded_down(count: int) -> int | None:
+    """The largest of 1,000, 2,000, 5,000, 10,000, … up to `count`; None where there is none.
+
+    What becomes public: which of these steps the count has passed, three in a factor of ten. One
+    unit more or less changes it only for a count that stands right at a step.
+    """
+    if count < _FEW_UNITS:
+        return None
+    power: int = 10 ** (len(str(count)) - 1)
+    return next(step * power for step in (5, 2, 1) if step * power <= count)
+
+
+def declared(findings: Findings, units: int | None = None) -> int | None:
+    """The number of units to declare: `units` as its owner typed it, else what the data give."""
+    return units or rounded_down(_counted(findings))
 
 
 def draft(
@@ -61,6 +92,7 @@ def draft(
     source: str,
     out: Path,
     *,
+    units: int | None = None,
     prompts: Path | None = None,
     tasks: Sequence[Path] = (),
 ) -> str:
@@ -70,32 +102,33 @@ def draft(
         findings: what `inspect.look` saw in `source`; `guess.unit` is the unit.
         source: the private data, as `rows.read_rows` takes it.
         out: where the config will be written; file names in it are made to work from there.
+        units: their number, as its owner declares it; without it see `rounded_down`.
         prompts: file of prompts, which its owner states to be public; without it the config does
             not load until the owner has named one.
         tasks: files of tasks in HumanEval's format.
 
     Raises:
-        UserError: no row is usable; prompts or tasks cannot be read; the unit is no such column.
+        UserError: no row is usable; prompts or tasks cannot be read; the unit is no such column;
+            `units` is below 1.
     """
+    if units is not None and units < 1:
+        raise UserError(f"--units: is {units}; declare at least 1")
     folder = out.parent.resolve()
     unit = findings.guess.unit
-    privacy = _privacy(findings)
-    if not privacy["units"]:
+    if not _counted(findings):
         reasons = ", ".join(findings.unusable) or "no owner is named"
-        raise UserError(f"{source}: no row is usable ({reasons}); mend the data or name columns")
-    tokens = max(findings.prompt_chars.p90 + findings.code_chars.p90, 1) / _CHARS_PER_TOKEN
-    shortest, longest = _CONTEXT
-    context = min(max(2 ** math.ceil(math.log2(tokens)), shortest), longest)
+        raise UserError(f"{source}: no row is usable ({reasons}); fix the data or name columns")
+    number = declared(findings, units)
     values = {
         "data": {
             "source": _reach(source, folder),
             "columns": asdict(findings.guess),
             "language": _main_language(findings),
-            "languages": list(LANGUAGES) if _unsupported(findings) else None,
+            "languages": list(LANGUAGES) if findings.guess.language else None,
         },
-        "privacy": privacy,
-        "junior": {"model": "bundled:junior", "max_tokens": context},
-        "premium": {"model": "bundled:premium", "max_tokens": context},
+        "privacy": _privacy(unit, number),
+        "junior": {"model": "bundled:junior"},
+        "premium": {"model": "bundled:premium"},
         "evaluate": {"tasks": [_task(path, folder) for path in tasks]} if tasks else {},
     }
     if prompts:
@@ -103,12 +136,16 @@ def draft(
             raise UserError(f"{prompts}: {why}")
         read_prompts(str(prompts))
         values["prompts"] = {"source": "public", "file": _reach(str(prompts), folder)}
-    notes = dict(_NOTES)
+    notes = _NOTES | {"privacy.units": _TYPED if units else _ROUNDED if number else _TOO_FEW}
     if values["data"]["language"]:
-        notes["data.language"] = "Guessed from a sample of the code: check."
+        notes["data.language"] = _LANGUAGE
+    if values["data"]["languages"]:
+        notes["data.languages"] = _LANGUAGES
     if findings.unit_columns and not unit:
         names = " or ".join(_yaml(column.name) for column in findings.unit_columns)
-        notes["data.columns.unit"] = f"Perhaps {names}: then mend privacy's unit, units and delta."
+        notes["data.columns.unit"] = (
+            f"Perhaps {names}: then change privacy's unit, units and delta."
+        )
     lines = (
         f"{text.ljust(38)}  # {comment}" if comment else text
         for text, comment in _section(Config, values, "", notes)
@@ -116,27 +153,30 @@ def draft(
     return "\n".join([_HEADER, *lines, ""])
 
 
-def proposed_plan(findings: Findings) -> PrivacyPlan:
-    """The plan of the config that `draft` writes."""
-    return plan_from(Privacy(**_privacy(findings)), findings.guess.unit)
+def proposed_plan(findings: Findings, units: int | None = None) -> PrivacyPlan:
+    """The plan of the config that `draft` writes; where that names no number, a private one."""
+    number = declared(findings, units) or _counted(findings)
+    return plan_from(Privacy(**_privacy(findings.guess.unit, number)), findings.guess.unit)
 
 
-def _privacy(findings: Findings) -> dict[str, Any]:
-    unit = findings.guess.unit
-    units = _units(findings, unit)
-    return {
-        "delta": float(Context(prec=2, rounding=ROUND_DOWN).divide(1, 10 * max(units, 1))),
-        "units": units,
+def _privacy(unit: str | None, units: int | None) -> dict[str, Any]:
+    """The section privacy, from the declared number of units alone."""
+    derived: dict[str, Any] = dict.fromkeys(("units", "delta", "batch"), CHANGE_ME)
+    if units:
+        derived = {
+            "units": units,
+            "delta": float(Context(prec=2, rounding=ROUND_DOWN).divide(1, 10 * units)),
+            "batch": min(_default(Privacy.model_fields["batch"]), max(units // _BATCHES, 1)),
+        }
+    return derived | {
         "unit": "column" if unit else "record",
         "max_records_per_unit": _RECORDS_PER_OWNER if unit else 1,
-        "batch": min(_default(Privacy.model_fields["batch"]), max(units // _BATCHES, 1)),
     }
 
 
 def summary(findings: Findings, plan: PrivacyPlan) -> str:
     """What the owner should know about the data, for a console: all its figures are private."""
     guess = findings.guess
-    usable = findings.rows - sum(findings.unusable.values())
     roles = {"prompt": guess.prompt, "input": guess.input, "code": guess.code}
     columns = ", ".join(f"{role}: {name}" for role, name in roles.items() if name)
     looked = sum(findings.languages.values())
@@ -148,7 +188,7 @@ def summary(findings: Findings, plan: PrivacyPlan) -> str:
         for column in findings.unit_columns
     )
     rows = [
-        ("rows", f"{findings.rows:,}, of which {usable:,} usable"),
+        ("rows", f"{findings.rows:,}, of which {findings.usable:,} usable"),
         ("not usable", _counts(findings.unusable)),
         ("columns", columns),
         ("languages", f"{_counts(findings.languages)} ({how})"),
@@ -160,7 +200,7 @@ def summary(findings: Findings, plan: PrivacyPlan) -> str:
         ),
         ("secrets", f"rows with {_counts(findings.secrets)}"),
         ("owners", "; ".join(owners) or "no column looks like one"),
-        ("units", f"{findings.proposed_units:,} proposed, if each record is a unit"),
+        ("units", f"{_counted(findings):,} {'owners' if guess.unit else 'records'} are there"),
     ]
     text = [f"{name.ljust(12)}{value}" for name, value in rows]
     text += [f"! {warning}" for warning in _warnings(findings)]
@@ -218,9 +258,15 @@ def _warnings(findings: Findings) -> Iterator[str]:
     for column in findings.unit_columns if not findings.guess.unit else ():
         yield (
             f"column {column.name} may name an owner: --unit {column.name} protects all records "
-            f"of each, with {column.proposed_units:,} proposed units"
+            f"of each of {column.distinct:,} owners"
         )
-    if 0 < findings.proposed_units < _FEW_UNITS:
+    longest = (findings.prompt_chars.p90 + findings.code_chars.p90) // _CHARS_PER_TOKEN
+    if longest > (context := _default(Model.model_fields["max_tokens"])):
+        yield (
+            f"more than one record in ten may be longer than max_tokens, {context:,}, and is cut "
+            "there: raise it for models that take more"
+        )
+    if _counted(findings) < _FEW_UNITS:
         yield f"fewer than {_FEW_UNITS:,} units: under a small ε the model will learn little"
 
 
@@ -257,12 +303,12 @@ def _unsupported(findings: Findings) -> dict[str, int]:
     return {name: n for name, n in findings.languages.items() if name not in LANGUAGES}
 
 
-def _units(findings: Findings, unit: str | None) -> int:
-    """The number of units to declare, where `unit` is the owners' column or None for records."""
+def _counted(findings: Findings) -> int:
+    """How many units there are, by the unit of `findings.guess`: private."""
+    unit = findings.guess.unit
     if unit is None:
-        supported = sum(findings.languages.values()) - sum(_unsupported(findings).values())
-        return two_digits(supported) if _unsupported(findings) else findings.proposed_units
-    known = {column.name: column.proposed_units for column in findings.unit_columns}
+        return findings.usable - sum(_unsupported(findings).values())
+    known = {column.name: column.distinct for column in findings.unit_columns}
     if unit not in known:
         raise UserError(
             f"unit {unit}: not among the columns that look like owners "

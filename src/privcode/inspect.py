@@ -2,8 +2,8 @@
 
 Promises: counts and column names only, never the text of a record; every figure is exact or says
 that it comes from a sample. The figures are themselves private (they were computed without the
-mechanism): show them on the owner's console and nowhere else. The one made to be declared is the
-number of units rounded to two digits.
+mechanism): show them at the owner's terminal and nowhere else. Which columns there are is decided
+by most rows, so that one row more or less does not.
 Does not: find every secret or every near duplicate. It looks for cheap, common signs, so that the
 owner knows what to ask before training.
 """
@@ -49,7 +49,9 @@ class Lengths:
 
 @dataclass(frozen=True)
 class UnitColumn:
-    """A column that could name the unit: distinct owners and the rows of the most frequent one.
+    """A column that names an owner in at least half of the rows, and so could be the unit.
+
+    `distinct` counts the owners, `max_rows` the rows of the most frequent one.
 
     `several` counts rows with several owners, which belong to no unit and are counted nowhere else.
     """
@@ -58,11 +60,6 @@ class UnitColumn:
     distinct: int
     max_rows: int
     several: int = 0
-
-    @property
-    def proposed_units(self) -> int:
-        """The number of units to declare if this column is the unit."""
-        return two_digits(self.distinct)
 
 
 @dataclass(frozen=True)
@@ -85,10 +82,11 @@ class Repeats:
 class Findings:
     """What `look` saw; every figure is private.
 
-    `unusable` counts rows by "FIELD: REASON". `languages` counts usable rows, all of them where
-    `languages_from` is "column", a sample of at most `SAMPLE` where it is "sample"; "unknown" is
-    what no parser read. `repeats` is about usable rows, by the unit in `guess`. `secrets` counts
-    rows with at least one sign of each kind in any column.
+    `columns` are those that at least half of the rows have, sorted. `unusable` counts rows by
+    "FIELD: REASON". `languages` counts usable rows, all of them where `languages_from` is "column",
+    a sample of at most `SAMPLE` where it is "sample"; "unknown" is what no parser read. `repeats`
+    is about usable rows, by the unit in `guess`. `secrets` counts rows with at least one sign of
+    each kind in any column.
     """
 
     rows: int
@@ -102,7 +100,11 @@ class Findings:
     repeats: Repeats
     secrets: Mapping[str, int]
     unit_columns: tuple[UnitColumn, ...]
-    proposed_units: int
+
+    @property
+    def usable(self) -> int:
+        """Rows that can be used."""
+        return self.rows - sum(self.unusable.values())
 
 
 _UNIT_WORDS = re.compile(
@@ -110,12 +112,6 @@ _UNIT_WORDS = re.compile(
     r"|contributor|organi[sz]ation|org|team|customer|client|tenant)s?(?![a-z])"
 )
 _TOKEN = re.compile(r"\"(?:[^\"\\\n]|\\.)*\"|'(?:[^'\\\n]|\\.)*'|[^\W\d]\w*|\d[\w.]*|[^\w\s]")
-
-
-def two_digits(count: int) -> int:
-    """`count` rounded to two significant digits, halves up; never 0 for a count above 0."""
-    step: int = 10 ** max(len(str(count)) - 2, 0)
-    return (count + step // 2) // step * step
 
 
 def _lengths(texts: Sequence[str]) -> Lengths:
@@ -206,7 +202,7 @@ def _unit_columns(rows: Sequence[Row], names: Sequence[str]) -> tuple[UnitColumn
                 counts[owner(row, name)] += 1
             except BadField as bad:
                 several += bad.reason == SEVERAL_OWNERS
-        if counts or several:
+        if 2 * (counts.total() + several) >= len(rows):
             most = max(counts.values(), default=0)
             candidates.append(UnitColumn(name, len(counts), most, several))
     return tuple(candidates)
@@ -231,7 +227,8 @@ def look(
         UserError: the source cannot be read, or no guess of its columns fits.
     """
     rows = [row for _, row in read_rows(source)]
-    names = tuple(dict.fromkeys(str(name) for row in rows for name in row))
+    having = Counter(str(name) for row in rows for name in row)
+    names = tuple(sorted(name for name, count in having.items() if 2 * count >= len(rows)))
     guess = columns or guess_columns(names)
     if guess is None:
         raise UserError(
@@ -278,5 +275,4 @@ def look(
         repeats=repeats(zip(units, prompts, codes, strict=True)),
         secrets=dict(secrets),
         unit_columns=_unit_columns(rows, names),
-        proposed_units=two_digits(len(codes)),
     )

@@ -1,14 +1,14 @@
 """What `privcode plan` says before anything is trained.
 
-Promises: `planned` is public, made from the settings and the runs that are known; `say_shared`
-looks at the data and speaks to the owner's console alone. Does not: spend budget, or train.
+Promises: `planned` is public, made from the settings and the runs that are known; what
+`shared_by_many` says is private, from a look at the data. Does not: spend budget, or train.
 """
 
 import math
 from typing import Any
 
 from privcode.config import Compare, Config, json_number
-from privcode.console import columns, say
+from privcode.console import columns
 from privcode.cost import BANDWIDTH, GPU, PEAK, UTILISATION, estimate, memory
 from privcode.errors import UserError
 from privcode.init import KEEP, epsilon_words, shared
@@ -106,17 +106,15 @@ def _duration(seconds: float | None) -> str:
     return f"{seconds / 60:.0f} min" if seconds < 3600 else f"{seconds / 3600:,.1f} h"
 
 
-def say_shared(config: Config, plan: PrivacyPlan) -> None:
-    """Tell the owner, on the console, what stands in many units' records."""
+def shared_by_many(config: Config, plan: PrivacyPlan) -> str:
+    """What stands in many units' records, and what else the owner should know: private."""
     source = config.data.source
     if not is_local(source):
-        say(f"{source}: not here, so what stands in many of its records was not looked at")
-        return
+        return f"{source}: not here, so what stands in many of its records was not looked at"
     try:
         records, counts, fingerprint = private_records(config)
     except UserError as error:
-        say(f"the data were not looked at: {error}")
-        return
+        return f"the data were not looked at: {error}"
     own = records[: len(records) - counts["canaries"]]
     lines = list(shared(repeats((r.unit, r.prompt, r.completion) for r in own), plan))
     if same := _private_prompts(config, {r.prompt.strip() for r in own}):
@@ -136,10 +134,7 @@ def say_shared(config: Config, plan: PrivacyPlan) -> None:
             f"{more} more run(s) read the same records from another file, and count as well: "
             f"with them ε = {together:.4g}"
         )
-    for line in lines:
-        say(f"! {line}")
-    if lines:
-        say(KEEP)
+    return "\n".join([f"! {line}" for line in lines] + [KEEP] * bool(lines))
 
 
 def _private_prompts(config: Config, private: set[str]) -> int:

@@ -127,9 +127,16 @@ def _read_parquet(path: Path) -> Iterator[tuple[int, Row]]:
         raise UserError(f"{path}: is not a readable Parquet file; write it again") from None
 
 
-def _read_folder(name: str, split: str) -> Iterator[tuple[int, Row]]:
+def _datasets() -> Any:
+    """The library, without its bars, which count private records in whatever log there is."""
     import datasets
 
+    datasets.disable_progress_bars()
+    return datasets
+
+
+def _read_folder(name: str, split: str) -> Iterator[tuple[int, Row]]:
+    datasets = _datasets()
     try:
         data = datasets.load_from_disk(name)
     except FileNotFoundError:
@@ -144,8 +151,7 @@ def _read_folder(name: str, split: str) -> Iterator[tuple[int, Row]]:
 
 
 def _read_hub(name: str, split: str) -> Iterator[tuple[int, Row]]:
-    import datasets
-
+    datasets = _datasets()
     try:
         data = datasets.load_dataset(name, split=split)
     except Exception as error:  # the hub client raises more kinds than it documents

@@ -17,7 +17,7 @@ from privcode.budget import SWEEP, begin, sweep_of
 from privcode.config import Config, load_config, plan_of
 from privcode.console import progress_bar, say
 from privcode.errors import UserError
-from privcode.files import read_jsonl, write_json, write_jsonl, write_text
+from privcode.files import read_jsonl, settle, write_json, write_jsonl, write_text
 from privcode.masking import mask
 from privcode.needs import beside, refuse_early, tasks_of, text_of
 from privcode.privacy.accounting import unit_words
@@ -197,6 +197,7 @@ class Run(Workspace):
                     merge(self, "tuned" if output == self.premium else "junior", output)
         if rank() == 0:
             checkpoint.unlink(missing_ok=True)  # not before the stage is noted
+            settle(self.out)
         self._next("sanitize", output)
 
     def _begin(self, fingerprint: str) -> None:
@@ -446,7 +447,7 @@ class Run(Workspace):
         self._finished()
         verify(self)
         rows = [row for _, row in read_jsonl(self.accepted)]
-        return release(
+        facts = release(
             evidence(self),
             rows,
             self.premium,
@@ -454,6 +455,8 @@ class Run(Workspace):
             allow_reproducible_noise=allow_reproducible_noise,
             license=license,
         )
+        settle(self.out)
+        return facts
 
     def _before(self, name: str) -> list[Path]:
         """What stage `name` reads of the run; it is refused before the stages that make it."""

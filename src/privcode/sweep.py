@@ -20,7 +20,7 @@ from privcode.budget import SWEEP
 from privcode.comparison import done_in, keep, run_all
 from privcode.config import Config, plan_of
 from privcode.errors import UserError
-from privcode.files import read_json, read_sealed, write_sealed
+from privcode.files import read_json, read_sealed, settle, write_sealed
 from privcode.needs import refuse_early
 from privcode.privacy.registry import place, register
 from privcode.private import private_records
@@ -51,6 +51,7 @@ def sweep(config: Config, out: Path) -> dict[str, Any]:
         finally:
             run.close()
     finally:
+        settle(out)
         os.close(held)
 
 

@@ -4,7 +4,8 @@ Promises: one process works in it at a time (or the ranks of one torchrun, of wh
 writes); settings that differ from those it was begun with are
 refused; a stage that is done is not done again while its files are the same, and is refused when
 they are not; `private/` has mode 0700, and hashes of what lies in it stay in it, and so do the
-times that stages took: reading takes longer where a record is long.
+times that stages took: reading takes longer where a record is long. What is public has one
+constant time after each stage.
 Does not: know what a stage does.
 """
 
@@ -23,7 +24,14 @@ from typing import Any
 from privcode.config import Config, dump_config
 from privcode.console import say
 from privcode.errors import UserError
-from privcode.files import read_sealed, sha256_file, write_sealed, write_text, write_with
+from privcode.files import (
+    read_sealed,
+    settle,
+    sha256_file,
+    write_sealed,
+    write_text,
+    write_with,
+)
 from privcode.privacy import distributed
 
 VERSIONED = ("privcode", "torch", "transformers", "peft", "trl", "dp-accounting")
@@ -129,6 +137,7 @@ class Workspace:
         config = self.hashes([self.out / "config.yaml"])
         noted = self._noted() | {"config": config, "versions": versions(), key: facts}
         write_sealed(self.manifest, noted)
+        settle(self.out)
 
     @contextmanager
     def stage(self, name: str, inputs: Sequence[Path], outputs: Sequence[Path]) -> Iterator[bool]:
@@ -142,7 +151,11 @@ class Workspace:
             yield False
             return
         started = time.monotonic()
-        yield True
+        try:
+            yield True
+        except BaseException:
+            settle(self.out)
+            raise
         if distributed.rank() == 0:
             facts = {"inputs": self.hashes(inputs), "outputs": self.hashes(outputs)}
             took = {name: round(time.monotonic() - started, 1)}

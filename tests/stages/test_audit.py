@@ -135,6 +135,8 @@ def test_units_are_scored_whole_and_records_longer_than_the_context_left_aside()
     assert (facts["members"], facts["non_members"]) == (1, 2)
     assert len(curves["model, loss"][0]) <= 1 + 2
     assert membership([], others, [target(untuned)], lambda n: None)[1] == {}
+    # The draw may hold nobody out, and a public exit code must not tell.
+    assert membership([], [], [target(untuned)], lambda n: None)[1] == {}
 
 
 @pytest.mark.parametrize("held_out", [0, 6])

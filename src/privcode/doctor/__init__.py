@@ -113,6 +113,7 @@ def _evidence() -> _Planned:
     yield "verify", True, _other("evidence", "verify"), group
     yield "planted faults", True, _other("evidence", "planted"), group
     yield "one-run audit", True, _other("evidence", "audit"), group
+    yield "post-processing", True, _other("replay", "replay"), group
 
 
 def _models() -> _Planned:

@@ -183,7 +183,8 @@ def membership(
             found = [scores(a, b) for (a, cut), (b, _) in islice(pairs, len(unit)) if not cut]
             rows.append(np.mean(found, axis=0) if found else np.full(len(SCORES), np.nan))
         models[target.name] = {}
-        for name, column in zip(SCORES, np.transpose(rows), strict=True):
+        columns = np.reshape(rows, (-1, len(SCORES))).T  # also of no unit at all
+        for name, column in zip(SCORES, columns, strict=True):
             inside, outside = (part[~np.isnan(part)] for part in np.split(column, [len(members)]))
             if len(inside) and len(outside):
                 models[target.name][name] = inference(inside, outside)

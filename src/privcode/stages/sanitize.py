@@ -159,6 +159,18 @@ def _try_out(model: Any, head: Head | None, clipper: Clipper) -> None:
         clipper.try_out(losses)
 
 
+def noised_sum(clipped: torch.Tensor, noise: torch.Tensor | None) -> torch.Tensor:
+    """[parameters] fp32: one step's clipped sum over all ranks, noised; all that the step releases.
+
+    Args:
+        clipped: this rank's clipped sum.
+        noise: the step's noise, on the first rank alone: one draw for all ranks.
+    """
+    if noise is not None:
+        clipped = clipped + noise.to(clipped.device)
+    return sum_(clipped)
+
+
 def sanitize(
     model: Any,
     pad: int,
@@ -248,7 +260,6 @@ def sanitize(
     for step in range(first, plan.steps):
         chosen = from_first(partial(spend, step))
         drawn = [units[u] for u in chosen if u < len(units)]
-        # One draw for all ranks, in the sum before it is reduced.
         noise = beside.submit(plan.noise, clipper, step, randomness) if rank() == 0 else None
         weight = syntax_weight(
             step, settings.syntax, settings.lambda_max, settings.lambda_min, settings.lambda_decay
@@ -266,10 +277,7 @@ def sanitize(
             mine = (chosen[chosen >= len(units)] - len(units))[rank() :: world()]
             for rows_given in canaries.gradients(mine, settings.micro_batch, device):
                 clipper.accumulate(torch.arange(len(rows_given)), rows_given)
-        clipped = clipper.take_sum()
-        if noise:
-            clipped = clipped + noise.result().to(device)
-        noised = sum_(clipped)
+        noised = noised_sum(clipper.take_sum(), noise.result() if noise else None)
         if canaries is not None:
             canaries.observe(noised)
         clipper.set_gradients(noised / plan.expected_batch)

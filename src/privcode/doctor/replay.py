@@ -1,0 +1,407 @@
+"""Record and replay: is all that leaves `private/` post-processing of what the mechanism released?
+
+The noised sums of one run are recorded. Then the whole pipeline, `init` to `verify`, runs on a
+neighbouring data set, with the recorded sums in place of its own. If everything outside `private/`
+is a function of those sums, of public files and of what the owner declared, it is the same to the
+byte: what commands print, their exit codes, and names, contents, modes and times of files. (The
+idea: record and replay, arXiv 2602.17454.)
+
+Promises: noise and sampling are cryptographic, as in any run; all other randomness comes from the
+config's seeds. Nothing of the pipeline but `sanitize.noised_sum` is replaced. Commands run as a
+shell would run them whose stdout and stderr are files, on the CPU, each play at the same place and
+with a registry of its own.
+Does not: test the mechanism (`engine` does), see what a watcher sees while a stage runs, or compare
+the clock: how long a command takes depends on the data.
+"""
+
+import contextlib
+import io
+import json
+import os
+import random
+import shutil
+import stat
+import sys
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from unittest.mock import patch
+
+import numpy as np
+import torch
+import yaml
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from privcode import models
+from privcode.doctor import expect
+from privcode.exercises.corpus import prelude, private_records, public_prompts, tasks
+from privcode.files import Row, write_jsonl, write_text
+from privcode.models import load_tokenizer
+from privcode.stages import sanitize
+from privcode.workspace import Workspace
+
+UNITS = 12
+"""Declared; about as many are there."""
+
+_PUBLIC = ("prompts.jsonl", "tasks.jsonl", "house.py", "run.yaml", "tiny")
+_SETTINGS: dict[str, dict[str, Any]] = {
+    "data": {"on_bad_row": "skip"},
+    "privacy": {"epsilon": None, "noise_multiplier": 1.0, "steps": 3, "batch": 4},
+    "junior": {"model": "tiny", "max_tokens": 192, "lora": {"r": 2, "alpha": 4}},
+    "premium": {"model": "tiny", "max_tokens": 192, "lora": {"r": 2, "alpha": 4}},
+    "sanitize": {"checkpoint_every": 2, "micro_batch": 4, "learning_rate": 0.05},
+    "synthesize": {"max_new_tokens": 24},
+    "validate": {"execution": {"enabled": False}, "round_trip": {"threshold": -99.0}},
+    "boost": {"epochs": 1, "batch_size": 4, "micro_batch": 4},
+    "audit": {
+        "repetitions": [1],
+        "candidates": 2,
+        "samples": 1,
+        "max_new_tokens": 8,
+        "holdout": 2,
+        "gradient_canaries": 20,
+        "coin_canaries": 4,
+    },
+}
+_OWNED: dict[str, dict[str, Any]] = {
+    "privacy": {"max_records_per_unit": 2},
+    "sanitize": {"merge": True},
+    "audit": {"candidates": 0},
+}
+_EXECUTING: dict[str, dict[str, Any]] = {  # what the bundled models write runs now and then
+    "junior": {"model": "bundled:junior"},
+    "premium": {"model": "bundled:premium"},
+    "sanitize": {"learning_rate": 1e-4},
+    "synthesize": {"max_new_tokens": 120, "temperature": 0.2},
+    "validate": {"execution": {"enabled": True, "prelude": "house.py"}},
+    "evaluate": {
+        "tasks": [
+            {
+                "name": "house",
+                "file": "tasks.jsonl",
+                "prelude": "house.py",
+                "instruction": "{problem}",
+            }
+        ],
+        "max_new_tokens": 24,
+    },
+}
+
+
+@dataclass(frozen=True)
+class World:
+    """What two plays have in common: a folder with public files, and the commands.
+
+    Attributes:
+        folder: where all of it lies, for each play at the same place.
+        owner: the column whose values are the units; None where each record is one.
+        commands: run one after the other in `folder`.
+        size: records of the data set that the others are neighbours of.
+    """
+
+    folder: Path
+    owner: str | None
+    commands: Sequence[Sequence[str]]
+    size: int = UNITS
+
+    @property
+    def rows(self) -> list[Row]:
+        """The data set that the others are neighbours of; one of the two kinds names languages."""
+        rows: list[Row] = list(private_records(self.size, seed=1))
+        if self.owner:
+            for number, row in enumerate(rows):
+                row[self.owner] = f"owner-{number // 2}"
+                del row["language"]
+        return rows
+
+
+def world(folder: Path, owner: str | None = None, *, executes: bool = False) -> World:
+    """A world in `folder`, with all stages; what models write is run only if it `executes`."""
+    write_jsonl(folder / "prompts.jsonl", public_prompts(4, seed=1))
+    write_jsonl(folder / "tasks.jsonl", tasks(1, seed=1))
+    write_text(folder / "house.py", prelude())
+    _tiny_model(folder / "tiny")
+    settings = dict(_SETTINGS)
+    for more in (_OWNED if owner else {}, _EXECUTING if executes else {}):
+        settings |= {name: settings.get(name, {}) | values for name, values in more.items()}
+    write_text(folder / "run.yaml", yaml.safe_dump({"extends": "privcode.yaml", **settings}))
+    init = ["init", "private.jsonl", "--units", str(UNITS), "--prompts", "prompts.jsonl"]
+    init += ["--unit", owner] if owner else []
+    init += ["--tasks", "tasks.jsonl"] if executes else []
+    commands = (
+        [*init, "-o", "privcode.yaml"],
+        ["plan", "run.yaml"],
+        ["run", "run.yaml", "--out", "run"],
+        ["release", "run"],
+        ["verify", "run", "--json"],
+        ["verify", "run/release", "--json"],
+    )
+    return World(folder, owner, commands)
+
+
+def _tiny_model(folder: Path) -> None:
+    """A random model of one layer: fast, and as good as any, since its sums are replaced."""
+    tokenizer = load_tokenizer("bundled:junior")
+    config = LlamaConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=16,
+        intermediate_size=16,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        max_position_embeddings=256,
+        pad_token_id=tokenizer.pad_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        LlamaForCausalLM(config).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What somebody without access to `private/` sees of a play, by place: a command or a file."""
+
+    places: Mapping[str, tuple[object, ...]]
+
+    def differences(self, other: "Seen") -> list[str]:
+        """The places that are not the same in `other`, each in one line."""
+        names = sorted({*self.places, *other.places})
+        found = []
+        for name in names:
+            one, two = self.places.get(name), other.places.get(name)
+            if one != two:
+                found.append(f"{name}: {_first_difference(one, two)}")
+        return found
+
+
+def play(
+    world: World, rows: Sequence[Row], recorded: Sequence[torch.Tensor] | None = None
+) -> tuple[Seen, list[torch.Tensor]]:
+    """Run the commands on `rows`; returns what is seen of it, and the noised sums.
+
+    Args:
+        world: where, and which commands; what an earlier play left there is removed.
+        rows: the private data.
+        recorded: noised sums that stand in place of this play's own.
+    """
+    for path in world.folder.iterdir():
+        if path.name not in _PUBLIC:
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+    _write_rows(world.folder / "private.jsonl", rows)
+    released: list[torch.Tensor] = []
+    real = sanitize.noised_sum
+    waiting = None if recorded is None else iter(recorded)
+
+    def noised_sum(clipped: torch.Tensor, noise: torch.Tensor | None) -> torch.Tensor:
+        own = real(clipped, noise)
+        released.append(own.clone() if waiting is None else next(waiting).clone())
+        return released[-1].clone()
+
+    places: dict[str, tuple[object, ...]] = {}
+    with (
+        tempfile.TemporaryDirectory() as state,
+        patch.dict(os.environ, {"PRIVCODE_STATE": state, "PRIVCODE_DEBUG": ""}),
+        patch.object(models, "_device", lambda: "cpu"),  # elsewhere bits may differ by chance
+        patch.object(sanitize, "noised_sum", noised_sum),
+        contextlib.chdir(world.folder),
+        _same_generators(),
+    ):
+        for command in world.commands:
+            places[f"privcode {' '.join(command)}"] = _said(command)
+    places |= _files(world.folder, {*_PUBLIC, "private.jsonl"})
+    return Seen(places), released
+
+
+def _write_rows(path: Path, rows: Sequence[Row]) -> None:
+    """JSON Lines of rows that may hold half a surrogate pair."""
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
+@contextlib.contextmanager
+def _same_generators() -> Iterator[None]:
+    """Put back the global generators, which stages seed for themselves."""
+    kept, numbers = random.getstate(), np.random.get_state()
+    try:
+        with torch.random.fork_rng(devices=[]):
+            yield
+    finally:
+        random.setstate(kept)
+        np.random.set_state(numbers)
+
+
+def _said(command: Sequence[str]) -> tuple[object, ...]:
+    """(exit code, stdout, stderr) of a command in this process, also of what it starts."""
+    from privcode.cli import main
+
+    code: object = 0
+    opened: list[Workspace] = []
+    real = Workspace._claim
+
+    def claim(workspace: Workspace, text: str) -> None:
+        opened.append(workspace)
+        real(workspace, text)
+
+    with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
+        with (
+            _redirected("stdout", 1, out),
+            _redirected("stderr", 2, err),
+            patch.object(sys, "argv", ["privcode", *command]),
+            patch.object(Workspace, "_claim", claim),
+        ):
+            try:
+                main()
+            except SystemExit as end:
+                code = end.code
+        for workspace in opened:  # as the end of a process does
+            workspace.close()
+        out.seek(0)
+        err.seek(0)
+        return code or 0, out.read(), err.read()
+
+
+@contextlib.contextmanager
+def _redirected(name: str, descriptor: int, to: Any) -> Iterator[None]:
+    """Python's stream and the system's, both into one file."""
+    kept = os.dup(descriptor)
+    text = io.TextIOWrapper(os.fdopen(os.dup(to.fileno()), "wb"), "utf-8", write_through=True)
+    os.dup2(to.fileno(), descriptor)
+    try:
+        with patch.object(sys, name, text):
+            yield
+    finally:
+        text.close()
+        os.dup2(kept, descriptor)
+        os.close(kept)
+
+
+def _files(folder: Path, without: set[str]) -> dict[str, tuple[object, ...]]:
+    """By name below `folder`: kind, mode, time and content; nothing below a `private`."""
+    found: dict[str, tuple[object, ...]] = {}
+    for path in sorted(folder.rglob("*")):
+        parts = path.relative_to(folder).parts
+        if parts[0] in without or "private" in parts[:-1]:
+            continue
+        facts = path.lstat()
+        content = path.read_bytes() if stat.S_ISREG(facts.st_mode) else b""
+        found["/".join(parts)] = (facts.st_mode, facts.st_mtime_ns, facts.st_nlink, content)
+    return found
+
+
+def _first_difference(one: tuple[object, ...] | None, two: tuple[object, ...] | None) -> str:
+    if one is None or two is None:
+        return "is there only once"
+    for a, b in zip(one, two, strict=True):
+        if isinstance(a, bytes) and isinstance(b, bytes) and a != b:
+            at = next((i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), 0)
+            start = max(at - 40, 0)
+            return f"{a[start : at + 60]!r} became {b[start : at + 60]!r}"
+        if a != b:
+            return f"{a} became {b}"
+    return "the same"
+
+
+Change = Callable[[list[Row], random.Random, str | None], None]
+
+
+def _place(rows: Sequence[Row], rng: random.Random) -> int:
+    return rng.randrange(len(rows))
+
+
+def _add(rows: list[Row], rng: random.Random, owner: str | None) -> None:
+    new = dict(rng.choice(private_records(40, seed=2)))
+    if owner:
+        new[owner] = "somebody else"
+        del new["language"]
+    rows.insert(rng.randint(0, len(rows)), new)
+
+
+def _remove(rows: list[Row], rng: random.Random, owner: str | None) -> None:
+    gone = rows[_place(rows, rng)]
+    rows[:] = [r for r in rows if r is not gone and not (owner and r[owner] == gone[owner])]
+
+
+def _lengthen(rows: list[Row], rng: random.Random, owner: str | None) -> None:
+    row, field = rows[_place(rows, rng)], rng.choice(("prompt", "code"))
+    row[field] = f"{row[field]}\n" * rng.choice((3, 30, 300))
+
+
+_BAD = (None, 7, "", " ", ["a"], {"a": 1}, "\ud800", "a\udfffb")
+
+
+def _break(rows: list[Row], rng: random.Random, owner: str | None) -> None:
+    row = rows[_place(rows, rng)]
+    field = rng.choice(["prompt", "code", owner or "language"])
+    if rng.random() < 0.2:
+        del row[field]
+    else:
+        row[field] = rng.choice(_BAD)
+
+
+def _duplicate(rows: list[Row], rng: random.Random, owner: str | None) -> None:
+    rows[_place(rows, rng)] = dict(rows[_place(rows, rng)])
+
+
+def _give_away(rows: list[Row], rng: random.Random, owner: str | None) -> None:
+    names = [row.get(owner or "author") for row in rows]
+    rows[_place(rows, rng)][owner or "author"] = rng.choice(
+        (rng.choice(names), "somebody else", [names[0], names[-1]], "[ann, bob]")
+    )
+
+
+def _move(rows: list[Row], rng: random.Random, owner: str | None) -> None:
+    row = rows.pop(_place(rows, rng))
+    rows.insert(rng.randint(0, len(rows)), row)
+
+
+def _translate(rows: list[Row], rng: random.Random, owner: str | None) -> None:
+    row = rows[_place(rows, rng)]
+    row["code"] = "func f(x int) int { return x }"
+    row["language"] = rng.choice(("cobol", "go", "Python", "\x1b[2J"))
+
+
+def _add_fields(rows: list[Row], rng: random.Random, owner: str | None) -> None:
+    odd = dict.fromkeys(("lang", "input", "team", "problem", "solution"), "python")
+    at = _place(rows, rng)
+    rows[at] = {**odd, **rows[at]}
+
+
+CHANGES: dict[str, Change] = {
+    "added": _add,
+    "removed": _remove,
+    "made long": _lengthen,
+    "made broken": _break,
+    "made a duplicate": _duplicate,
+    "given another owner": _give_away,
+    "moved": _move,
+    "put into another language": _translate,
+    "given more fields": _add_fields,
+}
+"""What can happen to one unit, by name; each changes a list of rows in place, at random."""
+
+
+def neighbour(world: World, change: str, seed: int) -> list[Row]:
+    """The world's data set with one unit changed."""
+    rows = world.rows
+    CHANGES[change](rows, random.Random(f"{change} {seed}"), world.owner)
+    return rows
+
+
+def replay() -> str:
+    """A few neighbours, from `init` to `verify`."""
+    with tempfile.TemporaryDirectory() as folder:
+        here = world(Path(folder))
+        seen, sums = play(here, here.rows)
+        failed = [name for name, said in seen.places.items() if said[0] and "privcode" in name]
+        expect(not failed, f"{', '.join(failed)}: fails on the data as they are")
+        chosen = ("removed", "made long", "made broken")
+        for number, change in enumerate(chosen):
+            other, _ = play(here, neighbour(here, change, number), sums)
+            found = seen.differences(other)
+            expect(not found, f"one unit {change} shows outside private/: {found[:1]}")
+    return (
+        f"one unit {', '.join(chosen)}: what {len(here.commands)} commands say and "
+        f"{len(seen.places) - len(here.commands)} files outside private/ are the same to the byte"
+    )

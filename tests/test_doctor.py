@@ -45,6 +45,7 @@ def test_a_sound_machine_passes_every_required_check_with_the_global_generator_u
     assert {check.name for check in done if check.required} >= {
         *("machine", "clipping on cpu", "syntax term", "noise", "sampling", "accountants"),
         *("ledger", "resumed runs", "verify", "planted faults", "sandbox: auto"),
+        "post-processing",
         *("grammars", "bundled:junior", "bundled:premium"),
     }
     facts = report(done)

@@ -17,7 +17,8 @@ import torch
 
 from privcode import attacks, init, records, run, workspace
 from privcode.console import say
-from privcode.doctor.replay import CHANGES, UNITS, Seen, World, neighbour, play, world
+from privcode.doctor.replay import CHANGES, UNITS, Seen, World, neighbour, play, replay, world
+from privcode.errors import UserError
 from privcode.execution import sandboxes
 from privcode.files import write_text
 from privcode.privacy import PrivacyPlan
@@ -318,6 +319,13 @@ def test_each_planted_leak_is_seen_and_nothing_without_it(name: str, tmp_path: P
     seen, sums = play(here, here.rows)  # the leak is gone
     other, _ = play(here, neighbour(here, leak.change, 1), sums)
     assert seen.differences(other) == []
+
+
+@pytest.mark.slow
+def test_the_doctor_replays_neighbours_and_fails_where_something_leaks() -> None:
+    assert "the same to the byte" in replay()
+    with LEAKS["a time in a public file"].plant(), pytest.raises(UserError, match=r"more.*became"):
+        replay()
 
 
 def test_a_difference_is_told_by_place_and_first_byte() -> None:

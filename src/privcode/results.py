@@ -248,7 +248,9 @@ def _check_origin(run: "Run", stages: dict[str, Any], facts: dict[str, Any]) -> 
     again = f"make the bundle again with privcode release {run.out}"
     own = public(evidence(run), str(run.out))
     told = {**run.plan.describe(), "sweep": own.sweep}
-    told["stated"] = stated(own, facts["stated"]["license"])
+    # A run may have been moved since, and a licence is chosen with the release.
+    chosen = {name: facts["stated"][name] for name in ("title", "license")}
+    told["stated"] = stated(own, None) | chosen
     told["epsilon_lower_bounds"] = (own.audit or {}).get("one_run", {})
     for name, value in told.items():
         if facts[name] != value:

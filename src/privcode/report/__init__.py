@@ -210,14 +210,18 @@ def environment() -> Environment:
         keep_trailing_newline=True,
     )
     found.filters["figure"] = _figure
-    found.filters["markdown"] = markdown
+    found.filters["name"] = name
     return found
 
 
 def markdown(text: str) -> str:
-    """Text from outside as one line that is no HTML, no link and no table cell's end."""
-    escaped = html.escape(" ".join(text.split()), quote=False)
-    return "".join(f"&#{ord(c)};" if c in r"|[]()`*\!" else c for c in escaped)
+    """Text from outside as one line that is no HTML and no table cell's end."""
+    return html.escape(" ".join(text.split()), quote=False).replace("|", "&#124;")
+
+
+def name(text: str) -> str:
+    """`markdown`, and no link, picture or emphasis: names are whatever their makers chose."""
+    return "".join(f"&#{ord(c)};" if c in r"[]`*\!" else c for c in markdown(text))
 
 
 def _figure(value: Any) -> str:

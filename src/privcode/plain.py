@@ -21,6 +21,8 @@ from privcode.errors import UserError
 LIMIT = 64 * 2**20
 """Bytes of a JSON document that is read as a whole; far above what privcode writes."""
 MOST_FILES = 100_000
+_DOCUMENTS = (".json", ".yaml", ".md", ".html")
+_LARGEST = 2**30  # a tokenizer's; what is not read as a whole may be larger
 
 
 def shown(path: Path) -> str:
@@ -72,8 +74,15 @@ def read_plain(path: Path, limit: int = LIMIT) -> bytes:
 
 
 def hash_plain(path: Path) -> str:
-    """Hex SHA-256 of a plain file's bytes; raises what `open_plain` raises."""
+    """Hex SHA-256 of a plain file's bytes.
+
+    Raises:
+        UserError: it is a document larger than any; what `open_plain` raises.
+    """
     with open_plain(path) as file:
+        size = os.fstat(file.fileno()).st_size
+        if path.suffix in _DOCUMENTS and size > _LARGEST:
+            raise UserError(f"{shown(path)}: is larger than {_LARGEST:,} bytes; restore it")
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 

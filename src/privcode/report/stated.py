@@ -199,7 +199,8 @@ def _read(kind: Any, value: Any, where: str) -> Any:
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False, include_context=False)[0]
         field = "".join(f".{part}" for part in first["loc"] if str(part).isprintable())[:100]
-        raise UserError(f"{where}{field}: {first['msg'][:120]}; restore it") from None
+        reason = first["msg"].removeprefix("Value error, ")[:120]
+        raise UserError(f"{where}{field}: {reason}; restore it") from None
     except (ValueError, RecursionError, TypeError):
         raise UserError(f"{where}: is no JSON; restore it") from None
 

@@ -201,8 +201,8 @@ def check_data(path: Path, rows: int) -> None:
         if tail[4:] != b"PAR1" or not 0 < footer <= min(_FOOTER, size - 12):
             raise UserError(f"{path}: is no Parquet file; get the bundle again")
         try:
+            _check_layout(path, pq.ParquetFile(file), size - 8 - footer)
             data = pq.ParquetFile(file, read_dictionary=SCHEMA.names)
-            _check_layout(path, data, size - 8 - footer)
             if data.metadata.num_rows != rows:
                 raise UserError(
                     f"{path}: holds {data.metadata.num_rows} rows, and {rows} are stated; "
@@ -243,7 +243,7 @@ def _decoded(part: pa.DictionaryArray) -> int:
 def _check_layout(path: Path, data: pq.ParquetFile, end: int) -> None:
     """Refuse other columns, text in the footer, and bytes that belong to no column."""
     facts = data.metadata
-    texts = [data.schema.column(n) for n in range(min(facts.num_columns, 4))]
+    texts = [data.schema.column(n) for n in range(min(len(data.schema), 4))]
     same = [(c.path, c.physical_type, str(c.logical_type)) for c in texts] == [
         (name, "BYTE_ARRAY", "String") for name in SCHEMA.names
     ]

@@ -4,7 +4,7 @@ import io
 import os
 import signal
 from collections.abc import Iterator
-from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from contextlib import contextmanager, redirect_stderr, redirect_stdout, suppress
 from pathlib import Path
 from typing import Any
 
@@ -50,7 +50,8 @@ def privcode(*arguments: str | Path) -> tuple[int, str, str]:
             code = int(end.code or 0)
         finally:
             for file in held:
-                os.close(file)  # as the end of a process does
+                with suppress(OSError):  # closed already
+                    os.close(file)  # as the end of a process does
     return code, out.getvalue(), err.getvalue()
 
 

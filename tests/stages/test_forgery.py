@@ -35,7 +35,7 @@ from tests.bundles import (
     write_adapter,
     write_tensors,
 )
-from tests.commands import privcode
+from tests.commands import privcode, refused
 
 WEIGHTS = "adapter/adapter_model.safetensors"
 NAMES = ("id", "prompt", "completion")
@@ -483,11 +483,7 @@ ATTACKS: dict[str, Callable[[Path], None]] = {
 @pytest.mark.parametrize("attack", ATTACKS)
 def test_a_lie_sealed_again_is_refused_in_one_line(bundle: Path, attack: str) -> None:
     ATTACKS[attack](bundle)
-    code, out, err = privcode("verify", bundle)
-    assert (code, out) == (2, ""), attack
-    assert err.count("\n") == 1, err
-    assert err.startswith("privcode: ")
-    assert len(err) < 600
+    refused("verify", bundle)
 
 
 def test_names_that_are_html_or_markdown_are_shown_as_text(bundle: Path) -> None:

@@ -20,13 +20,15 @@ from privcode.files import (
     read_json,
     read_sealed,
     sha256_file,
-    sha256_tree,
     write_jsonl,
     write_sealed,
 )
 from privcode.privacy import ledger, make_plan
 from privcode.run import Run
-from privcode.stages.release import release, verify_bundle
+from privcode.stages.bundle import write_data
+from privcode.stages.release import verify_bundle
+from tests import bundles
+from tests.bundles import forge
 
 CONFIG = """\
 data: {source: private.jsonl, language: python}
@@ -51,11 +53,22 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     run.sanitize()
     with run.stage("validate", [], [run.accepted]):
         write_jsonl(run.accepted, ROWS)
+        verdicts = [{"id": row["id"], "accepted": True, "reason": ""} for row in ROWS]
+        write_jsonl(run.verdicts, verdicts, mode=0o600)
     with run.stage("boost", [run.accepted], [run.premium]):
         shutil.copytree(run.junior, run.premium)
-    release(results.evidence(run), ROWS, run.premium, run.bundle)
+        named(run.premium / "adapter_config.json", "bundled:premium")
+    with run.stage("synthesize", [], []):
+        pass
+    run.release()
     run.close()
     return root / "whole"
+
+
+def named(config: Path, base: str) -> None:
+    config.write_text(
+        json.dumps(json.loads(config.read_text()) | {"base_model_name_or_path": base})
+    )
 
 
 def cli_config(root: Path) -> Any:
@@ -72,11 +85,7 @@ def folder(made: Path, tmp_path: Path) -> Path:
 
 
 def verify(folder: Path) -> dict[str, Any]:
-    run = Run.open(folder)
-    try:
-        return results.verify(run)
-    finally:
-        run.close()
+    return results.verify(Run.open(folder, look=True))
 
 
 def lines(folder: Path) -> list[Row]:
@@ -235,31 +244,19 @@ def reseal(folder: Path, **changes: Any) -> None:
 
 
 def consistent_forgery(folder: Path) -> None:
-    """One step instead of three, and every figure that follows from it."""
-    path = folder / "release/privacy.json"
-    facts = read_sealed(path)
+    """One step instead of three, and everything that follows from it."""
     plan = make_plan(epsilon=None, noise_multiplier=1.0, delta=1e-3, units=40, batch=2, steps=1)
-    cost = plan.cost()
-    spent = [facts["spent"][0] | {"steps": 1}]
-    changes = {"steps": 1, "spent": spent, "epsilon": cost.epsilon, "epsilon_rdp": cost.epsilon_rdp}
-    changes["epsilon_of_all_runs"] = cost.epsilon
-    write_sealed(path, facts | changes)
+    forge(folder / "release", plan=plan, spent=(plan.spent(),))
 
 
 def bundle_of_other_files(folder: Path) -> None:
     flip(folder / "release/adapter" / WEIGHTS)
-    all_sealed(folder)
+    bundles.reseal(folder / "release")
 
 
 def bundle_of_other_rows(folder: Path) -> None:
-    bundle_data_row(folder)
-    all_sealed(folder)
-
-
-def all_sealed(folder: Path) -> None:
-    files = sha256_tree(folder / "release")
-    del files["privacy.json"]
-    reseal(folder, files=files)
+    write_data(folder / "release" / PARQUET, [*ROWS[:2], ROWS[2] | {"completion": "x = 9"}])
+    bundles.reseal(folder / "release")
 
 
 CHANGES: dict[Callable[[Path], None], tuple[str, ...]] = {
@@ -277,7 +274,7 @@ CHANGES: dict[Callable[[Path], None], tuple[str, ...]] = {
     version_in_the_manifest: ("manifest.json", "restore"),
     file_added: ("more.bin", "move it elsewhere"),
     hidden_file_added: ("models/junior/.more", "move it elsewhere"),
-    link_added: ("models/elsewhere", "move it elsewhere"),
+    link_added: ("models/elsewhere", "symbolic link"),
     file_removed: ("adapter_config.json", "restore"),
     manifest_removed: ("private/manifest.json",),
     bundle_adapter_byte: (f"release/adapter/{WEIGHTS}", "get the bundle again"),
@@ -353,5 +350,5 @@ def test_a_figure_that_another_accountant_made_is_not_called_damage(folder: Path
 def test_the_files_that_privcode_leaves_for_a_while_are_no_change(folder: Path) -> None:
     (folder / "synthetic/.raw.jsonl.partial").write_text(jsonl_line({}))
     (folder / ".release.tmp").mkdir()
-    (folder / ".release.tmp/file").write_text("")
+    (folder / ".release.tmp/README.md").write_text("")
     verify(folder)

@@ -378,7 +378,7 @@ def release(
     from privcode.files import read_sealed
     from privcode.report import loud
     from privcode.run import Run
-    from privcode.stages.release import FACTS
+    from privcode.stages.bundle import FACTS
 
     opened = Run.open(run)
     stated = opened.bundle / FACTS
@@ -419,9 +419,10 @@ def verify(
 
     if (folder / "privacy.json").exists():
         from privcode.report import loud
-        from privcode.stages.release import verify_bundle
+        from privcode.stages.release import attested, verify_bundle
 
         facts = verify_bundle(folder)
+        facts |= attested(folder, facts)
         words = loud(facts)
     else:
         from privcode import results
@@ -431,7 +432,7 @@ def verify(
             raise UserError(
                 f"{folder}: is neither a release bundle (no privacy.json) nor a run; give one"
             )
-        facts = results.verify(Run.open(folder))
+        facts = results.verify(Run.open(folder, look=True))
         words = facts.get("warning")
     if digest and facts.get("digest") != digest.lower():
         raise UserError(
@@ -447,6 +448,11 @@ def verify(
         text += "; the noise was reproducible: this holds while nobody knows the seed"
     if words:
         text += f"\n{words}"
+    for title, lines in (
+        ("recomputed", facts.get("recomputed", [])),
+        ("the maker's word, which nobody can recompute", facts.get("stated_by_the_maker", [])),
+    ):
+        text += "".join([f"\n{title}", *(f"\n  - {line}" for line in lines)]) if lines else ""
     if other:
         stated = ", ".join(f"{name} {made} (here {here.get(name)})" for name, made in other.items())
         text += f"\nmade with other versions than these: {stated}"

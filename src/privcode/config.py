@@ -6,6 +6,7 @@ Does not: read data or models. Everything that bears on the guarantee is in `pri
 """
 
 import math
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -555,7 +556,7 @@ def _rooted(config: Config, root: Path) -> dict[str, Any]:
     """The sections whose file names were relative and exist beside the config file."""
 
     def at(name: str | None) -> str | None:
-        return str(root / name) if name and (root / name).exists() else name
+        return str(root / name) if name and os.path.exists(root / name) else name
 
     execution, trip = config.validate_.execution, config.validate_.round_trip
     return {

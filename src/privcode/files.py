@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from privcode.errors import UserError
+from privcode.plain import parse_object, read_plain, shown
 
 Row = dict[str, Any]
 
@@ -120,15 +121,11 @@ def read_sealed(path: Path) -> Row:
     Raises:
         UserError: the file is missing, or any byte of it was changed.
     """
-    value = read_json(path)
-    try:
-        whole = isinstance(value, dict) and path.read_bytes() == _sealed(value).encode()
-    except ValueError:  # NaN, half a surrogate pair: never written here
-        whole = False
-    if not whole:
+    data = read_plain(path)
+    value = parse_object(data, shown(path))
+    if data != _sealed(value).encode():
         raise UserError(f"{path}: was changed after it was written; restore it")
-    sealed: Row = value
-    return sealed
+    return value
 
 
 def jsonl_line(row: object) -> str:

@@ -196,7 +196,7 @@ def render(template: str, **fields: str) -> str:
 
 def public_name(model: str) -> str:
     """A model's name as it may be published: of a local folder only the last part."""
-    return Path(model).name if Path(model).is_absolute() or Path(model).exists() else model
+    return Path(model).name if Path(model).is_absolute() or os.path.exists(model) else model
 
 
 def context_length(model: PreTrainedModel | PeftModel) -> int:

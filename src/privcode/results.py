@@ -10,38 +10,63 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import pyarrow.parquet as pq
-
 from privcode.config import Config, json_number, load_config
 from privcode.errors import UserError
-from privcode.files import Row, read_json, read_jsonl, read_sealed
-from privcode.privacy.accounting import Spent, read_spent, with_unit
+from privcode.files import Row, read_jsonl
+from privcode.plain import files_below, is_text, read_object, shown
+from privcode.privacy.accounting import Spent, read_spent
 from privcode.privacy.ledger import identity, planned_in, read_ledger, spent_in
 from privcode.privacy.plan import Charge
 from privcode.privacy.registry import place, registered
-from privcode.workspace import changed, versions
+from privcode.workspace import changed, passing, read_manifest, read_private, versions
 
 if TYPE_CHECKING:
-    from privcode.report import Evidence
+    from privcode.report.evidence import Evidence
     from privcode.run import Run
 
 
 def evaluation(run: "Run") -> dict[str, dict[str, Any]]:
-    """Task -> model ("base", "junior", or the method's name) -> figures."""
+    """Task -> model ("base", "junior", or the method's name) -> figures.
+
+    Raises:
+        UserError: a file is not what `evaluate` wrote.
+    """
     found: dict[str, dict[str, Any]] = {}
     for path in sorted(run.evaluation.glob("*.*.json")):
-        facts = read_json(path)
-        label = facts.pop("model")
-        found.setdefault(facts.pop("task"), {})[
-            run.config.method if label == "tuned" else label
-        ] = facts
+        facts = read_object(path)
+        label, task = facts.pop("model", None), facts.pop("task", None)
+        counts = (facts.get("tasks"), *_values(facts.get("errors")))
+        numbers = [facts.get("pass@1"), *(v for k, v in facts.items() if k.startswith("pass@"))]
+        whole = isinstance(label, str) and isinstance(task, str)
+        if not whole or not all(map(_is_count, counts)) or not all(map(_is_share, numbers)):
+            raise UserError(f"{path}: is not what evaluate wrote; restore it")
+        found.setdefault(task, {})[run.config.method if label == "tuned" else label] = facts
     return found
 
 
+def _values(found: Any) -> list[Any]:
+    """Values of a mapping; of anything else, one that is no count."""
+    return list(found.values()) if isinstance(found, dict) else [None]
+
+
+def _is_count(value: Any) -> bool:
+    return type(value) is int and 0 <= value < 10**12
+
+
+def _is_share(value: Any) -> bool:
+    return type(value) in (int, float) and 0 <= value <= 1
+
+
 def audit(run: "Run") -> dict[str, Any] | None:
-    """What the audit found, if there was one."""
+    """What the audit found, if there was one.
+
+    Raises:
+        UserError: the file is not what `audit` wrote.
+    """
+    from privcode.report.stated import checked_audit
+
     path = run.evaluation / "audit.json"
-    return read_json(path) if path.exists() else None
+    return checked_audit(read_object(path), str(path)) if path.exists() else None
 
 
 def leaks(run: "Run") -> dict[str, Any] | None:
@@ -54,7 +79,11 @@ def funnel(run: "Run") -> dict[str, Any] | None:
     """How many samples were drawn and accepted, and why others were not."""
     if not run.verdicts.exists():
         return None
-    rows = [row for _, row in read_jsonl(run.verdicts)]
+    rows = []
+    for number, row in read_jsonl(run.verdicts):
+        if type(row.get("accepted")) is not bool or not isinstance(row.get("reason"), str):
+            raise UserError(f"{run.verdicts}, row {number}: is no verdict; restore the file")
+        rows.append(row)
     reasons = Counter(row["reason"] for row in rows if not row["accepted"])
     return {
         "samples": len(rows),
@@ -162,32 +191,35 @@ def charged(charge: Charge) -> dict[str, Any]:
 
 
 def verify(run: "Run") -> dict[str, Any]:
-    """Check every hash of a run and recompute its guarantee.
+    """Check every hash of a run and recompute its guarantee; writes nothing.
 
     Raises:
         UserError: a file was changed, removed or added; the ledger does not follow the plan.
     """
     if not run.manifest.exists():
         raise UserError(f"{run.out}: no stage is done; run privcode run {run.out}")
-    manifest = read_sealed(run.manifest)
-    private = read_sealed(run.private / "manifest.json")
+    manifest = read_manifest(run.manifest)
+    private = read_private(run.private / "manifest.json")
     expected: dict[str, str] = {**manifest["config"], **manifest.get("report", {})}
     for stage in manifest["stages"].values():
         expected |= stage["outputs"]
     expected |= private["files"]
+    found = files_below(run.out)
+    if missing := sorted(set(expected) - set(found)):
+        raise UserError(f"{run.out / missing[0]}: is not the file that the run wrote; restore it")
     if wrong := changed(run.out, expected):
         raise UserError(f"{run.out / wrong[0]}: is not the file that the run wrote; restore it")
+    trained = "sanitize" in manifest["stages"]
     known = {*expected, "manifest.json", "private/manifest.json"}
-    for path in sorted(run.out.rglob("*")):
-        name = str(path.relative_to(run.out))
-        there = path.is_file() or path.is_symlink()
-        if there and not (name in known or name.startswith("release/") or _passing(name)):
-            raise UserError(f"{path}: is not part of the run; move it elsewhere")
+    for name in found:
+        bundled = trained and name.startswith("release/")  # verify_bundle knows what may be there
+        if not (name in known or bundled or passing(name, expected)):
+            raise UserError(f"{shown(run.out / name)}: is not part of the run; move it elsewhere")
     entries = read_ledger(run.ledger)
     noise = run.plan.describe()["noise"]
     facts: dict[str, Any] = {"run": str(run.out), "files": len(expected), "noise": noise}
     facts["versions"] = manifest["versions"]
-    if "sanitize" not in manifest["stages"]:
+    if not trained:
         return facts | {"epsilon": None, "delta": run.plan.delta}
     if not entries or planned_in(entries) != run.plan.describe():
         raise UserError(f"{run.ledger}: was not written under the plan of config.yaml")
@@ -208,36 +240,46 @@ def verify(run: "Run") -> dict[str, Any]:
     }
 
 
-def _passing(name: str) -> bool:
-    """Whether a file is one that privcode itself leaves for a while."""
-    parts = name.split("/")
-    return any(p.startswith(".") and p.endswith((".lock", ".partial", ".tmp")) for p in parts)
-
-
 def _check_origin(run: "Run", stages: dict[str, Any], facts: dict[str, Any]) -> None:
     """Refuse a bundle, whole by itself, that states or holds something else than the run does."""
-    stated = with_unit(facts)
-    for name, value in run.plan.describe().items():
-        if stated[name] != value:
-            raise UserError(
-                f"{run.bundle / 'privacy.json'}: states {name} {stated[name]}, the run {value}; "
-                f"make the bundle again with privcode release {run.out}"
-            )
-    rows = [row for _, row in read_jsonl(run.accepted)]
-    if pq.read_table(run.bundle / "data").to_pylist() != rows:
-        raise UserError(
-            f"{run.bundle / 'data'}: holds other rows than {run.accepted}; "
-            f"make the bundle again with privcode release {run.out}"
-        )
+    from privcode.report.stated import public, stated
+    from privcode.stages.bundle import DATA, rows_of
+
+    again = f"make the bundle again with privcode release {run.out}"
+    own = public(evidence(run), str(run.out))
+    told = {**run.plan.describe(), "sweep": own.sweep}
+    # A run may have been moved since, and a licence is chosen with the release.
+    chosen = {name: facts["stated"][name] for name in ("title", "license")}
+    told["stated"] = stated(own, None) | chosen
+    told["epsilon_lower_bounds"] = (own.audit or {}).get("one_run", {})
+    for name, value in told.items():
+        if facts[name] != value:
+            short = type(value) in (int, float, str) and type(facts[name]) in (int, float, str)
+            what = f"{name} {facts[name]}, the run {value}" if short else f"another {name}"
+            raise UserError(f"{run.bundle / 'privacy.json'}: states {what}; {again}")
+    if rows_of(run.bundle / DATA) != pairs_in(run.accepted):
+        raise UserError(f"{run.bundle / 'data'}: holds other rows than {run.accepted}; {again}")
     models = {k: v for stage in stages.values() for k, v in stage["outputs"].items()}
     for name, digest in facts["files"].items():
         folder, _, file = name.partition("/")
         origin = str((run.premium / file).relative_to(run.out))
         if folder == "adapter" and models.get(origin) != digest:
-            raise UserError(
-                f"{run.bundle / name}: is not the run's {origin}; "
-                f"make the bundle again with privcode release {run.out}"
-            )
+            raise UserError(f"{run.bundle / name}: is not the run's {origin}; {again}")
+
+
+def pairs_in(path: Path) -> list[Row]:
+    """The rows {id, prompt, completion} of a file that the run wrote.
+
+    Raises:
+        UserError: a row is not of this form.
+    """
+    rows = []
+    for number, row in read_jsonl(path):
+        texts = [row.get(name) for name in ("id", "prompt", "completion")]
+        if set(row) != {"id", "prompt", "completion"} or not all(map(is_text, texts)):
+            raise UserError(f"{path}, row {number}: is no pair {{id, prompt, completion}}; restore")
+        rows.append(row)
+    return rows
 
 
 def _tried(config: Config) -> dict[str, Any]:
@@ -255,7 +297,7 @@ def _tried(config: Config) -> dict[str, Any]:
 
 def evidence(run: "Run") -> "Evidence":
     """Everything public that a report or a release is made of."""
-    from privcode.report import Evidence
+    from privcode.report.evidence import Evidence
 
     taken = spent(run)
     trip = run.config.validate_.round_trip

@@ -20,6 +20,7 @@ from privcode.errors import UserError
 from privcode.files import read_jsonl, settle, write_json, write_jsonl, write_text
 from privcode.masking import mask
 from privcode.needs import beside, refuse_early, tasks_of, text_of
+from privcode.plain import files_below, read_plain
 from privcode.privacy.accounting import unit_words
 from privcode.privacy.distributed import from_first, rank
 from privcode.privacy.ledger import Ledger
@@ -49,6 +50,9 @@ STAGES = {
 }
 """What each method does. The first is the product; the others are its baselines."""
 
+CONFIG_LIMIT = 4 * 2**20
+"""Bytes of a run's config.yaml."""
+
 PRIVATE_OUTPUTS = {
     "sanitize": ("ledger.jsonl", "data.json", "curve.jsonl", "gradient_canaries.json"),
     "validate": ("verdicts.jsonl",),
@@ -75,10 +79,10 @@ def coins(config: Config) -> bool:
 class Run(Workspace):
     """The stages of one run in one directory. Each can be killed and called again."""
 
-    def __init__(self, config: Config, out: Path) -> None:
+    def __init__(self, config: Config, out: Path, *, look: bool = False) -> None:
         """Open or make the run directory; see `Workspace`."""
         self.plan = plan_of(config)
-        super().__init__(config, out)
+        super().__init__(config, out, look=look)
         self.config = config
         self.ledger = self.private / "ledger.jsonl"
         self.junior = out / "models" / "junior"
@@ -93,15 +97,17 @@ class Run(Workspace):
         self.stages = stages_of(config)
 
     @classmethod
-    def open(cls, out: Path) -> "Run":
-        """The run in an existing directory.
+    def open(cls, out: Path, *, look: bool = False) -> "Run":
+        """The run in an existing directory; with `look` nothing in it is made, locked or written.
 
         Raises:
-            UserError: there is none.
+            UserError: there is none, or something in it is no plain file.
         """
         if not (out / "config.yaml").exists():
             raise UserError(f"{out}: is not a run directory; start one with privcode run CONFIG")
-        return cls(load_config(out / "config.yaml"), out)
+        files_below(out)
+        read_plain(out / "config.yaml", CONFIG_LIMIT)
+        return cls(load_config(out / "config.yaml"), out, look=look)
 
     def all(self) -> None:
         """Every stage that is not done yet."""
@@ -416,11 +422,13 @@ class Run(Workspace):
             UserError: a stage is not done.
         """
         from privcode.report import page
+        from privcode.report.stated import public
         from privcode.results import evidence
 
         self._finished()
+        self._refuse_changed(self.done(), [self.evaluation, self.raw, self.accepted])
         path = self.out / "report.html"
-        write_text(path, page(evidence(self)))
+        write_text(path, page(public(evidence(self), str(self.out))))
         self.note("report", self.hashes([path]))
         return path
 
@@ -432,7 +440,7 @@ class Run(Workspace):
         Raises:
             UserError: a stage is not done, what it wrote was changed, or the run has no guarantee.
         """
-        from privcode.results import evidence, verify
+        from privcode.results import evidence, pairs_in, verify
         from privcode.stages.release import release
 
         if self.config.method != "privcode":
@@ -446,11 +454,17 @@ class Run(Workspace):
             )
         self._finished()
         verify(self)
-        rows = [row for _, row in read_jsonl(self.accepted)]
+        folder = f"{self.premium.relative_to(self.out)}/"
+        model = {
+            name.removeprefix(folder): digest
+            for name, digest in self.done()["boost"]["outputs"].items()
+            if name.startswith(folder)
+        }
         facts = release(
             evidence(self),
-            rows,
+            pairs_in(self.accepted),
             self.premium,
+            model,
             self.bundle,
             allow_reproducible_noise=allow_reproducible_noise,
             license=license,

@@ -12,6 +12,7 @@ Does not: know what a stage does.
 import fcntl
 import os
 import platform
+import re
 import shutil
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -24,14 +25,8 @@ from typing import Any
 from privcode.config import Config, dump_config
 from privcode.console import say
 from privcode.errors import UserError
-from privcode.files import (
-    read_sealed,
-    settle,
-    sha256_file,
-    write_sealed,
-    write_text,
-    write_with,
-)
+from privcode.files import read_sealed, settle, write_sealed, write_text, write_with
+from privcode.plain import files_below, hash_plain, is_plain_name
 from privcode.privacy import distributed
 
 VERSIONED = ("privcode", "torch", "transformers", "peft", "trl", "dp-accounting")
@@ -49,9 +44,12 @@ def lock(out: Path) -> int:
         UserError: another process has it.
     """
     private = out / "private"
+    if private.is_symlink():
+        raise UserError(f"{private}: is a symbolic link; put the folder itself there")
     private.mkdir(parents=True, exist_ok=True)
     private.chmod(0o700)
-    held = os.open(private / ".lock", os.O_WRONLY | os.O_CREAT, 0o600)
+    flags = os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK
+    held = os.open(private / ".lock", flags, 0o600)
     try:
         fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:
@@ -63,22 +61,26 @@ def lock(out: Path) -> int:
 class Workspace:
     """One run's directory, locked by this process."""
 
-    def __init__(self, config: Config, out: Path) -> None:
-        """Open or make the directory.
+    def __init__(self, config: Config, out: Path, *, look: bool = False) -> None:
+        """Open or make the directory; with `look` nothing in it is made, locked or written.
 
         Raises:
             UserError: it holds a run with other settings that has done something, or something
-                else, or another process is in it.
+                else, or what is no plain file, or another process is in it.
         """
         self.out = out
         self.private = out / "private"
         self.manifest = out / "manifest.json"
         self._lock = -1
+        if look:
+            return
         distributed.start()
         distributed.from_first(lambda: self._claim(dump_config(config)))
 
     def _claim(self, text: str) -> None:
         out, kept = self.out, self.out / "config.yaml"
+        if out.is_dir():
+            files_below(out)  # a link would lead what is written here elsewhere
         opened = (out / "private" / ".lock").exists()
         if opened:
             self._lock = lock(out)  # before looking: another process may be about to begin
@@ -112,7 +114,7 @@ class Workspace:
         return stages
 
     def _noted(self) -> dict[str, Any]:
-        return read_sealed(self.manifest) if self.manifest.exists() else {"stages": {}}
+        return read_manifest(self.manifest) if self.manifest.exists() else {"stages": {}}
 
     def seconds(self) -> dict[str, float]:
         """What each stage took that is done. Private."""
@@ -172,7 +174,8 @@ class Workspace:
         Raises:
             UserError: what the donor wrote was changed since.
         """
-        noted = read_sealed(donor / "manifest.json")["stages"]
+        files_below(donor)
+        noted = read_manifest(donor / "manifest.json")["stages"]
         wanted = {name: noted[name] for name in stages if name not in self.done()}
         if not wanted:
             return
@@ -188,7 +191,10 @@ class Workspace:
         self.note("stages", self.done() | wanted, {n: s for n, s in took.items() if n in wanted})
 
     def _needed(self, name: str, inputs: Sequence[Path]) -> bool:
-        done = self.done().get(name)
+        every = self.done()
+        done = every.get(name)
+        if done is None:
+            self._refuse_changed(every, inputs)
         if done and (done["inputs"] != self.hashes(inputs) or changed(self.out, done["outputs"])):
             raise UserError(
                 f"{self.out}: what {name} read or wrote was changed since; "
@@ -196,21 +202,96 @@ class Workspace:
             )
         return done is None
 
+    def _refuse_changed(self, done: dict[str, Any], inputs: Sequence[Path]) -> None:
+        """Refuse to read what an earlier stage wrote if it was changed since."""
+        folders = [str(path.relative_to(self.out)) for path in inputs]
+        for earlier, facts in done.items():
+            read = {
+                file: digest
+                for file, digest in facts["outputs"].items()
+                if any(file == path or file.startswith(f"{path}/") for path in folders)
+            }
+            if wrong := changed(self.out, read):
+                raise UserError(
+                    f"{self.out / wrong[0]}: was changed since {earlier} wrote it; restore it, or "
+                    "choose another --out"
+                )
+
     def hashes(self, paths: Sequence[Path]) -> dict[str, str]:
         """Path relative to the run -> SHA-256, for files and for all files below directories."""
         files = (
             file
             for path in paths
-            for file in (sorted(path.rglob("*")) if path.is_dir() else [path])
-            if file.is_file()
+            for file in ([path / n for n in files_below(path)] if path.is_dir() else [path])
+            if file.exists() or file.is_symlink()
         )
-        return {str(f.relative_to(self.out)): sha256_file(f) for f in files}
+        return {str(f.relative_to(self.out)): hash_plain(f) for f in files}
 
 
 def _seconds(manifest: Path) -> dict[str, float]:
-    kept = read_sealed(manifest) if manifest.exists() else {}
+    kept = read_private(manifest) if manifest.exists() else {}
     found: dict[str, float] = kept.get("seconds", {})  # older runs have theirs elsewhere
     return found
+
+
+def read_manifest(path: Path) -> dict[str, Any]:
+    """The manifest of a run: {"config": hashes, "stages": name -> {"inputs", "outputs": hashes},
+    "versions", "report": hashes, if there is one}.
+
+    Raises:
+        UserError: it was changed, or has not this form.
+    """
+    facts = read_sealed(path)
+    stages, versions = facts.get("stages"), facts.get("versions")
+    whole = isinstance(stages, dict) and all(
+        isinstance(stage, dict) and _are_hashes(stage.get("inputs"), stage.get("outputs"))
+        for stage in stages.values()
+    )
+    named = isinstance(versions, dict) and all(isinstance(v, str) for v in versions.values())
+    if not whole or not named or not _are_hashes(facts.get("config"), facts.get("report", {})):
+        raise UserError(f"{path}: is not the manifest of a run; restore it")
+    return facts
+
+
+def read_private(path: Path) -> dict[str, Any]:
+    """The manifest in `private/`: {"files": hashes, "seconds": stage -> number}.
+
+    Raises:
+        UserError: it was changed, or has not this form.
+    """
+    facts = read_sealed(path)
+    seconds = facts.get("seconds", {})
+    timed = isinstance(seconds, dict) and all(type(s) in (int, float) for s in seconds.values())
+    if not timed or not _are_hashes(facts.get("files")):
+        raise UserError(f"{path}: is not the manifest of a run; restore it")
+    return facts
+
+
+def _are_hashes(*found: Any) -> bool:
+    return all(
+        isinstance(hashes, dict)
+        and all(is_plain_name(name) and isinstance(digest, str) for name, digest in hashes.items())
+        for hashes in found
+    )
+
+
+_PASSING = re.compile(
+    r"(|evaluation/|synthetic/|private/)\.[^/]+\.[0-9a-f]{8}\.tmp"  # files.write_with
+    r"|synthetic/\.raw\.jsonl\.partial|private/\.(verdicts\.jsonl|sanitize)\.partial"
+    r"|private/\.lock"
+    r"|\.release\.tmp/(README\.md|report\.html|privacy\.json|(data|adapter)/[A-Za-z][^/]*)"
+)
+_HALF_SAVED = re.compile(r"models/\.((?:junior|premium)(?:-merged)?)\.tmp/[^/]+")
+
+
+def passing(name: str, noted: Mapping[str, str]) -> bool:
+    """Whether a file of a run is one that privcode leaves for a while, where it leaves it.
+
+    A half-saved model is, until its stage is done: from then on `noted` has the whole one.
+    """
+    if half := _HALF_SAVED.fullmatch(name):
+        return not any(path.startswith(f"models/{half[1]}/") for path in noted)
+    return _PASSING.fullmatch(name) is not None
 
 
 def changed(root: Path, hashes: dict[str, str]) -> list[str]:
@@ -218,5 +299,5 @@ def changed(root: Path, hashes: dict[str, str]) -> list[str]:
     return [
         name
         for name, digest in hashes.items()
-        if not (root / name).is_file() or sha256_file(root / name) != digest
+        if not (root / name).is_file() or hash_plain(root / name) != digest
     ]

@@ -10,60 +10,41 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from datasets import load_dataset
 
 from privcode.errors import UserError
 from privcode.files import Row, read_json, sha256_tree, write_sealed
-from privcode.privacy import make_plan
 from privcode.privacy.accounting import Spent
-from privcode.report import Evidence
-from privcode.stages.release import release, verify_bundle
-
-PLAN = make_plan(
-    epsilon=None, noise_multiplier=2.0, delta=1e-5, units=1000, batch=10, steps=5, clip_norm=0.5
+from privcode.report.evidence import Evidence
+from privcode.stages.release import release as release_files
+from privcode.stages.release import verify_bundle
+from tests.bundles import (
+    LAYER,
+    PLAN,
+    ROWS,
+    evidence,
+    make_bundle,
+    write_adapter,
+    write_tensors,
 )
-ROWS = [{"id": f"{n}-0", "prompt": f"Problem {n}: é", "completion": f"x = {n}"} for n in range(3)]
-LEAKS = {"planted": 5, "leaked": 1, "by_repetitions": {"10": {"planted": 5, "leaked": 1}}}
-
-
-def evidence(**changes: Any) -> Evidence:
-    plain = Evidence(
-        title="a run",
-        plan=PLAN,
-        spent=(PLAN.spent(),),
-        others=(),
-        prompts="prompts.jsonl",
-        junior="small",
-        premium="large",
-        filters={
-            "samples": 5,
-            "accepted": 3,
-            "reasons": {"execution: KeyError": 2},
-            "execution": True,
-            "round_trip": {"method": "likelihood", "threshold": 0.5},
-            "surest": 0.7,
-        },
-        evaluation={"house": {"base": {"pass@1": 0.0, "tasks": 10, "errors": {"NameError": 10}}}},
-        audit={"samples_per_prompt": 2, "places": {"anywhere": LEAKS}},
-        versions={"privcode": "0.1.0"},
-    )
-    return replace(plain, **changes)
 
 
 @pytest.fixture
 def adapter(tmp_path: Path) -> Path:
-    folder = tmp_path / "adapter"
-    folder.mkdir()
-    (folder / "adapter_config.json").write_text("{}")
-    (folder / "adapter_model.safetensors").write_bytes(bytes(range(256)))
-    (folder / "adapter_model.safetensors").chmod(0o600)  # as safetensors writes it
-    return folder
+    return write_adapter(tmp_path / "adapter")
 
 
 @pytest.fixture
-def bundle(tmp_path: Path, adapter: Path) -> Path:
-    release(evidence(), ROWS, adapter, tmp_path / "release")
-    return tmp_path / "release"
+def bundle(tmp_path: Path) -> Path:
+    return make_bundle(tmp_path)
+
+
+def release(
+    shown: Evidence, rows: list[Row], adapter: Path, output: Path, **options: Any
+) -> dict[str, Any]:
+    """Of all files of the adapter."""
+    return release_files(shown, rows, adapter, sha256_tree(adapter), output, **options)
 
 
 def test_a_bundle_holds_data_adapter_card_report_and_guarantee(bundle: Path, adapter: Path) -> None:
@@ -97,6 +78,7 @@ def test_privacy_json_states_public_facts_and_nothing_else(bundle: Path) -> None
             "epsilon_lower_bounds",
         ),
         *("covered", "not_covered", "versions", "files", "digest"),
+        *("format", "rows", "stated"),
     }
 
 
@@ -143,7 +125,7 @@ def test_a_file_added_or_missing_is_found(bundle: Path) -> None:
     (bundle / "data" / "more.parquet").unlink()
     for name, target in (("data/more", "/"), ("dangling", "nowhere")):
         (bundle / name).symlink_to(target)
-        with pytest.raises(UserError, match=f"{name}: is not part"):
+        with pytest.raises(UserError, match=f"{name}: is a symbolic link"):
             verify_bundle(bundle)
         (bundle / name).unlink()
     (bundle / "folder").mkdir()
@@ -263,9 +245,9 @@ def test_runs_that_are_not_charged_are_counted_and_said_loudly(
     [
         ({"epsilon_of_all_runs": 0.1}, "epsilon_of_all_runs"),
         ({"runs_over_the_same_data": 1}, "runs_over_the_same_data"),
-        ({"not_charged": []}, "what is not charged"),
-        ({"not_covered": []}, "what is not charged"),
-        ({"selection": "composition"}, "does not charge"),
+        ({"not_charged": []}, "epsilon_of_all_runs"),
+        ({"not_covered": []}, "not_covered does not follow"),
+        ({"selection": "composition"}, "states epsilon"),
         ({"accountant": "another"}, "accountant"),
     ],
 )
@@ -369,7 +351,10 @@ def room_for(size: int) -> Iterator[None]:
 
 @pytest.mark.parametrize("room", [100, 10_000, 200_000])
 def test_a_full_disk_leaves_nothing_half_written(tmp_path: Path, adapter: Path, room: int) -> None:
-    (adapter / "more.safetensors").write_bytes(bytes(300_000 if room == 200_000 else 10))
+    if room == 200_000:
+        more = f"{LAYER.replace('.0.', '.1.')}.lora_"
+        wide = {f"{more}A.weight": torch.ones(2, 40_000), f"{more}B.weight": torch.ones(8, 2)}
+        write_tensors(adapter / "adapter_model.safetensors", **wide)
     with room_for(room), pytest.raises(UserError, match="cannot be written"):
         release(evidence(), ROWS, adapter, tmp_path / "no")
     assert [p.name for p in tmp_path.iterdir()] == ["adapter"]
@@ -388,7 +373,9 @@ def test_a_bundle_can_be_moved(bundle: Path, tmp_path: Path) -> None:
 
 def test_a_failed_release_leaves_the_old_one(bundle: Path, adapter: Path) -> None:
     before = sha256_tree(bundle)
-    with pytest.raises(UserError, match="cannot be written"):
-        release(evidence(title="other"), ROWS, adapter / "none", bundle)
+    hashes = sha256_tree(adapter)
+    (adapter / "adapter_config.json").unlink()
+    with pytest.raises(UserError, match="cannot be read"):
+        release_files(evidence(title="other"), ROWS, adapter, hashes, bundle)
     assert sha256_tree(bundle) == before
     assert sorted(p.name for p in bundle.parent.iterdir()) == ["adapter", "release"]

@@ -82,9 +82,12 @@ def resumed() -> str:
 
 def verify() -> str:
     """One byte changed in each file of a bundle, and one figure sealed again."""
-    from privcode.files import read_sealed, write_sealed
-    from privcode.report import Evidence
-    from privcode.stages.release import FACTS, release, verify_bundle
+    from safetensors.torch import save_file
+
+    from privcode.files import read_sealed, sha256_tree, write_json, write_sealed
+    from privcode.report.evidence import Evidence
+    from privcode.stages.bundle import FACTS
+    from privcode.stages.release import release, verify_bundle
     from privcode.workspace import versions
 
     plan = _plan(3)
@@ -96,7 +99,14 @@ def verify() -> str:
         prompts="prompts",
         junior="junior",
         premium="premium",
-        filters={},
+        filters={
+            "samples": 1,
+            "accepted": 1,
+            "reasons": {},
+            "execution": False,
+            "round_trip": {"method": "off", "threshold": 0.0},
+            "surest": 1.0,
+        },
         evaluation={},
         audit=None,
         versions=versions(),
@@ -104,8 +114,16 @@ def verify() -> str:
     with tempfile.TemporaryDirectory() as folder:
         adapter, bundle = Path(folder) / "adapter", Path(folder) / "release"
         adapter.mkdir()
-        (adapter / "adapter_model.safetensors").write_bytes(bytes(64))
-        release(shown, [{"id": "0", "prompt": "p", "completion": "c"}], adapter, bundle)
+        lora = {"r": 1, "lora_alpha": 1, "lora_dropout": 0.0, "target_modules": ["q_proj"]}
+        kind = {"peft_type": "LORA", "task_type": "CAUSAL_LM", "bias": "none"}
+        config = {"base_model_name_or_path": "premium"} | lora | kind
+        write_json(adapter / "adapter_config.json", config)
+        layer = "base_model.model.model.layers.0.self_attn.q_proj"
+        pair = {f"{layer}.lora_A.weight": torch.ones(1, 4)}
+        pair[f"{layer}.lora_B.weight"] = torch.ones(4, 1)
+        save_file(pair, adapter / "adapter_model.safetensors")
+        rows = [{"id": "0", "prompt": "p", "completion": "c"}]
+        release(shown, rows, adapter, sha256_tree(adapter), bundle)
         files = [path for path in sorted(bundle.rglob("*")) if path.is_file()]
         for path in files:
             kept = path.read_bytes()

@@ -16,10 +16,12 @@ from typing import Any
 
 from privcode.errors import UserError
 from privcode.files import Row
+from privcode.plain import read_plain
 from privcode.privacy.accounting import Spent, with_unit
 from privcode.privacy.plan import PrivacyPlan
 
 _GENESIS = "0" * 64
+_LIMIT = 2**30  # bytes: some five million steps
 
 
 def _digest(entry: Row) -> str:
@@ -34,14 +36,15 @@ def read_ledger(path: Path) -> list[Row]:
         UserError: an entry was altered, or is not where it was written.
     """
     entries: list[Row] = []
-    data = path.read_bytes() if path.exists() else b""
+    data = read_plain(path.resolve(), _LIMIT) if path.exists() else b""
     lines = data.split(b"\n")
     previous = _GENESIS
     for number, line in enumerate(lines[:-1], start=1):
         try:
             entry = json.loads(line)
             whole = entry["previous"] == previous and entry["hash"] == _digest(entry)
-        except (ValueError, KeyError, TypeError):
+            whole = whole and _is_sound(entry)
+        except (ValueError, KeyError, TypeError, RecursionError):
             whole = False
         if not whole:
             raise UserError(
@@ -51,6 +54,20 @@ def read_ledger(path: Path) -> list[Row]:
         previous = entry["hash"]
         entries.append(entry)
     return entries
+
+
+def _is_sound(entry: Row) -> bool:
+    """Whether an entry has what those who read it take for granted."""
+    if entry["kind"] == "step":
+        return type(entry["step"]) is int
+    if entry["kind"] != "begin":
+        return isinstance(entry["kind"], str)
+    plan = entry["plan"]
+    numbers = (plan["sampling_rate"], plan["noise_multiplier"], plan["steps"])
+    texts = [entry["data"], *(entry[name] for name in ("run", "sweep") if name in entry)]
+    return all(type(n) in (int, float) and 0 <= n < 1e15 for n in numbers) and all(
+        isinstance(text, str) for text in texts
+    )
 
 
 class Ledger:

@@ -9,16 +9,16 @@ Does not: compute a guarantee; `guarantee` asks the plan for it.
 import html
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
-from pathlib import Path
+from dataclasses import asdict, replace
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
 
 from privcode.config import json_number
-from privcode.models import public_name
 from privcode.privacy.accounting import Spent
 from privcode.privacy.plan import PrivacyPlan
+from privcode.report import pictures
+from privcode.report.evidence import Evidence
 
 COVERED = (
     "The synthetic pairs, the tuned model, and the figures of the report: all of them are made "
@@ -41,42 +41,6 @@ SEED_WARNING = (
     "The noise was drawn from a seed, so that the run can be repeated. Whoever knows the seed can "
     "take the noise away: the guarantee holds only while nobody does."
 )
-
-
-@dataclass(frozen=True)
-class Evidence:
-    """Everything public that a report or a release is made of.
-
-    Attributes:
-        title: the run's name.
-        plan: its privacy plan.
-        spent: what its ledger says was spent; empty for a run without DP training.
-        others: what other runs over the same data spent; composed unless the plan says not.
-        sweep: {"settings", "score"} that the run is the best trial of, if it is one.
-        prompts: name of the public prompts' file.
-        junior: name of the untuned junior model.
-        premium: name of the untuned premium model.
-        filters: "samples", "accepted", "reasons" (reason -> count), "execution", "round_trip",
-            "surest".
-        evaluation: task -> model -> {"pass@1", "tasks", "errors", …}.
-        audit: {"samples_per_prompt", "places": {place: leaks}, "exposure": `stages.audit.exposures`
-            or None}, where canaries were planted; {"one_run": {what was looked at:
-            `audit.one_run.Bound`}}, where coins were thrown.
-        versions: package -> version.
-    """
-
-    title: str
-    plan: PrivacyPlan
-    spent: tuple[Spent, ...]
-    others: tuple[Spent, ...]
-    prompts: str
-    junior: str
-    premium: str
-    filters: dict[str, Any]
-    evaluation: dict[str, dict[str, Any]]
-    audit: dict[str, Any] | None
-    versions: dict[str, str]
-    sweep: dict[str, Any] | None = None
 
 
 def guarantee(evidence: Evidence) -> dict[str, Any]:
@@ -129,44 +93,109 @@ def whom(plan: PrivacyPlan) -> str:
     return f"all records of one owner (column {plan.owner_column}; at most {used} of them are used)"
 
 
-def page(evidence: Evidence) -> str:
-    """report.html."""
-    from privcode.report import plots
+def on_the_makers_word(evidence: Evidence) -> list[str]:
+    """What a bundle says that nobody but its maker can know; for any reader."""
+    others = len(evidence.others)
+    lines = [
+        "that the training followed the plan stated here, and drew its noise so",
+        f"that the private data were declared as {evidence.plan.units:,} units, and each unit's "
+        "records were given its name",
+        "that no other run over the same data spent budget"
+        if not others
+        else f"that no more than the {others} other run{'s' * (others > 1)} listed here spent "
+        "budget on the same data",
+        "that the prompts and the task files are public",
+        "that the pairs and the tuned model came out of this run, and how many samples were "
+        "drawn and rejected",
+    ]
+    if evidence.evaluation:
+        lines.append("the evaluation's figures")
+    if evidence.audit:
+        lines.append("what the audit counted")
+    if evidence.sweep:
+        lines.append("that the settings were drawn and chosen as is said here")
+    return [*lines, "the names of run, prompts, models and tasks, the licence, and the versions"]
 
-    facts = guarantee(evidence)
+
+def page(evidence: Evidence, facts: dict[str, Any] | None = None) -> str:
+    """report.html of public evidence (see `stated.public`); `facts`: its guarantee, where known."""
+    facts, evidence = facts or guarantee(evidence), _ordered(evidence)
     epsilon = facts["epsilon"]
-    pictures: dict[str, Any] = {"attack": None, "funnel": None, "scores": None, "exposure": None}
+    drawn: dict[str, Any] = {"attack": None, "funnel": None, "scores": None, "exposure": None}
     if isinstance(epsilon, float):
-        pictures["attack"] = plots.attack(epsilon, evidence.plan.delta)
+        drawn["attack"] = pictures.attack(epsilon, evidence.plan.delta)
     if evidence.filters.get("samples"):
-        pictures["funnel"] = plots.funnel(evidence.filters)
+        drawn["funnel"] = pictures.funnel(evidence.filters)
     if evidence.audit and evidence.audit.get("exposure"):
-        pictures["exposure"] = plots.exposure(evidence.audit["exposure"])
+        drawn["exposure"] = pictures.exposure(evidence.audit["exposure"])
     found = [figures for models in evidence.evaluation.values() for figures in models.values()]
     rates = sorted(
         {name for figures in found for name in figures if name.startswith("pass@")},
         key=lambda name: int(name.removeprefix("pass@")),
     )
     if rates:
-        pictures["scores"] = plots.scores(evidence.evaluation, rates[0])
+        drawn["scores"] = pictures.scores(evidence.evaluation, rates[0])
     factor = math.exp(epsilon) if isinstance(epsilon, float) and epsilon < 20 else None
-    return _render("page.html.j2", evidence, facts, pictures=pictures, rates=rates, factor=factor)
+    more = {"pictures": drawn, "rates": rates, "factor": factor}
+    more["bounds"] = sorted(facts["epsilon_lower_bounds"].items())
+    return _render("page.html.j2", evidence, facts, word=on_the_makers_word(evidence), **more)
 
 
-def card(evidence: Evidence, rows: int, license: str | None = None) -> str:
-    """README.md of the release: a dataset card."""
-    return _render("card.md.j2", evidence, guarantee(evidence), rows=rows, license=license)
+def card(
+    evidence: Evidence,
+    rows: int,
+    license: str | None = None,
+    facts: dict[str, Any] | None = None,
+) -> str:
+    """README.md of the release: a dataset card; `facts`: the guarantee, where known."""
+    facts = facts or guarantee(evidence)
+    return _render("card.md.j2", evidence, facts, rows=rows, license=license)
+
+
+def _ordered(evidence: Evidence) -> Evidence:
+    """`evidence` with its mappings in the order in which they are shown, whatever theirs was."""
+    audit = dict(evidence.audit or {})
+    if "places" in audit:
+        places = sorted(audit["places"].items(), key=lambda item: (item[0] == "anywhere", item))
+        audit["places"] = {name: _by_count(place) for name, place in places}
+    if audit.get("exposure"):
+        models = sorted(audit["exposure"]["models"].items())
+        ranked = {name: _by_count(model) for name, model in models}
+        audit["exposure"] = audit["exposure"] | {"models": ranked}
+    evaluation = {
+        task: {
+            name: figures | {"errors": _by_frequency(figures["errors"])}
+            for name, figures in sorted(models.items(), key=_as_tuned)
+        }
+        for task, models in sorted(evidence.evaluation.items())
+    }
+    sweep = evidence.sweep
+    if sweep:
+        sweep = sweep | {"settings": dict(sorted(sweep["settings"].items()))}
+    versions = dict(sorted(evidence.versions.items()))
+    return replace(
+        evidence, audit=audit or None, evaluation=evaluation, sweep=sweep, versions=versions
+    )
+
+
+def _by_count(found: dict[str, Any]) -> dict[str, Any]:
+    counts = sorted(found["by_repetitions"].items(), key=lambda item: int(item[0]))
+    return found | {"by_repetitions": dict(counts)}
+
+
+def _by_frequency(counts: dict[str, int]) -> dict[str, int]:
+    return dict(sorted(counts.items(), key=lambda item: (-item[1], item[0])))
+
+
+def _as_tuned(item: tuple[str, Any]) -> tuple[int, str]:
+    """The untuned model first, then the junior."""
+    return {"base": 0, "junior": 1}.get(item[0], 2), item[0]
 
 
 def _render(template: str, evidence: Evidence, facts: dict[str, Any], **more: Any) -> str:
-    shown = replace(
-        evidence,
-        prompts=Path(evidence.prompts).name,
-        junior=public_name(evidence.junior),
-        premium=public_name(evidence.premium),
-    )
     words = loud(facts)
-    text: str = environment().get_template(template).render(e=shown, g=facts, words=words, **more)
+    found = environment().get_template(template)
+    text: str = found.render(e=evidence, g=facts, words=words, **more)
     return text
 
 
@@ -181,13 +210,18 @@ def environment() -> Environment:
         keep_trailing_newline=True,
     )
     found.filters["figure"] = _figure
-    found.filters["markdown"] = markdown
+    found.filters["name"] = name
     return found
 
 
 def markdown(text: str) -> str:
     """Text from outside as one line that is no HTML and no table cell's end."""
     return html.escape(" ".join(text.split()), quote=False).replace("|", "&#124;")
+
+
+def name(text: str) -> str:
+    """`markdown`, and no link, picture or emphasis: names are whatever their makers chose."""
+    return "".join(f"&#{ord(c)};" if c in r"[]`*\!" else c for c in markdown(text))
 
 
 def _figure(value: Any) -> str:

@@ -187,25 +187,6 @@ def test_a_guarantee_that_makes_no_sense_is_refused_in_one_line(bundle: Path) ->
             verify_bundle(bundle)
 
 
-@pytest.mark.parametrize("column", [None, "author"])
-def test_a_bundle_from_before_kind_and_name_of_the_unit_were_apart_verifies(
-    tmp_path: Path, adapter: Path, column: str | None
-) -> None:
-    plan = replace(PLAN, owner_column=column, max_records_per_unit=4 if column else 1)
-    facts = release(evidence(plan=plan, spent=(plan.spent(),)), ROWS, adapter, tmp_path / "b")
-    facts |= {"unit": column or "record"}
-    del facts["owner_column"]
-    for one in facts["spent"]:
-        del one["owner_column"]
-        one["unit"] = column or "record"
-    write_sealed(tmp_path / "b" / "privacy.json", facts)
-    assert verify_bundle(tmp_path / "b")["unit"] == (column or "record")
-    facts["spent"][0]["unit"] = "somebody"
-    write_sealed(tmp_path / "b" / "privacy.json", facts)
-    with pytest.raises(UserError, match=r"privacy\.json"):
-        verify_bundle(tmp_path / "b")
-
-
 def test_other_runs_over_the_same_data_compose(bundle: Path, adapter: Path) -> None:
     both = bundle.with_name("both")
     facts = release(evidence(others=(Spent(0.01, 2.0, 500),)), ROWS, adapter, both)

@@ -198,12 +198,11 @@ def test_no_writing_outside_scratch(box, folder):
 def shown(box):
     """A file of the caller's own that every layer shows: below /usr."""
     try:
-        made = tempfile.NamedTemporaryFile(dir="/usr/local/lib", prefix="privcode-", delete=False)
+        number, name = tempfile.mkstemp(dir="/usr/local/lib", prefix="privcode-")
     except PermissionError:
         pytest.skip("only root can put a file below /usr")
-    with made:
-        made.write(b"whole")
-    path = Path(made.name)
+    os.close(number)
+    path = Path(name)
     path.chmod(0o666)
     if box.caller.uid is not None:
         os.chown(path, box.caller.uid, box.caller.uid)

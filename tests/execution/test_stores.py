@@ -1,7 +1,7 @@
 """Where a hostile program could keep memory that is in none of its own pages, in every sandbox.
 
-Each store is filled by fourteen children; each child says how much it holds, by the sizes measured on
-Linux 6.18 (x86-64). A store is closed, counted for the limit, or too small to matter.
+Each store is filled by fourteen children; each child says how much it holds, by the sizes measured
+on Linux 6.18 (x86-64). A store is closed, counted for the limit, or too small to matter.
 """
 
 import re

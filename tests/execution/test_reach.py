@@ -1,6 +1,7 @@
 """What a hostile program tries to reach: one thing each, in every sandbox, as root and not."""
 
 import ctypes
+import fcntl
 import os
 import re
 import secrets
@@ -191,6 +192,105 @@ def test_no_writing_outside_scratch(box, folder):
     assert kept.stat().st_mode & 0o777 == 0o666
     assert kept.stat().st_mtime == 1
     assert os.listdir(folder) == ["kept"]
+
+
+@pytest.fixture
+def shown(box):
+    """A file of the caller's own that every layer shows: below /usr."""
+    try:
+        number, name = tempfile.mkstemp(dir="/usr/local/lib", prefix="privcode-")
+    except PermissionError:
+        pytest.skip("only root can put a file below /usr")
+    os.close(number)
+    path = Path(name)
+    path.chmod(0o666)
+    if box.caller.uid is not None:
+        os.chown(path, box.caller.uid, box.caller.uid)
+    yield path
+    path.unlink()
+
+
+@pytest.mark.parametrize("place", ["hidden", "shown"])
+def test_no_attribute_of_a_file_outside_scratch_is_read_or_changed(box, folder, shown, place):
+    path = folder / "kept" if place == "hidden" else shown
+    path.write_text("whole")
+    path.chmod(0o666)
+    if box.caller.uid is not None:
+        os.chown(path, box.caller.uid, box.caller.uid)
+    try:
+        os.setxattr(path, "user.secret", box.caller.secret.encode())
+    except OSError:
+        pytest.skip(f"no extended attributes at {path}")
+    os.utime(path, (1, 1))
+    name = bytes(path)
+    code = f"""
+import ctypes, fcntl, os, struct
+libc = ctypes.CDLL(None, use_errno=True)
+name = {name!r}
+room = ctypes.create_string_buffer(100)
+value = ctypes.create_string_buffer(b'planted')
+wanted = struct.pack('<QII', ctypes.addressof(value), 7, 0)
+found = struct.pack('<QII', ctypes.addressof(room), 100, 0)
+def call(*args):
+    if libc.syscall(*args) < 0: raise OSError(ctypes.get_errno(), 'refused')
+def on(act):
+    fd = os.open(name, os.O_RDONLY)
+    try: return act(fd)
+    finally: os.close(fd)
+for act in (
+    lambda: print(os.listxattr(name)),
+    lambda: print(os.getxattr(name, 'user.secret')),
+    lambda: print(os.getxattr(name, 'user.secret', follow_symlinks=False)),
+    lambda: print(on(os.listxattr)),
+    lambda: print(on(lambda fd: os.getxattr(fd, 'user.secret'))),
+    lambda: print(os.setxattr(name, 'user.x', b'x')),
+    lambda: print(on(lambda fd: os.setxattr(fd, 'user.x', b'x'))),
+    lambda: print(os.removexattr(name, 'user.secret')),
+    lambda: print(call(463, -100, name, 0, b'user.planted', wanted, 16)),
+    lambda: print(call(464, -100, name, 0, b'user.secret', found, 16), room.raw),
+    lambda: print(call(465, -100, name, 0, room, 100), room.raw),
+    lambda: print(call(466, -100, name, 0, b'user.secret')),
+    lambda: print(call(468, -100, name, room, 24, 0)),
+    lambda: print(call(469, -100, name, struct.pack('<Q4I', 0xC0, 0, 0, 0, 0), 24, 0)),
+    lambda: print(on(lambda fd: fcntl.ioctl(fd, 0x80086601, bytes(8)))),  # FS_IOC_GETFLAGS
+    lambda: print(on(lambda fd: fcntl.ioctl(fd, 0x40086602, struct.pack('<Q', 0xC0)))),
+    lambda: print(on(lambda fd: fcntl.ioctl(fd, 0x801C581F, bytes(28)))),  # FS_IOC_FSGETXATTR
+    lambda: print(on(lambda fd: fcntl.ioctl(fd, 0x401C5820, bytes(28)))),
+    lambda: print(on(lambda fd: fcntl.fcntl(fd, fcntl.F_SETLEASE, fcntl.F_RDLCK))),
+    lambda: print(on(lambda fd: fcntl.fcntl(fd, 1036, struct.pack('Q', 2)))),  # F_SET_RW_HINT
+    lambda: print(os.chmod(name, 0o600)),
+    lambda: print(on(lambda fd: os.fchmod(fd, 0o600))),
+    lambda: print(call(452, -100, name, 0o600, 0)),
+    lambda: print(os.chown(name, os.getuid(), os.getgid())),
+    lambda: print(os.utime(name)),
+    lambda: print(on(os.utime)),
+    lambda: print(os.truncate(name, 1)),
+):
+    try: act()
+    except OSError: pass
+"""
+    outcome = box.run(code)
+    assert (outcome.status, outcome.stdout) == ("ok", ""), outcome
+    assert os.listxattr(path) == ["user.secret"]
+    assert os.getxattr(path, "user.secret") == box.caller.secret.encode()
+    assert (path.stat().st_mode & 0o777, path.stat().st_mtime) == (0o666, 1)
+    assert path.read_text() == "whole"
+    flags = fcntl.ioctl(os.open(path, os.O_RDONLY), 0x80086601, bytes(8))
+    assert not int.from_bytes(flags, "little") & 0xC0
+
+
+def test_a_program_copies_files_without_their_attributes(box):
+    kinds = "copyfile" if box.layer.startswith("landlock") else "copyfile copy copy2"  # no chmod
+    code = f"""
+import os, shutil, subprocess
+open('a', 'w').write('text')
+for kind in {kinds.split()}:
+    copy = getattr(shutil, kind)
+    copy('a', 'b'); assert open('b').read() == 'text'; os.unlink('b')
+for words in (['cp', 'a', 'b'], ['ls', '-l', 'b']):
+    assert subprocess.run(words, stdout=-1).returncode == 0, words
+"""
+    assert box.run(code).status == "ok"
 
 
 def test_no_writing_through_a_link_in_scratch(box, folder):

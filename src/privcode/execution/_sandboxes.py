@@ -30,7 +30,9 @@ _SYSTEM = ("/usr", "/bin", "/sbin", "/lib", "/lib64", "/lib32", "/libx32")
 _SYSTEM_FILES = ("/etc/ld.so.cache", "/etc/localtime")
 _DEVICES = ("/dev/null", "/dev/zero", "/dev/full", "/dev/random", "/dev/urandom")
 _CREATE_RULESET = 444
-_POWERS, _USER_POWERS = ("SYS_ADMIN", "SYS_PTRACE"), ("SETUID", "SETGID", "KILL")
+_POWERS = ("SYS_ADMIN", "SYS_PTRACE")
+# Of a server whose programs are another user's: the last to list what they have open.
+_USER_POWERS = ("SETUID", "SETGID", "KILL", "DAC_READ_SEARCH")
 ENVIRONMENT = {"PATH": "/usr/bin:/bin", "LANG": "C.UTF-8", "HOME": "/tmp", "TMPDIR": "/tmp"}
 # Threads of a preloaded module would be lost in the programs, so it is asked to start none.
 ENVIRONMENT |= {"JE_ARROW_MALLOC_CONF": "background_thread:false"}

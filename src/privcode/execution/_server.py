@@ -239,6 +239,10 @@ class Server:
             "RLIMIT_CORE": (1, 1),  # no core file, and unlike 0 no call of the host's handler
             "RLIMIT_MSGQUEUE": (0, 0),
             "RLIMIT_MEMLOCK": (0, 0),
+            "RLIMIT_SIGPENDING": (
+                1024,
+                1024,
+            ),  # timers count, and each is half a kB of the kernel's
         }
 
     def _supervise(

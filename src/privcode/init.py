@@ -265,8 +265,8 @@ def _units(findings: Findings, unit: str | None) -> int:
     known = {column.name: column.proposed_units for column in findings.unit_columns}
     if unit not in known:
         raise UserError(
-            f"unit {unit}: not among the columns that look like owners "
-            f"({', '.join(known) or 'there is none'}); choose one of these, or rename the column"
+            f"unit {unit}: not among the {len(known)} columns that look like owners; choose one "
+            "that init shows, or rename the column"
         )
     return known[unit]
 

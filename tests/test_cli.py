@@ -230,7 +230,7 @@ def test_the_private_data_are_no_prompts(tmp_path: Path) -> None:
 def test_init_takes_columns_of_any_name_and_says_what_is_left_to_decide(tmp_path: Path) -> None:
     data, out = tmp_path / "d.jsonl", tmp_path / "new.yaml"
     data.write_text('{"foo": "Add.", "bar": "a + b"}\n')
-    refused(privcode("init", data, "-o", out), "d.jsonl", "bar, foo", "--prompt-column")
+    refused(privcode("init", data, "-o", out), "d.jsonl", "2 columns", "--prompt-column")
     refused(privcode("init", data, "-o", out, "--prompt-column", "foo"), "give both")
     named = ("--prompt-column", "foo", "--code-column", "bar")
     done = privcode("init", data, "-o", out, *named)

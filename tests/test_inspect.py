@@ -49,7 +49,7 @@ def test_rows_that_cannot_be_used_are_counted_by_reason(tmp_path: Path) -> None:
 def test_the_columns_may_be_named(tmp_path: Path) -> None:
     source = jsonl(tmp_path / "a.jsonl", {"a": "x", "b": "y"})
     assert look(source, Columns("a", "b")).rows == 1
-    with pytest.raises(UserError, match="columns a, b"):
+    with pytest.raises(UserError, match="its 2 columns have no usual pair"):
         look(source)
 
 

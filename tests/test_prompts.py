@@ -44,8 +44,8 @@ def test_the_column_is_the_one_named_or_the_first_that_is_known(
     assert read_prompts(jsonl(tmp_path / "a.jsonl", row), column) == [prompt]
 
 
-def test_no_column_that_fits_lists_those_there_are(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"columns id, code looks like prompts"):
+def test_no_column_that_fits_says_how_many_there_are_and_which_would_do(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"none of its 2 columns has a usual name .*\(prompt, "):
         read_prompts(jsonl(tmp_path / "a.jsonl", {"id": "x", "code": "y"}))
 
 

@@ -8,16 +8,19 @@ Does not: decide anything; each command calls one function.
 
 import logging
 import os
+import signal
 import sys
 import traceback
 import warnings
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
-from privcode.console import answer, progress_bar, say, say_private
-from privcode.errors import UserError
+from privcode import launcher
+from privcode.console import answer, open_streams, progress_bar, say, say_private
+from privcode.errors import UserError, why
+from privcode.outputs import check_folder, check_output, is_stdout
 
 if TYPE_CHECKING:
     from privcode.run import Run
@@ -28,6 +31,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+Workers = Annotated[int | None, typer.Option(help="At a time; default: all cores.", min=1)]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")]
 
 
@@ -36,7 +40,7 @@ def _options(
     context: typer.Context,
     debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks and warnings.")] = False,
 ) -> None:
-    if int(os.environ.get("WORLD_SIZE") or 1) > 1 and context.invoked_subcommand != "sanitize":
+    if launcher.launched() > 1 and context.invoked_subcommand != "sanitize":
         from privcode.privacy.distributed import alone
 
         alone(f"privcode {context.invoked_subcommand}")
@@ -142,20 +146,22 @@ def init(
     from privcode.inspect import look
     from privcode.records import Columns
 
-    if out.exists():
+    if check_output(out).exists():
         raise UserError(f"{out}: exists already; choose another -o")
     if (prompt_column is None) != (code_column is None):
         raise UserError("--prompt-column and --code-column: give both, or let them be guessed")
     columns = Columns(prompt_column, code_column) if prompt_column and code_column else None
     found = look(data, columns, unit=unit)
     write_text(out, draft(found, data, out, units=units, prompts=prompts, tasks=tasks or ()))
-    settle(out)
+    if not is_stdout(out):
+        settle(out)
     say_private(lambda: summary(found, proposed_plan(found, units)))
     open_ = [] if prompts else ["name the prompts"]
     if declared(found, units) is None:
         open_ += ["type privacy's units, delta and batch (or let init --units N fill them in)"]
     fill = f"in {out}, {' and '.join(open_)} in place of CHANGE_ME, then " if open_ else ""
-    answer({"config": str(out)}, as_json, f"config {out}; next: {fill}privcode plan {out}")
+    text = f"config {out}; next: {fill}privcode plan {out}"
+    answer({"config": str(out)}, as_json, text, aside=is_stdout(out))
 
 
 @app.command()
@@ -179,29 +185,31 @@ def execute(
     programs: Annotated[Path, typer.Argument(help="Rows {id, language, code, stdin?, files?}.")],
     out: Annotated[Path, typer.Option("--out", "-o", help="The same rows, with what happened.")],
     sandbox: Annotated[str, typer.Option(help="auto, or one that doctor lists.")] = "auto",
-    cpu_seconds: Annotated[float, typer.Option(help="Processor time of each.")] = 5.0,
-    memory_mb: Annotated[int, typer.Option(help="Memory of each, all processes.")] = 1024,
+    cpu_seconds: Annotated[
+        float, typer.Option(help="Processor time of each.", min=0.01, max=1e6)
+    ] = 5.0,
+    memory_mb: Annotated[
+        int, typer.Option(help="Memory of each, all processes.", min=1, max=10**8)
+    ] = 1024,
     preload: Annotated[list[str] | None, typer.Option(help="Module; may be repeated.")] = None,
-    workers: Annotated[int | None, typer.Option(help="At a time; default: all cores.")] = None,
+    workers: Workers = None,
     as_json: Json = False,
 ) -> None:
     """Run every program of a file in the sandbox, in eleven languages where their tools are."""
     from privcode.execution import Limits, execute_file
-    from privcode.files import read_jsonl
 
     modules = tuple(preload or ())
     limits = Limits(cpu_seconds=cpu_seconds, memory_mb=memory_mb, preload=modules)
-    total = sum(1 for _ in read_jsonl(programs))
-    with progress_bar("execute", total) as progress:
-        facts = execute_file(
-            programs, out, limits=limits, sandbox=sandbox, workers=workers, progress=progress
-        )
+    facts = execute_file(
+        programs, out, limits=limits, sandbox=sandbox, workers=workers, bar=progress_bar
+    )
     counts = ", ".join(f"{name} {count}" for name, count in facts["status"].items())
     errors = "".join(
         f"\n{count / facts['programs']:6.1%}  {error}"
         for error, count in list(facts["errors"].items())[:8]
     )
-    answer(facts, as_json, f"{facts['programs']} programs: {counts}{errors}\nresults {out}")
+    text = f"{facts['programs']} programs: {counts}{errors}\nresults {out}"
+    answer(facts, as_json, text, aside=is_stdout(out))
 
 
 @app.command()
@@ -227,12 +235,16 @@ def score(
     prelude: Annotated[Path | None, typer.Option(help="Code before each program.")] = None,
     sandbox: Annotated[str, typer.Option(help="auto, or one that doctor lists.")] = "auto",
     cpu_seconds: Annotated[
-        float | None, typer.Option(help="Processor time of each; default: the format's.")
+        float | None,
+        typer.Option(help="Processor time of each; default: the format's.", min=0.01, max=1e6),
     ] = None,
     memory_mb: Annotated[
-        int | None, typer.Option(help="Memory of each, all processes; default: the format's.")
+        int | None,
+        typer.Option(
+            help="Memory of each, all processes; default: the format's.", min=1, max=10**8
+        ),
     ] = None,
-    workers: Annotated[int | None, typer.Option(help="At a time; default: all cores.")] = None,
+    workers: Workers = None,
     as_json: Json = False,
 ) -> None:
     """pass@k by itself: HumanEval, MBPP, their + sets, BigCodeBench, MultiPL-E."""
@@ -254,7 +266,7 @@ def score(
         workers=workers,
         bar=progress_bar,
     )
-    answer(facts, as_json, _score_text(facts))
+    answer(facts, as_json, _score_text(facts), aside=out is not None and is_stdout(out))
 
 
 def _score_text(facts: dict[str, Any]) -> str:
@@ -292,7 +304,7 @@ def _opened(where: Path, out: Path | None) -> "Run":
 
     if where.is_dir():
         return Run.open(where)
-    return Run(load_config(where), out or Path("runs") / where.stem)
+    return Run(load_config(where), check_folder(out or Path("runs") / where.stem))
 
 
 def _summary(run: "Run", as_json: bool) -> None:
@@ -474,7 +486,7 @@ def compare(
     from privcode.config import load_config
     from privcode.report.comparison import text
 
-    folder = out or Path("runs") / f"{config.stem}-compare"
+    folder = check_folder(out or Path("runs") / f"{config.stem}-compare")
     loaded = load_config(config)
     facts = compare(loaded, folder)
     report = folder / "report.html"
@@ -496,7 +508,8 @@ def sweep(
     from privcode.config import load_config
     from privcode.sweep import sweep
 
-    facts = sweep(load_config(config), out or Path("runs") / f"{config.stem}-sweep")
+    folder = check_folder(out or Path("runs") / f"{config.stem}-sweep")
+    facts = sweep(load_config(config), folder)
     settings = ", ".join(f"{field} {value}" for field, value in facts["settings"].items())
     text = f"{_summary_text(facts)}\nbest       {settings}: pass@1 {facts['score']:.3f}\n"
     answer(facts, as_json, f"{text}next       privcode release {facts['run']}")
@@ -513,6 +526,7 @@ def demo(
     from privcode.report.comparison import text
     from privcode.run import Run
 
+    check_folder(out)
     say("demo: untuned, PrivCode and non-private tuning side by side; five to seven minutes")
     facts = compare(prepare(out), out)
     opened = Run.open(out / "privcode-eps4")
@@ -531,32 +545,46 @@ yours    privcode init YOUR_DATA.jsonl --prompts PUBLIC_PROMPTS.jsonl -o privcod
 
 
 def main() -> None:
-    """Entry point: turns `UserError` into one line and exit code 2."""
+    """Entry point: every error is one line, and the exit code 2 where the user can fix it."""
+    open_streams()
+    before = signal.signal(signal.SIGTERM, _terminated)
+    code = 0
     try:
-        app()
-    except UserError as error:
+        code = app(standalone_mode=False) or 0
+    except (KeyboardInterrupt, typer.Abort):
+        code = 130
+    except Exception as error:
         if os.environ.get("PRIVCODE_DEBUG"):
             raise
-        say(f"privcode: {error}")
-        sys.exit(2)
-    except OSError as error:  # full disk, missing rights: whatever was not met where it arose
-        if os.environ.get("PRIVCODE_DEBUG"):
-            raise
-        where = f"{error.filename}: " if error.filename else ""
-        say(f"privcode: {where}{error.strerror or error}; free space or mend the path")
-        sys.exit(2)
-    except KeyboardInterrupt:
+        code, line = _ending(error)
+        say(f"privcode: {line}")
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    if code == 130:
         say("privcode: interrupted; run the same command again to go on")
-        sys.exit(130)
-    except Exception as error:  # a library's; its text may quote a private record
-        if os.environ.get("PRIVCODE_DEBUG"):
-            raise
-        at = traceback.extract_tb(error.__traceback__)[-1]
-        say(
-            f"privcode: stopped by {type(error).__name__} in {Path(at.filename).name}, line "
-            f"{at.lineno}; its text may hold private data: privcode --debug shows it, to you"
-        )
-        sys.exit(1)
+    sys.exit(code)
+
+
+def _ending(error: Exception) -> tuple[int, str]:
+    """The exit code, and the line to print."""
+    if isinstance(error, UserError):
+        return 2, str(error)
+    if isinstance(error, OSError):  # full disk, missing rights: what was not met where it arose
+        where = f"{error.filename}: " if error.filename else ""
+        return 2, str(UserError(f"{where}{why(error)}; free space or correct the path"))
+    if hasattr(error, "format_message"):  # typer's own, whose classes its versions have elsewhere
+        context = getattr(error, "ctx", None)
+        command = context.command_path if context else "privcode"
+        return 2, str(UserError(f"{error.format_message()}; see {command} --help"))
+    # Its message may quote private text; where it arose says enough to those who fix it.
+    at = traceback.extract_tb(error.__traceback__)[-1]
+    place = f"{Path(at.filename).name}, line {at.lineno}"
+    return 1, f"failed unexpectedly ({type(error).__name__} in {place}); --debug shows more"
+
+
+def _terminated(*_: object) -> NoReturn:
+    """Told to stop: as an error, so that what is half-written is removed."""
+    raise SystemExit(143)
 
 
 if __name__ == "__main__":

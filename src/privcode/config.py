@@ -7,18 +7,79 @@ Does not: read data or models. Everything that bears on the guarantee is in `pri
 
 import math
 import os
+import re
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    model_validator,
+)
 
 from privcode.errors import UserError
 from privcode.privacy.plan import PrivacyPlan, Selection, make_plan
+from privcode.yaml_file import read_yaml
 
-Positive = Annotated[int, Field(ge=1)]
-Fraction = Annotated[float, Field(ge=0, le=1)]
+
+def _number(value: Any) -> Any:
+    if isinstance(value, bool):
+        raise ValueError("is true or false, and must be a number")
+    return value
+
+
+def _temperature(value: float) -> float:
+    if 0 < value < 1e-3:
+        raise ValueError("must be 0 (the likeliest token), or at least 0.001")
+    return value
+
+
+def _file(name: str) -> str:
+    if not name or "\0" in name or len(name) > 4000:
+        raise ValueError("is not the name of a file")
+    return name
+
+
+def _text(text: str) -> str:
+    if text != text.encode(errors="replace").decode():
+        raise ValueError("has half a surrogate pair; remove it")
+    return text
+
+
+def _name(name: str) -> str:
+    if not re.fullmatch(r"\w[^/\0]{0,99}", name):
+        raise ValueError("must begin with a letter or digit, and hold no /; it names a file")
+    return name
+
+
+_Number = BeforeValidator(_number)  # or `true` would be 1
+Positive = Annotated[int, _Number, Field(ge=1, le=10**12)]
+Count = Annotated[int, _Number, Field(ge=0, le=10**12)]
+Size = Annotated[int, _Number, Field(ge=1, le=10**6)]
+"""Of what is held in memory: records, tokens or samples."""
+Seed = Annotated[int, _Number, Field(ge=0, lt=2**63)]
+Finite = Annotated[float, _Number, Field(allow_inf_nan=False)]
+Amount = Annotated[Finite, Field(ge=0, le=1e9)]
+Rate = Annotated[Finite, Field(gt=0, le=1000)]
+Temperature = Annotated[Finite, Field(ge=0, le=1000), AfterValidator(_temperature)]
+Seconds = Annotated[Finite, Field(ge=0.01, le=1e6)]
+Fraction = Annotated[Finite, Field(ge=0, le=1)]
+Share = Annotated[Finite, Field(gt=0, le=1)]
+Epsilon = Annotated[float, _Number]
+Memory = Annotated[int, _Number, Field(ge=1, le=10**8)]
+Repetitions = Annotated[int, _Number, Field(ge=1, le=10**5)]
+Planted = Annotated[int, _Number, Field(ge=0, le=10**5)]
+Text = Annotated[str, AfterValidator(_text)]
+Name = Annotated[str, AfterValidator(_name)]
+File = Annotated[str, AfterValidator(_file)]
+_MOST_FILES = 16  # that extend one another
 Dtype = Literal["float32", "bfloat16", "float16"]
 Method = Literal["privcode", "base", "control", "dpft", "jft", "nondpft"]
 Ablation = Literal[
@@ -55,11 +116,13 @@ class ColumnNames(Section):
 class Data(Section):
     """The private records."""
 
-    source: str = Field(description="JSONL, JSON, CSV or Parquet file, datasets folder or hub name")
+    source: File = Field(
+        description="JSONL, JSON, CSV or Parquet file, datasets folder or hub name"
+    )
     columns: ColumnNames | None = Field(None, description="column names; guessed when left out")
     language: str | None = Field(None, description="language of all rows, if no column says")
     languages: list[str] | None = Field(None, description="keep only rows in these languages")
-    contains: str | None = Field(None, description="keep only rows whose text contains this")
+    contains: Text | None = Field(None, description="keep only rows whose text contains this")
     on_bad_row: Literal["refuse", "skip"] = Field("refuse", description="stop, or skip and count")
     public: bool = Field(
         False, description="true only for benchmark data: allows methods and controls without DP"
@@ -69,9 +132,11 @@ class Data(Section):
 class Privacy(Section):
     """Everything that decides the guarantee."""
 
-    epsilon: float | None = Field(4.0, description="target ε; .inf trains without privacy")
-    noise_multiplier: float | None = Field(None, description="instead of epsilon: the noise itself")
-    delta: float = Field(description="δ; 1/(10·units) is usual, more than 1/units is refused")
+    epsilon: Epsilon | None = Field(4.0, description="target ε; .inf trains without privacy")
+    noise_multiplier: Finite | None = Field(
+        None, description="instead of epsilon: the noise itself"
+    )
+    delta: Finite = Field(description="δ; 1/(10·units) is usual, more than 1/units is refused")
     units: Positive = Field(description="declared, public number of units: not the true count")
     unit: Literal["record", "column"] = Field(
         "record", description="what is protected: one record, or all records of one owner (column)"
@@ -79,19 +144,19 @@ class Privacy(Section):
     max_records_per_unit: Positive = Field(1, description="records of one unit that may take part")
     batch: Positive = Field(256, description="expected units per step")
     steps: Positive = Field(100, description="noised updates")
-    clip_norm: float = Field(1.0, description="bound on one unit's gradient")
+    clip_norm: Finite = Field(1.0, description="bound on one unit's gradient")
     noise: Literal["cryptographic", "reproducible"] = Field(
         "cryptographic", description="reproducible noise makes runs repeatable, not releasable"
     )
-    seed: int = Field(0, description="of reproducible noise; unused otherwise")
+    seed: Seed = Field(0, description="of reproducible noise; unused otherwise")
     selection: Selection = Field(
         "composition",
         description="runs over the same data, and choosing settings by them: composition composes "
         "all of them into ε; trials charges the best of a privcode sweep; not-charged leaves them "
         "out of ε, and says so on everything",
     )
-    trials: float | None = Field(
-        None, ge=1, description="selection trials: mean of the random number of trials"
+    trials: Finite | None = Field(
+        None, ge=1, le=10**4, description="selection trials: mean of the random number of trials"
     )
 
     @model_validator(mode="after")
@@ -107,7 +172,7 @@ class Prompts(Section):
     """The problems that synthesis solves. They must be public: they are published with it."""
 
     source: Literal["public"] = Field(description="your decision: these prompts are public")
-    file: str = Field(description="file of prompts, one per row or line")
+    file: File = Field(description="file of prompts, one per row or line")
     column: str | None = Field(None, description="column that holds the prompt")
     limit: Positive | None = Field(None, description="take only the first ones")
 
@@ -115,8 +180,8 @@ class Prompts(Section):
 class Lora(Section):
     """A low-rank adapter."""
 
-    r: Positive = Field(16, description="rank")
-    alpha: Positive = Field(32, description="scale: the update is multiplied by alpha / r")
+    r: Positive = Field(16, le=65536, description="rank")
+    alpha: Size = Field(32, description="scale: the update is multiplied by alpha / r")
     dropout: Fraction = Field(0.0, description="of plain training; DP training goes without")
     targets: list[str] | None = Field(None, description="layers; default: attention and MLP")
 
@@ -124,11 +189,11 @@ class Lora(Section):
 class Model(Section):
     """A Hugging Face causal language model."""
 
-    model: str = Field(description="hub id, local path, or bundled:junior / bundled:premium")
+    model: File = Field(description="hub id, local path, or bundled:junior / bundled:premium")
     dtype: Dtype = Field("float32", description="of the base model's weights")
     lora: Lora = Field(default_factory=lambda: Lora())
-    max_tokens: Positive = Field(1024, description="context; longer records are truncated")
-    template: str = Field("Question: {prompt}\n\nAnswer:\n", description="how a prompt is put")
+    max_tokens: Size = Field(1024, description="context; longer records are truncated")
+    template: Text = Field("Question: {prompt}\n\nAnswer:\n", description="how a prompt is put")
     gradient_checkpointing: bool = Field(False, description="less memory, more time")
 
 
@@ -136,34 +201,34 @@ class Syntax(Section):
     """PrivSA, the syntax-aware term: λ(t) × KL to the untuned junior on structural tokens."""
 
     schedule: Literal["decay", "constant", "off"] = Field("decay", description="of λ")
-    lambda_max: float = Field(1000.0, ge=0, description="at the start")
-    lambda_min: float = Field(0.1, ge=0, description="in the end")
-    decay: float = Field(0.01, ge=0, description="α: λ falls as exp(-α·step)")
+    lambda_max: Amount = Field(1000.0, description="at the start")
+    lambda_min: Amount = Field(0.1, description="in the end")
+    decay: Amount = Field(0.01, description="α: λ falls as exp(-α·step)")
 
 
 class Sanitize(Section):
     """DP-SGD on the junior: optimisation only, nothing here bears on the guarantee."""
 
-    learning_rate: float = Field(1e-4, gt=0)
+    learning_rate: Rate = 1e-4
     schedule: Literal["cosine", "constant"] = "cosine"
-    warmup_steps: int = Field(5, ge=0)
-    weight_decay: float = Field(0.05, ge=0)
-    micro_batch: Positive = Field(8, description="records at a time; memory only, same result")
+    warmup_steps: Count = 5
+    weight_decay: Amount = 0.05
+    micro_batch: Size = Field(8, description="records at a time; memory only, same result")
     checkpoint_every: Positive = Field(10, description="steps between checkpoints")
     syntax: Syntax = Field(default_factory=lambda: Syntax())
     merge: bool = Field(False, description="also write the whole model, adapter merged in")
-    seed: int = Field(0, description="of the adapter's start")
+    seed: Seed = Field(0, description="of the adapter's start")
 
 
 class Synthesize(Section):
     """Sampling from the DP junior."""
 
-    samples_per_prompt: Positive = 1
-    temperature: float = Field(1.0, ge=0)
-    top_p: float = Field(1.0, gt=0, le=1)
-    max_new_tokens: Positive = 512
-    batch_size: Positive = 64
-    seed: int = 0
+    samples_per_prompt: Size = 1
+    temperature: Temperature = 1.0
+    top_p: Share = 1.0
+    max_new_tokens: Size = 512
+    batch_size: Size = 64
+    seed: Seed = 0
 
 
 class Execution(Section):
@@ -171,15 +236,15 @@ class Execution(Section):
 
     enabled: bool = True
     sandbox: str = Field("auto", description="auto, or the name of one that doctor lists")
-    prelude: str | None = Field(
+    prelude: File | None = Field(
         None, description="file of code put before each sample in the language of the data"
     )
-    files: list[str] = Field(
+    files: list[File] = Field(
         default_factory=list,
         description="files that lie beside every program: modules to import, headers, jars, data",
     )
-    cpu_seconds: float = Field(5.0, gt=0)
-    memory_mb: Positive = 1024
+    cpu_seconds: Seconds = 5.0
+    memory_mb: Memory = 1024
     preload: list[str] = Field(
         default_factory=list, description="modules that every program finds imported already"
     )
@@ -189,17 +254,17 @@ class RoundTrip(Section):
     """Keep samples whose code, put back into words, resembles the prompt."""
 
     method: Literal["bertscore", "embeddings", "likelihood", "off"] = "likelihood"
-    describer: str | None = Field(None, description="model that describes; default: the premium")
+    describer: File | None = Field(None, description="model that describes; default: the premium")
     dtype: Dtype = Field("float32", description="of the describer's weights")
-    template: str = Field("Answer:\n{code}\n\nQuestion:\n", description="asks for the problem")
-    similarity_model: str | None = Field(None, description="for bertscore and embeddings")
-    similarity_layers: Positive | None = Field(None, description="bertscore: layer to read")
-    samples: Positive = 20
-    temperature: float = Field(0.8, ge=0)
-    max_new_tokens: Positive = 200
-    threshold: float = Field(0.0, description="τ; likelihood: nats per token gained")
-    batch_size: Positive = 16
-    seed: int = 0
+    template: Text = Field("Answer:\n{code}\n\nQuestion:\n", description="asks for the problem")
+    similarity_model: File | None = Field(None, description="for bertscore and embeddings")
+    similarity_layers: Size | None = Field(None, description="bertscore: layer to read")
+    samples: Size = 20
+    temperature: Temperature = 0.8
+    max_new_tokens: Size = 200
+    threshold: Finite = Field(0.0, description="τ; likelihood: nats per token gained")
+    batch_size: Size = 16
+    seed: Seed = 0
 
 
 class Validate(Section):
@@ -207,10 +272,8 @@ class Validate(Section):
 
     execution: Execution = Field(default_factory=lambda: Execution())
     round_trip: RoundTrip = Field(default_factory=lambda: RoundTrip())
-    surest: float = Field(
+    surest: Share = Field(
         1.0,
-        gt=0,
-        le=1,
         description="share to keep of what passes both: the samples that the junior finds "
         "likeliest, by the mean log-probability of their tokens (not in the paper; 1: all)",
     )
@@ -220,15 +283,15 @@ class Boost(Section):
     """Plain fine-tuning of the premium model on the accepted pairs."""
 
     method: Literal["lora", "full"] = "lora"
-    epochs: Positive = 2
-    learning_rate: float = Field(1e-4, gt=0)
-    batch_size: Positive = 32
-    micro_batch: Positive = 8
+    epochs: Size = 2
+    learning_rate: Rate = 1e-4
+    batch_size: Size = 32
+    micro_batch: Size = 8
     warmup_ratio: Fraction = 0.05
-    weight_decay: float = Field(0.0, ge=0)
+    weight_decay: Amount = 0.0
     merge: bool = Field(False, description="lora: also write the whole model, adapter merged in")
     limit: Positive | None = Field(None, description="nondpft, jft: private records to tune on")
-    seed: int = 0
+    seed: Seed = 0
 
 
 TaskFormat = Literal["humaneval", "humaneval+", "mbpp", "mbpp+", "bigcodebench", "multipl"]
@@ -237,16 +300,18 @@ TaskFormat = Literal["humaneval", "humaneval+", "mbpp", "mbpp+", "bigcodebench",
 class TaskFile(Section):
     """One benchmark, in the file format of its owners."""
 
-    name: str
-    file: str = Field(description="a file, or OWNER/NAME:SPLIT on the hub")
+    name: Name = Field(description="what its figures go by; also in names of files")
+    file: File = Field(description="a file, or OWNER/NAME:SPLIT on the hub")
     format: TaskFormat | None = Field(None, description="default: by the fields of the file")
     stdlib_only: bool = Field(
         False, description="leave out tasks that need more than Python's standard library"
     )
     mode: Literal["complete", "instruct"] = "instruct"
-    prelude: str | None = Field(None, description="file of code put before each program")
-    instruction: str = Field(INSTRUCT, description="instruct: asks for the solution of {problem}")
-    response: str = Field(RESPONSE, description="instruct: what every answer is made to begin with")
+    prelude: File | None = Field(None, description="file of code put before each program")
+    instruction: Text = Field(INSTRUCT, description="instruct: asks for the solution of {problem}")
+    response: Text = Field(
+        RESPONSE, description="instruct: what every answer is made to begin with"
+    )
 
 
 class Evaluate(Section):
@@ -256,18 +321,17 @@ class Evaluate(Section):
     models: list[Literal["base", "junior", "tuned"]] = Field(
         ["base", "tuned"], description="untuned premium, tuned junior, tuned premium"
     )
-    samples: Positive = 1
-    k: list[Positive] = Field(default_factory=lambda: [1])
-    temperature: float = Field(0.0, ge=0)
-    max_new_tokens: Positive = 512
-    batch_size: Positive = 64
+    samples: Size = 1
+    k: list[Size] = Field(default_factory=lambda: [1])
+    temperature: Temperature = 0.0
+    max_new_tokens: Size = 512
+    batch_size: Size = 64
     sandbox: str = Field("auto", description="auto, or the name of one that doctor lists")
-    cpu_seconds: float | None = Field(
+    cpu_seconds: Seconds | None = Field(
         None,
-        gt=0,
         description="of each program; default: 5, HumanEval+ and MBPP+ 30, BigCodeBench 60",
     )
-    memory_mb: Positive | None = Field(
+    memory_mb: Memory | None = Field(
         None,
         description="of each program, all its processes; default: 1024, HumanEval+, MBPP+, "
         "BigCodeBench 4096",
@@ -275,36 +339,44 @@ class Evaluate(Section):
     preload: list[str] = Field(
         default_factory=list, description="modules that every program finds imported already"
     )
-    seed: int = 0
+    seed: Seed = 0
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> "Evaluate":
+        if max(self.k, default=1) > self.samples:
+            raise ValueError("k: is more than samples; raise samples, or lower k")
+        names = Counter(task.name for task in self.tasks)
+        if max(names.values(), default=1) > 1:
+            raise ValueError("tasks: two have the same name; give each its own")
+        return self
 
 
 class Audit(Section):
     """Planted canaries (empty repetitions: none), and records held out for membership inference."""
 
-    repetitions: list[Positive] = Field(default_factory=list, description="e.g. [1, 10, 100]")
-    candidates: int = Field(
-        1000, ge=0, description="other secrets that each canary's exposure is ranked among; 0: none"
+    repetitions: list[Repetitions] = Field(default_factory=list, description="e.g. [1, 10, 100]")
+    candidates: Count = Field(
+        1000,
+        le=10**7,
+        description="other secrets that each canary's exposure is ranked among; 0: none",
     )
-    holdout: int = Field(
+    holdout: Count = Field(
         0,
-        ge=0,
         description="about so many units are not trained on, to see whether others can be told "
         "from them; what comes of it stays in private/",
     )
-    samples: Positive = Field(
+    samples: Size = Field(
         20, description="samples for each canary's own prompt, beside its likeliest answer"
     )
-    max_new_tokens: Positive = 128
-    seed: int = 0
-    gradient_canaries: int = Field(
+    max_new_tokens: Size = 128
+    seed: Seed = 0
+    gradient_canaries: Planted = Field(
         0,
-        ge=0,
         description="units of known gradient, half of which take part: a lower bound on ε from "
         "what training gives away; each takes a coordinate of the adapter",
     )
-    coin_canaries: int = Field(
+    coin_canaries: Planted = Field(
         0,
-        ge=0,
         description="made-up records, half of which take part: lower bounds on ε from the models",
     )
 
@@ -318,11 +390,11 @@ class Compare(Section):
         description="methods, and privcode without one part: no-privsa, constant-lambda, "
         "no-execution, no-round-trip, no-surest, no-filters (none of the three)",
     )
-    epsilons: dict[Compared, list[float]] = Field(
+    epsilons: dict[Compared, list[Epsilon]] = Field(
         default_factory=dict,
         description="e.g. {privcode: [1, 4]}; methods that are not named: privacy.epsilon",
     )
-    seeds: list[int] = Field([0], min_length=1, description="of everything but the noise")
+    seeds: list[Seed] = Field([0], min_length=1, description="of everything but the noise")
     settings: dict[Compared, dict[str, Any]] = Field(
         default_factory=dict,
         description="what a method has of its own: {dpft: {sanitize.learning_rate: 1.0e-4}}",
@@ -335,7 +407,7 @@ class Compare(Section):
         default_factory=list,
         description="to show beside: {method, epsilon, fields of grid, TASK: pass@1 from 0 to 1}",
     )
-    parallel: Positive = Field(1, description="arms at a time, each on its share of the cores")
+    parallel: Size = Field(1, description="arms at a time, each on its share of the cores")
 
 
 class Score(Section):
@@ -352,7 +424,7 @@ class Sweep(Section):
         default_factory=dict, description="e.g. {sanitize.learning_rate: [1.0e-4, 1.0e-3]}"
     )
     score: Score = Field(default_factory=lambda: Score())
-    parallel: Positive = Field(1, description="runs at a time, each on its share of the cores")
+    parallel: Size = Field(1, description="runs at a time, each on its share of the cores")
 
 
 class Config(Section):
@@ -419,7 +491,7 @@ class Config(Section):
 
 def not_public(prompts: str, source: str) -> str | None:
     """Why `prompts` cannot be the prompts to these private data; None where nothing is known."""
-    if Path(prompts).resolve() != Path(source).resolve():
+    if os.path.realpath(prompts) != os.path.realpath(source):
         return None
     return (
         "is the private data, and prompts are published with the synthetic ones; name a file of "
@@ -469,15 +541,20 @@ def parse_config(values: Any, name: str = "config") -> Config:
         return Config.model_validate(values)
     except ValidationError as error:
         first = error.errors()[0]
-        field = ".".join(str(part) for part in first["loc"]) or "the whole"
+        field = ".".join(map(_tellable, first["loc"])) or "the whole"
         more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
         reason = {
             "extra_forbidden": "is not a setting; check the spelling against privcode init",
             "missing": "is missing; add it",
-        }.get(first["type"], first["msg"])
+        }.get(first["type"], first["msg"].removeprefix("Value error, "))
         if first["input"] == "CHANGE_ME":  # as `privcode init` writes it
             reason = f"is CHANGE_ME, where only you can decide ({reason})"
         raise UserError(f"{name}, field {field}: {reason}{more}") from None
+
+
+def _tellable(part: str | int) -> str:
+    """A part of a field's name, if it can be one: what is given as settings may be a record."""
+    return str(part) if re.fullmatch(r"[\w.-]{1,60}", str(part)) else "(a long name)"
 
 
 def with_settings(config: Config, settings: Mapping[str, Any], where: str) -> Config:
@@ -512,31 +589,24 @@ def load_config(path: Path | str) -> Config:
     values, files = _read(path, ())
     name = " over ".join(map(str, files))
     config = parse_config(values, name)
-    rooted = config.model_copy(update=_rooted(config, path.parent.resolve()))
+    rooted = config.model_copy(update=_rooted(config, Path(os.path.realpath(path.parent))))
     return parse_config(rooted.model_dump(by_alias=True), name)  # one file may have had two names
 
 
 def _read(path: Path, above: tuple[Path, ...]) -> tuple[Any, tuple[Path, ...]]:
     """Plain values, and the files they come from; `above` extend this one."""
-    try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror})") from error
-    except UnicodeDecodeError:
-        raise UserError(f"{path}: not valid UTF-8; re-encode the file as UTF-8") from None
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        where = f", line {mark.line + 1}" if mark else ""
-        raise UserError(f"{path}{where}: not valid YAML; check indentation and quotes") from None
+    values = read_yaml(path)
     files = (*above, path)
     if not isinstance(values, dict) or "extends" not in values:
         return values, files
     name = values.pop("extends")
-    if not isinstance(name, str):
+    if not isinstance(name, str) or "\0" in name:
         raise UserError(f"{path}, field extends: must be the name of one file")
     base = path.parent / name
-    if base.resolve() in (file.resolve() for file in files):
+    if os.path.realpath(base) in map(os.path.realpath, files):
         raise UserError(f"{path}, field extends: {name} extends this file in turn; name another")
+    if len(files) > _MOST_FILES:
+        raise UserError(f"{path}, field extends: over {_MOST_FILES} files extend others; use fewer")
     under, files = _read(base, files)
     if not isinstance(under, dict):
         raise UserError(f"{base}: holds no settings, so nothing can extend it")

@@ -2,7 +2,9 @@
 
 Promises: results go to stdout (one JSON document with --json), everything else to stderr. Where
 stderr is no terminal, it is a log: no figure about private records goes there (`say_private`), and
-no progress bar, whose times tell how long reading and training took.
+no progress bar, whose times tell how long reading and training took. What the terminal cannot show
+is written in letters that it can. A reader that went away, or a stream that is closed, is no
+traceback.
 Does not: notice a terminal that is itself recorded (`script`, a screen share).
 """
 
@@ -10,7 +12,7 @@ import json
 import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 from rich.console import Console
@@ -23,13 +25,29 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-FIRST = int(os.environ.get("RANK") or 0) == 0  # under torchrun only the first rank speaks
-stderr = Console(stderr=True, highlight=False, quiet=not FIRST)
+from privcode import launcher
+from privcode.outputs import standard_output
+
+FIRST = launcher.rank() == 0  # under torchrun only the first rank speaks
+
+_PLAIN = str.maketrans(
+    {"ε": "epsilon", "δ": "delta", "τ": "tau", "∞": "infinity", "─": "-", "–": "-", "…": "..."}
+)
+
+
+class _Console(Console):
+    def on_broken_pipe(self) -> None:
+        """Nobody reads what is said any more: work goes on without a word."""
+        self.quiet = True
+
+
+stderr = _Console(stderr=True, highlight=False, quiet=not FIRST)
 
 
 def say(text: str) -> None:
     """One line to the person."""
-    stderr.print(text, soft_wrap=True, markup=False)
+    with suppress(OSError):  # a full disk behind it: nothing can be said about that
+        stderr.print(text, soft_wrap=True, markup=False)
 
 
 def at_terminal() -> bool:
@@ -58,11 +76,53 @@ def say_private(figures: Callable[[], str]) -> None:
         say(text)
 
 
-def answer(facts: dict[str, Any], as_json: bool, text: str) -> None:
-    """The result of a command: `facts` as JSON, or `text`."""
-    if FIRST:
-        print(json.dumps(facts, ensure_ascii=False, allow_nan=False) if as_json else text)
-    sys.stdout.flush()
+def answer(facts: dict[str, Any], as_json: bool, text: str, *, aside: bool = False) -> None:
+    """The result of a command: `facts` as JSON, or `text`.
+
+    `aside`: to stderr, since standard output has something else.
+    """
+    if not FIRST:
+        return
+    if as_json:
+        text = json.dumps(facts, ensure_ascii=False, allow_nan=False)
+        if not _fits(text):
+            text = json.dumps(facts, allow_nan=False)
+    if aside:
+        say(text)
+        return
+    if not _fits(text):
+        known = sys.stdout.encoding
+        text = text.translate(_PLAIN).encode(known, "replace").decode(known)
+    with standard_output():
+        print(text, flush=True)
+
+
+def _fits(text: str) -> bool:
+    """Whether standard output can show `text`."""
+    try:
+        text.encode(getattr(sys.stdout, "encoding", None) or "utf-8")
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def open_streams() -> None:
+    """Put nothing in the place of standard streams that are closed.
+
+    Else the next file that is opened takes the number of one of them, and what is meant for the
+    terminal is written into it.
+    """
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # takes the lowest free number, which is this one
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if stream is None:
+            setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115 (for as long as we run)
+        elif hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="replace")  # what typer prints, which knows no other way
 
 
 def columns(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

@@ -1,13 +1,39 @@
 """The one exception meant for the person at the keyboard.
 
 Promises: whoever raises `UserError` has written one line that says what is wrong, where
-(file, row, field) and how to mend it; the command line prints it and exits with code 2.
+(file, row, field) and how to fix it; the command line prints it and exits with code 2. The line has
+at most `LONGEST` characters, none of which a terminal would obey.
 Does not: carry private content. A message may name a row, never quote one.
 """
 
+import os
+
+LONGEST = 480
+"""Characters of a line."""
+_WORD = 200
+
 
 class UserError(Exception):
-    """Bad input, stated in one line: what, where, and the mend."""
+    """Bad input, stated in one line: what, where, and the fix."""
 
     def __init__(self, message: str) -> None:
-        super().__init__(" ".join(message.split()))
+        words = (_short(word, _WORD) for word in message.split())
+        super().__init__(_short(" ".join(words), LONGEST))
+
+
+def _short(text: str, most: int) -> str:
+    """`text`, printable, and without its middle where it is longer than `most` characters."""
+    if len(text) > most:
+        text = f"{text[: most // 2 - 1]}…{text[-(most - most // 2) :]}"
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text)
+
+
+def why(error: BaseException) -> str:
+    """The reason of an error in words: what the system says of it, or what kind it is."""
+    if isinstance(error, OSError) and isinstance(error.errno, int):
+        return os.strerror(error.errno)
+    if isinstance(error, ValueError):
+        return "not a name of a file"
+    return type(error).__name__

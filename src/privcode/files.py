@@ -1,27 +1,39 @@
 """Small file habits shared by every stage.
 
 Promises: a file appears whole or not at all (`write_*` go to a temporary name in the same
-directory, are flushed to disk, then renamed); JSON Lines errors name the file and row; public
-outputs can be given one constant time (`settle`).
+directory, are flushed to disk, then renamed), and replaces nothing but a regular file; only regular
+files are read, so nothing hangs on a pipe or reads a device without end; JSON Lines errors name
+the file and row; an object with a key that comes twice is refused; public outputs can be given one
+constant time (`settle`).
 Does not: lock; one process writes a run directory at a time (`run.py` sees to that).
 """
 
+import gzip
 import hashlib
 import json
 import os
 import secrets
+import stat
+import tempfile
 import zlib
 from collections.abc import Callable, Iterable, Iterator
+from functools import partial
+from io import BufferedReader
 from pathlib import Path
 from typing import IO, Any
 
-from privcode.errors import UserError
+from privcode.errors import UserError, why
+from privcode.outputs import check_output, deliver, is_stdout, kind_of
 from privcode.plain import parse_object, read_plain, shown
 
 Row = dict[str, Any]
 
 PUBLIC_TIME = 315_532_800
 """Of every public file and folder: 1 January 1980 (UTC), the earliest that zip files can state."""
+LINE = 64 << 20
+"""Bytes that one line of JSON Lines may have."""
+DOCUMENT = 1 << 30
+"""Bytes that a file may have which is read as a whole, after it was unpacked."""
 
 _REFUSED = (
     "No space left on device",
@@ -41,7 +53,7 @@ def failed_write(error: BaseException) -> str | None:
     at: BaseException | None = error
     while at is not None:
         if isinstance(at, OSError):
-            return at.strerror or str(at)
+            return why(at)
         if any(sign in str(at) for sign in _REFUSED):
             return "the disk took only a part"
         at = at.__cause__ or at.__context__
@@ -51,24 +63,36 @@ def failed_write(error: BaseException) -> str | None:
 def write_with(path: Path, write: Callable[[IO[bytes]], object], mode: int = 0o644) -> None:
     """Call `write` on a temporary file beside `path`, then rename it into place.
 
+    A link to a regular file stays a link: what it leads to is replaced. To standard output goes
+    all that was written, or nothing.
+
     Raises:
-        UserError: the disk is full or the directory cannot be written.
+        UserError: the disk is full, the directory cannot be written, or `path` is not a regular
+            file.
     """
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with open(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "wb") as file:
-            write(file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
+        if is_stdout(path):
+            with tempfile.TemporaryFile() as file:
+                write(file)
+                file.seek(0)
+                deliver(iter(partial(file.read, 1 << 20), b""))
+            return
+        target = check_output(path)
+        temporary = target.with_name(f".{target.name[:50]}.{secrets.token_hex(4)}.tmp")
+        target.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            with open(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "wb") as file:
+                write(file)
+                file.flush()
+                os.fsync(file.fileno())
+            check_output(path)  # while the content was made, something may have come there
+            os.replace(temporary, target)
+        finally:
+            temporary.unlink(missing_ok=True)
     except OSError as error:
         raise UserError(
-            f"{path}: cannot be written ({error.strerror or error}); "
-            "free space or choose another directory"
+            f"{path}: cannot be written ({why(error)}); free space or choose another directory"
         ) from error
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def settle(root: Path) -> None:
@@ -133,35 +157,104 @@ def jsonl_line(row: object) -> str:
     return json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n"
 
 
+def unwritable(value: object) -> str:
+    """Why `value`, which was read from JSON, cannot be written as such; empty if it can."""
+    try:
+        jsonl_line(value).encode()
+    except UnicodeEncodeError:
+        return "has half a surrogate pair"
+    except ValueError:
+        return "is NaN or infinite, which is not JSON"
+    except RecursionError:
+        return "is nested too deeply"
+    return ""
+
+
 def write_jsonl(path: Path, rows: Iterable[object], mode: int = 0o644) -> None:
     """Write JSON Lines atomically."""
     write_with(path, lambda file: file.writelines(jsonl_line(r).encode() for r in rows), mode)
+
+
+def open_regular(path: Path) -> BufferedReader:
+    """A regular file, or one that a link leads to, for reading; nothing else is opened.
+
+    Raises:
+        UserError: it is missing, may not be read, or is something that could keep the reader
+            waiting or never end: a pipe, a device, a socket.
+    """
+    try:
+        _regular(path, os.stat(path).st_mode)  # before it is opened: that may do something
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        file = open(descriptor, "rb")  # noqa: SIM115 (the caller's to close)
+        try:
+            _regular(path, os.fstat(descriptor).st_mode)
+        except UserError:
+            file.close()
+            raise
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path}: cannot be read ({why(error)})") from error
+    return file
+
+
+def _regular(path: Path, mode: int) -> None:
+    if not stat.S_ISREG(mode):
+        raise UserError(f"{path}: is {kind_of(mode)}, not a regular file; name a file")
+
+
+def loads(text: str) -> Any:
+    """The value of one JSON document.
+
+    Raises:
+        ValueError: it is none, or a key comes twice in an object. The message quotes nothing.
+        RecursionError: it is nested too deeply.
+    """
+    return _DECODER.decode(text)
+
+
+def _object(pairs: list[tuple[str, Any]]) -> Row:
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        raise ValueError("a key comes twice in an object")
+    return found
+
+
+_DECODER = json.JSONDecoder(object_pairs_hook=_object)
+
+
+def not_json(error: Exception) -> str:
+    """What is wrong with a JSON document, in words that quote nothing of it."""
+    if isinstance(error, json.JSONDecodeError):
+        return error.msg
+    return str(error) if "twice" in str(error) else "too long or too deep"
 
 
 def read_jsonl(path: Path) -> Iterator[tuple[int, Row]]:
     """Yield (row number from 1, row); blank lines are skipped but counted.
 
     Raises:
-        UserError: the file is missing, a line is not UTF-8, or is not a JSON object.
+        UserError: the file is missing or not a regular one, a line is not UTF-8, is longer than
+            `LINE`, or is not a JSON object; an object has a key twice.
     """
-    import gzip
-
-    opener = gzip.open if path.suffix == ".gz" else open
     try:
-        with opener(path, "rb") as file:
-            for number, line in enumerate(file, start=1):
+        with open_regular(path) as raw:
+            file = gzip.GzipFile(fileobj=raw) if path.suffix == ".gz" else raw
+            for number, line in enumerate(iter(partial(file.readline, LINE + 1), b""), start=1):
                 if not line.strip():
                     continue
                 try:
-                    row = json.loads(line.decode("utf-8"))
+                    if len(line) > LINE:
+                        raise UserError(
+                            f"{path}, row {number}: is longer than {LINE >> 20} MB; each line must "
+                            "be one JSON object"
+                        )
+                    row = loads(line.decode("utf-8"))
                 except UnicodeDecodeError:
                     raise UserError(
                         f"{path}, row {number}: not valid UTF-8; re-encode the file as UTF-8"
                     ) from None
                 except (ValueError, RecursionError) as error:  # also numbers too long to read
-                    reason = getattr(error, "msg", "too long or too deep")
                     raise UserError(
-                        f"{path}, row {number}: not valid JSON ({reason}); "
+                        f"{path}, row {number}: not valid JSON ({not_json(error)}); "
                         "each line must be one JSON object"
                     ) from None
                 if not isinstance(row, dict):
@@ -171,20 +264,35 @@ def read_jsonl(path: Path) -> Iterator[tuple[int, Row]]:
                     )
                 yield number, row
     except (OSError, EOFError, zlib.error) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise UserError(f"{path}: cannot be read ({reason})") from error
+        raise UserError(f"{path}: cannot be read ({why(error)})") from error
 
 
-def read_text(path: Path) -> str:
+def read_bytes(path: Path, most: int = DOCUMENT, *, unpack: bool = True) -> bytes:
+    """The content of a file of at most so many bytes, by default unpacked if its name ends in .gz.
+
+    Raises:
+        UserError: the file is missing, not a regular one, or too large.
+    """
+    try:
+        with open_regular(path) as raw:
+            packed = unpack and path.suffix == ".gz"
+            file = gzip.GzipFile(fileobj=raw) if packed else raw
+            content: bytes = file.read(most + 1)
+    except (OSError, EOFError, zlib.error) as error:
+        raise UserError(f"{path}: cannot be read ({why(error)})") from error
+    if len(content) > most:
+        raise UserError(f"{path}: is larger than {most / 2**20:g} MB; name a smaller file")
+    return content
+
+
+def read_text(path: Path, most: int = DOCUMENT) -> str:
     """Read UTF-8 text.
 
     Raises:
-        UserError: the file is missing or is not UTF-8.
+        UserError: as `read_bytes`, or the file is not UTF-8.
     """
     try:
-        return path.read_text(encoding="utf-8")
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror or error})") from error
+        return read_bytes(path, most).decode("utf-8")
     except UnicodeDecodeError:
         raise UserError(f"{path}: not valid UTF-8; re-encode the file as UTF-8") from None
 
@@ -196,14 +304,18 @@ def read_json(path: Path) -> Any:
         UserError: the file is missing or is not JSON.
     """
     try:
-        return json.loads(read_text(path))
+        return loads(read_text(path))
     except (ValueError, RecursionError) as error:
-        raise UserError(f"{path}: is not valid JSON ({error})") from error
+        raise UserError(f"{path}: is not valid JSON ({not_json(error)})") from None
 
 
 def sha256_file(path: Path) -> str:
-    """Hex SHA-256 of a file's bytes."""
-    with path.open("rb") as file:
+    """Hex SHA-256 of a file's bytes.
+
+    Raises:
+        UserError: the file is missing or not a regular one.
+    """
+    with open_regular(path) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 

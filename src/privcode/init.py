@@ -311,8 +311,8 @@ def _counted(findings: Findings) -> int:
     known = {column.name: column.distinct for column in findings.unit_columns}
     if unit not in known:
         raise UserError(
-            f"unit {unit}: not among the columns that look like owners "
-            f"({', '.join(known) or 'there is none'}); choose one of these, or rename the column"
+            f"unit {unit}: not among the {len(known)} columns that look like owners; choose one "
+            "that init shows, or rename the column"
         )
     return known[unit]
 

@@ -232,8 +232,8 @@ def look(
     guess = columns or guess_columns(names)
     if guess is None:
         raise UserError(
-            f"{source}: no known pair of prompt and code among the columns "
-            f"{', '.join(names) or '(none)'}; name them with --prompt-column and --code-column"
+            f"{source}: its {len(names)} columns have no usual pair of names for prompt and code; "
+            "name them with --prompt-column and --code-column, or add a header where there is none"
         )
     if unit:
         guess = replace(guess, unit=unit)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from privcode.config import Config, Evaluate, Execution, TaskFile
 from privcode.errors import UserError
-from privcode.files import read_text
+from privcode.files import read_bytes, read_text
 from privcode.masking import need_detectors
 from privcode.privacy.registry import check
 
@@ -34,7 +34,7 @@ def refuse_early(config: Config, todo: Sequence[str]) -> None:
     if "validate" in todo and config.validate_.execution.enabled:
         _trial_program(config.validate_.execution)
         text_of(config.validate_.execution.prelude)
-        beside(config.validate_.execution)
+        beside(config.validate_.execution, config.data.language)
         language = config.data.language or "python"
         if reason := unsupported(language, config.validate_.execution.sandbox):
             raise UserError(f"data.language {language}: {reason}")
@@ -63,16 +63,17 @@ def tasks_of(file: TaskFile) -> list["Task"]:
     return load_tasks(file.file, file.format, stdlib_only=file.stdlib_only)
 
 
-def beside(section: Execution) -> dict[str, bytes]:
-    """The files that lie beside every program: name -> content."""
+def beside(section: Execution, language: str | None = None) -> dict[str, bytes]:
+    """The files that lie next to every program of `language`: name -> content."""
+    from privcode.execution import Limits, wrong_names
+
     found: dict[str, bytes] = {}
     for path in map(Path, section.files):
         if path.name in found:
             raise UserError(f"validate.execution.files: two are called {path.name}; rename one")
-        try:
-            found[path.name] = path.read_bytes()
-        except OSError as error:
-            raise UserError(f"{path}: cannot be read ({error.strerror}); give a file") from error
+        found[path.name] = read_bytes(path, Limits.files_mb << 20, unpack=False)
+    if wrong := wrong_names(found, language or "python"):
+        raise UserError(f"validate.execution.files: {wrong}")
     return found
 
 

@@ -7,10 +7,11 @@ covers only what was not put into them.
 """
 
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
-from privcode.errors import UserError
-from privcode.files import Row
+from privcode.errors import UserError, why
+from privcode.files import LINE, Row, open_regular
 from privcode.records import BadField, text_field
 from privcode.rows import read_rows
 
@@ -65,19 +66,26 @@ def _guess(row: Row, source: str) -> str:
         if guess in found:
             return found[guess]
     raise UserError(
-        f"{source}: none of the columns {', '.join(found.values())} looks like prompts; name one "
-        "in prompts.column"
+        f"{source}: none of its {len(found)} columns has a usual name for prompts "
+        f"({', '.join(COLUMN_GUESSES)}); name one in prompts.column, or add a header where there "
+        "is none"
     )
 
 
 def _lines(path: Path) -> Iterator[tuple[int, Row]]:
     number = 0
     try:
-        with path.open("rb") as file:
-            for number, line in enumerate(file, start=1):
+        with open_regular(path) as file:
+            lines = iter(partial(file.readline, LINE + 1), b"")
+            for number, line in enumerate(lines, start=1):
+                if len(line) > LINE:
+                    raise UserError(
+                        f"{path}, row {number}: is longer than {LINE >> 20} MB; write one prompt "
+                        "a line"
+                    )
                 yield number, {"text": line.decode("utf-8-sig").rstrip("\r\n")}
     except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror or error})") from None
+        raise UserError(f"{path}: cannot be read ({why(error)})") from None
     except UnicodeDecodeError:
         raise UserError(
             f"{path}, row {number}: not valid UTF-8; re-encode the file as UTF-8"

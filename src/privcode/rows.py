@@ -1,22 +1,30 @@
 """Rows of a source in any form: JSON Lines, JSON, CSV, Parquet, a `datasets` folder, the hub.
 
 Promises: files on disk are read in place, with no copy in a cache; a source that cannot be read is
-one line that names it and the mend, and quotes nothing of it.
+one line that names it and the fix, and quotes nothing of it, not even the names of columns, which
+are a record where a header is missing; a key or a column that comes twice is refused, since one of
+the two would win.
 Does not: look into a row.
 """
 
 import csv
-import gzip
+import io
 import json
+import os
 import re
+import stat
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from privcode.errors import UserError
-from privcode.files import Row, read_jsonl
+from privcode.files import Row, loads, not_json, open_regular, read_bytes, read_jsonl
+from privcode.outputs import kind_of
 
+_FIELD = 64 << 20
+"""Bytes that a field of CSV may have."""
 _HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
 
 
@@ -45,12 +53,13 @@ def read_rows(source: str) -> Iterator[tuple[int, Row]]:
 
 def is_local(source: str) -> bool:
     """Whether `source` is a file or folder here, rather than a name on the hub or nothing."""
-    return Path(source).is_file() or Path(source.partition(":")[0]).is_dir()
+    return stat.S_ISREG(_mode(source)) or stat.S_ISDIR(_mode(source.partition(":")[0]))
 
 
 def _open_rows(source: str) -> Iterator[tuple[int, Row]]:
     path = Path(source)
-    if path.is_file():
+    mode = _mode(source)
+    if stat.S_ISREG(mode):
         read = next((_READERS[end] for end in _READERS if path.name.endswith(end)), None)
         if read is None:
             raise UserError(
@@ -58,28 +67,36 @@ def _open_rows(source: str) -> Iterator[tuple[int, Row]]:
                 "or .parquet"
             )
         return read(path)
+    if mode and not stat.S_ISDIR(mode):
+        raise UserError(f"{source}: is {kind_of(mode)}, not a regular file; name a file")
     name, _, split = source.partition(":")
-    if Path(name).is_dir():
+    if stat.S_ISDIR(_mode(name)):
         return _read_folder(name, split or "train")
     # A mistyped local path must not be sent to the hub as a name.
-    local = name.endswith((*_READERS, ".gz", ".txt")) or Path(name).parent.is_dir()
+    local = name.endswith((*_READERS, ".gz", ".txt")) or stat.S_ISDIR(_mode(Path(name).parent))
     if _HUB_NAME.fullmatch(name) and not local:
         return _read_hub(name, split or "train")
     raise UserError(f"{source}: no such file or folder; give a path, or OWNER/NAME on the hub")
 
 
-def _read_json(path: Path) -> Iterator[tuple[int, Row]]:
-    opener: Callable[..., Any] = gzip.open if path.suffix == ".gz" else open
-    with opener(path, "rb") as file:
-        content: bytes = file.read()
+def _mode(path: Path | str) -> int:
+    """What is at `path`; 0 where nothing is, or nothing can be."""
     try:
-        rows = json.loads(content.decode("utf-8-sig"))
+        return os.stat(path).st_mode
+    except (OSError, ValueError):
+        return 0
+
+
+def _read_json(path: Path) -> Iterator[tuple[int, Row]]:
+    try:
+        rows = loads(read_bytes(path).decode("utf-8-sig"))
     except UnicodeDecodeError:
         raise UserError(f"{path}: not valid UTF-8; re-encode the file as UTF-8") from None
-    except json.JSONDecodeError as error:
+    except (ValueError, RecursionError) as error:
+        line = f", line {error.lineno}" if isinstance(error, json.JSONDecodeError) else ""
         raise UserError(
-            f"{path}, line {error.lineno}: not valid JSON ({error.msg}); the file must be a list "
-            "of objects, or be named .jsonl"
+            f"{path}{line}: not valid JSON ({not_json(error)}); the file must be a list of "
+            "objects, or be named .jsonl"
         ) from None
     if not isinstance(rows, list):
         raise UserError(f"{path}: is not a list of objects; wrap the rows in [ ]")
@@ -92,11 +109,13 @@ def _read_json(path: Path) -> Iterator[tuple[int, Row]]:
 
 
 def _read_csv(path: Path) -> Iterator[tuple[int, Row]]:
-    csv.field_size_limit(2**31 - 1)  # the default refuses a field of 128 KiB
+    csv.field_size_limit(_FIELD)  # the default refuses a field of 128 KiB
     number = 0
     try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            for number, row in enumerate(csv.DictReader(file, strict=True), start=1):
+        with io.TextIOWrapper(open_regular(path), encoding="utf-8-sig", newline="") as file:
+            rows = csv.DictReader(_lines(path, file), strict=True)
+            _no_twins(path, rows.fieldnames or ())
+            for number, row in enumerate(rows, start=1):
                 if None in row:
                     raise UserError(
                         f"{path}, row {number}: has more fields than the header; quote the commas"
@@ -113,16 +132,41 @@ def _read_csv(path: Path) -> Iterator[tuple[int, Row]]:
         ) from None
 
 
+def _lines(path: Path, file: io.TextIOWrapper) -> Iterator[str]:
+    for line in iter(partial(file.readline, _FIELD + 1), ""):
+        if len(line) > _FIELD:
+            raise UserError(f"{path}: has a line of over {_FIELD >> 20} MB; is it CSV?")
+        yield line
+
+
+def _no_twins(path: Path, names: Sequence[str]) -> None:
+    first: dict[str, int] = {}
+    for number, name in enumerate(names, start=1):
+        if first.setdefault(name, number) != number:
+            raise UserError(
+                f"{path}, header: columns {first[name]} and {number} have the same name; give each "
+                "column its own, in a first line of names"
+            )
+
+
 def _read_parquet(path: Path) -> Iterator[tuple[int, Row]]:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     number = 0
     try:
-        for batch in pq.ParquetFile(path).iter_batches(batch_size=1024):
-            for row in batch.to_pylist():
-                number += 1
-                yield number, row
+        with open_regular(path) as raw:
+            file = pq.ParquetFile(raw)
+            _no_twins(path, file.schema_arrow.names)
+            for batch in file.iter_batches(batch_size=1024):
+                for row in batch.to_pylist():
+                    number += 1
+                    yield number, row
+    except OverflowError:
+        raise UserError(
+            f"{path}, after row {number}: has a date or time outside the years 1 to 9999; write "
+            "that column as text, or leave it out"
+        ) from None
     except pa.ArrowException:
         raise UserError(f"{path}: is not a readable Parquet file; write it again") from None
 
@@ -137,6 +181,9 @@ def _datasets() -> Any:
 
 def _read_folder(name: str, split: str) -> Iterator[tuple[int, Row]]:
     datasets = _datasets()
+    for path in Path(name).rglob("*"):
+        if not stat.S_ISDIR(mode := _mode(path)) and not stat.S_ISREG(mode):
+            raise UserError(f"{path}: is {kind_of(mode)}, not a regular file; name a file")
     try:
         data = datasets.load_from_disk(name)
     except FileNotFoundError:

@@ -1,6 +1,6 @@
 """Model-written programs, run inside a sandbox or not at all (promise 8 of the design)."""
 
-from privcode.execution._file import execute_file
+from privcode.execution._file import execute_file, wrong_names
 from privcode.execution._program import Limits, Outcome, Program, Status
 from privcode.execution._run import execute
 from privcode.execution._sandboxes import Availability, Sandbox, choose_sandbox, sandboxes
@@ -18,4 +18,5 @@ __all__ = [
     "execute_file",
     "sandboxes",
     "unsupported",
+    "wrong_names",
 ]

@@ -1,19 +1,28 @@
 """`privcode execute`: run every program of a JSON Lines file.
 
-Promises: the output appears whole or not at all, one row per input row, in order, with the
-input's other fields kept.
-Does not: drop rows; what to keep is for whoever reads the statuses.
+Promises: every row is checked before the first program runs, so that nothing is lost to a bad one
+in the end: the first bad row is named, and how many there are; the output appears whole or not at
+all, one row per input row, in order, with the input's other fields kept.
+Does not: drop rows; what to keep is for whoever reads the statuses. Look at ids, which rows may
+share: an outcome belongs to the row in its place.
 """
 
-from collections import Counter
-from collections.abc import Callable, Iterator
+import os
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from privcode.errors import UserError
+from privcode.execution._languages import TABLE
 from privcode.execution._program import Limits, Program
 from privcode.execution._run import execute
-from privcode.files import Row, read_jsonl, write_jsonl
+from privcode.files import Row, read_jsonl, unwritable, write_jsonl
+from privcode.outputs import check_output
+from privcode.syntax import canonical_language
+
+_FIELDS = ("id", "language", "code", "stdin", "files")
 
 
 def execute_file(
@@ -23,36 +32,48 @@ def execute_file(
     limits: Limits | None = None,
     sandbox: str = "auto",
     workers: int | None = None,
-    progress: Callable[[int], None] | None = None,
+    bar: Callable[[str, int], AbstractContextManager[Callable[[int], None]]] | None = None,
 ) -> dict[str, Any]:
     """Run the programs of `source`, rows {id, language, code, stdin?, files?: {name: text}}.
 
-    Writes the same rows with status, exit_code, seconds, stdout, stderr and error added.
+    Writes the same rows with status, exit_code, seconds, stdout, stderr and error added, or put in
+    the place of fields of these names.
+
+    Args:
+        source: JSON Lines.
+        destination: a regular file, or "-" for standard output.
+        limits: as for `execute`, and so are `sandbox` and `workers`.
+        sandbox: as for `execute`.
+        workers: as for `execute`.
+        bar: makes a progress bar of a title and a total.
 
     Returns:
         {"programs": n, "status": {status: count}, "errors": {error class: count}}
 
     Raises:
-        UserError: a bad row (checked before anything runs), or no sandbox.
+        UserError: a bad row (checked before anything runs), no sandbox, or `destination` is not
+            what can be written.
     """
-    if destination.resolve() == source.resolve():
+    if os.path.realpath(check_output(destination)) == os.path.realpath(source):
         raise UserError(f"{destination}: holds the programs; choose another -o")
-    number = 0
-    for number, row in read_jsonl(source):
-        _program(source, number, row)
-    if not number:
-        raise UserError(f"{source}: holds no programs; give a file with one row each")
+    count = _check(source)
     statuses: Counter[str] = Counter()
     errors: Counter[str] = Counter()
+    waiting: deque[Row] = deque()
 
-    def results() -> Iterator[Row]:
-        programs = (_program(source, number, row) for number, row in read_jsonl(source))
-        outcomes = execute(programs, limits, sandbox=sandbox, workers=workers, progress=progress)
-        for (_, row), outcome in zip(read_jsonl(source), outcomes, strict=True):
+    def programs() -> Iterator[Program]:
+        for number, row in read_jsonl(source):
+            waiting.append(row)
+            yield _program(source, number, row)
+
+    def results(progress: Callable[[int], None]) -> Iterator[Row]:
+        for outcome in execute(
+            programs(), limits, sandbox=sandbox, workers=workers, progress=progress
+        ):
             statuses[outcome.status] += 1
             if outcome.error:
                 errors[outcome.error] += 1
-            yield row | {
+            yield waiting.popleft() | {
                 "status": outcome.status,
                 "exit_code": outcome.exit_code,
                 "seconds": outcome.seconds,
@@ -61,7 +82,8 @@ def execute_file(
                 "error": outcome.error,
             }
 
-    write_jsonl(destination, results())
+    with bar("execute", count) if bar else nullcontext(lambda done: None) as progress:
+        write_jsonl(destination, results(progress))
     return {
         "programs": statuses.total(),
         "status": dict(statuses.most_common()),
@@ -69,25 +91,70 @@ def execute_file(
     }
 
 
+def _check(source: Path) -> int:
+    """The number of rows, all of them good."""
+    count = bad = 0
+    first: UserError | None = None
+    for number, row in read_jsonl(source):
+        count += 1
+        try:
+            _program(source, number, row)
+        except UserError as error:
+            first, bad = first or error, bad + 1
+    if first:
+        more = f" (and {bad - 1} more bad rows; nothing was run)" if bad > 1 else ""
+        raise UserError(f"{first}{more}")
+    if not count:
+        raise UserError(f"{source}: holds no programs; give a file with one row each")
+    return count
+
+
 def _program(source: Path, number: int, row: Row) -> Program:
+    where = f"{source}, row {number}"
+    for field, value in row.items():
+        if wrong := unwritable([field, value]):
+            known = f"field {field}" if field in _FIELDS else "a field that execute keeps"
+            raise UserError(f"{where}, {known}: {wrong}; correct it or leave it out")
     row = {"language": "python", "stdin": ""} | row
-    for field in ("id", "language", "code", "stdin"):
+    for field in _FIELDS[:-1]:
         value = row.get(field)
         number_as_id = field == "id" and isinstance(value, int) and not isinstance(value, bool)
         if not isinstance(value, str) and not number_as_id:
             wrong = f"is a {type(value).__name__}" if field in row else "is missing"
-            raise UserError(
-                f"{source}, row {number}, field {field}: {wrong}; give each row a string"
-            )
+            raise UserError(f"{where}, field {field}: {wrong}; give each row a string")
     files: Any = row.get("files", {})
     if not isinstance(files, dict) or not all(isinstance(text, str) for text in files.values()):
-        raise UserError(f"{source}, row {number}, field files: give {{name: text}}")
-    for name in files:
-        if not name or PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts:
-            raise UserError(
-                f"{source}, row {number}, field files: {name!r} is no name of a file beside the "
-                "program; give one without .."
-            )
-    beside = {name: text.encode("utf-8", "surrogatepass") for name, text in files.items()}
+        raise UserError(f"{where}, field files: give {{name: text}}")
+    if files and (wrong := wrong_names(files, row["language"], row["code"])):
+        raise UserError(f"{where}, field files: {wrong}")
+    beside = {name: text.encode() for name, text in files.items()}
     program = (str(row["id"]), row["code"], row["language"], row["stdin"])
     return Program(*program, files=beside)
+
+
+def wrong_names(names: Iterable[str], language: str, code: str = "") -> str:
+    """Why files of these names cannot lie beside a program, and what to do; empty if they can."""
+    names = list(names)
+    for number, name in enumerate(names, start=1):
+        path = PurePosixPath(name)
+        shown = f"name {number} of {len(names)}"  # not the name, which may be text of a record
+        plain = path.parts and name == str(path) and not path.is_absolute() and "\0" not in name
+        if not plain or ".." in path.parts:
+            return f"{shown} is no plain name of a file; give one like data/words.txt, without .."
+        if len(name.encode()) > 1000 or any(len(part.encode()) > 255 for part in path.parts):
+            return f"{shown} is too long; shorten it"
+        if set(names) & {str(folder) for folder in path.parents}:
+            return f"{shown} lies in a folder that another is a file of the name of; rename one"
+        if {name, path.parts[0]} & _own_names(language, code):
+            return f"{shown} is that of the program itself, or of what it is compiled to; rename it"
+    return ""
+
+
+def _own_names(language: str, code: str) -> set[str]:
+    """The names of a program's own file, and of what it is compiled to."""
+    known = canonical_language(language)
+    if known == "python" or known not in TABLE:
+        return {"program.py"} if known == "python" else set()
+    found = TABLE[known]
+    source = found.source.format(**found.named(found.complete(code)))
+    return {source, found.made or source}

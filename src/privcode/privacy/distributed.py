@@ -17,12 +17,9 @@ import torch
 import torch.distributed as dist
 
 from privcode.errors import UserError
+from privcode.launcher import check, launched
 
 T = TypeVar("T")
-
-
-def _launched() -> int:
-    return int(os.environ.get("WORLD_SIZE") or 1)
 
 
 def start() -> None:
@@ -33,8 +30,9 @@ def start() -> None:
     Raises:
         UserError: the launcher's environment is incomplete, or the others cannot be reached.
     """
-    if _launched() == 1 or dist.is_initialized():
+    if launched() == 1 or dist.is_initialized():
         return
+    check()
     gpu = torch.cuda.is_available()
     try:
         if gpu:
@@ -44,7 +42,7 @@ def start() -> None:
     except (KeyError, ValueError, RuntimeError) as error:
         reason = str(error).strip().splitlines()[0]
         raise UserError(
-            f"WORLD_SIZE is {_launched()}, but the processes cannot join ({reason}); "
+            f"WORLD_SIZE is {launched()}, but the processes cannot join ({reason}); "
             "start them with torchrun, or unset WORLD_SIZE"
         ) from error
 
@@ -55,7 +53,7 @@ def alone(command: str) -> None:
     Raises:
         UserError: a launcher started several.
     """
-    if _launched() > 1:
+    if launched() > 1:
         raise UserError(
             f"{command}: runs in one process; only privcode sanitize runs under torchrun"
         )

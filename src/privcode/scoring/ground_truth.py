@@ -65,11 +65,9 @@ def ground_truth(
     known = [(task, sample) for task in tasks if (sample := task.canonical) is not None]
     failed = {task.task_id: why for task in tasks if (why := unsupported(task, sandbox))}
     note = _note(tasks, prelude, limits, failed)
-    if note is not None and note.exists():
-        with suppress(UserError, TypeError):
-            found = GroundTruth(**read_json(note))
-            done(len(tasks))
-            return found
+    if note is not None and (found := _noted(note)):
+        done(len(tasks))
+        return found
     checked = len({task.task_id for task, _ in known} | set(failed))
     runnable = [(task, sample) for task, sample in known if task.task_id not in failed]
     done(len(tasks) - len(runnable))
@@ -85,6 +83,14 @@ def ground_truth(
         with suppress(UserError):  # a note saves time, no more
             write_json(note, asdict(truth), 0o600)
     return truth
+
+
+def _noted(note: Path) -> GroundTruth | None:
+    with suppress(UserError, TypeError):  # none, or not what was written
+        found = GroundTruth(**read_json(note))
+        if type(found.passed) is type(found.checked) is int and isinstance(found.failed, dict):
+            return found
+    return None
 
 
 def _refusal(truth: GroundTruth) -> str:

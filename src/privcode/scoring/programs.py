@@ -10,7 +10,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from privcode.execution import Limits, Outcome, Program
 from privcode.execution import unsupported as no_tools
@@ -119,15 +119,39 @@ def verdict(task: Task, outcome: Outcome) -> Verdict:
     if task.cases is None:
         base: Status = "pass" if outcome.status == "ok" else _word(outcome.status)
         return Verdict(outcome.status == "ok", outcome.status, outcome.error, base)
-    if outcome.status != "ok" or not outcome.stdout.startswith("{"):  # no word from the judge
+    said = _said(task, outcome.stdout) if outcome.status == "ok" else None
+    if said is None:  # no word from the judge
         word = _word(outcome.status)
         ended = "error" if outcome.status == "ok" else outcome.status
         return Verdict(False, ended, outcome.error or "NoVerdict", word, word)
-    found = json.loads(outcome.stdout)
-    (base, at, error), (plus, at_plus, error_plus) = found["base"], found["plus"]
+    (base, at, error), (plus, at_plus, error_plus) = said
     error = error or error_plus
     status = "ok" if base == plus == "pass" else "error" if "fail" in (base, plus) else "timeout"
     return Verdict(status == "ok", status, error, base, plus, (at, at_plus))
+
+
+_Said = tuple[Status, int | None, str]
+
+
+def _said(task: Task, stdout: str) -> tuple[_Said, _Said] | None:
+    """What the judge says of base and plus tests; None where it is not the judge who speaks."""
+    assert task.cases is not None
+    try:
+        found = json.loads(stdout)
+        said = [tuple(found[name]) for name in ("base", "plus")]
+        for (word, at, error), inputs in zip(said, (task.cases.base, task.cases.plus), strict=True):
+            known = word in get_args(Status) and isinstance(error, str)
+            if not known or not (at is None or (type(at) is int and 0 <= at < len(inputs))):
+                return None
+        base, plus = ((word, at, _clean(error)) for word, at, error in said)
+    except (ValueError, TypeError, LookupError, RecursionError):
+        return None
+    return base, plus
+
+
+def _clean(text: str) -> str:
+    """Without half surrogate pairs, which a class may have in its name and no file can hold."""
+    return text.encode(errors="replace").decode()
 
 
 def unsupported(task: Task, sandbox: str = "auto") -> str:

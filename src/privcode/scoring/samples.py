@@ -6,11 +6,13 @@ Does not: judge.
 """
 
 import datetime
+import re
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from privcode.config import json_number
 from privcode.errors import UserError
 from privcode.files import Row, read_json, read_jsonl, read_text
 from privcode.scoring.programs import Verdict, whole
@@ -47,9 +49,11 @@ def read_samples(path: Path) -> list[tuple[str, Sample]]:
     tasks = found.get("eval") if isinstance(found, dict) else None
     if not isinstance(tasks, dict):
         raise UserError(f"{path}: has no field eval; give evalplus's results, or samples in .jsonl")
+    if not all(isinstance(rows, list) for rows in tasks.values()):
+        raise UserError(f"{path}, field eval: must hold a list of samples for each task")
     return [
-        (f"{path}, {task_id}, sample {place}", row if isinstance(row, dict) else {})
-        for task_id, rows in tasks.items()
+        (f"{path}, {_shown(task_id, number)}, sample {place}", row if isinstance(row, dict) else {})
+        for number, (task_id, rows) in enumerate(tasks.items(), start=1)
         for place, row in enumerate(rows)
     ]
 
@@ -81,7 +85,23 @@ def eval_results(
         }
         cases = (task.cases.base, task.cases.plus) if task.cases else ((), ())
         for name, inputs, at in zip(("base", "plus"), cases, verdict.failed, strict=True):
-            row[f"{name}_fail_tests"] = [] if at is None else [inputs[at]]
+            row[f"{name}_fail_tests"] = [] if at is None else [_plain(inputs[at])]
         found[task.task_id].append(row)
     date = f"{datetime.datetime.now():%Y-%m-%d %H:%M}"
     return {"date": date, "hash": digest, "eval": dict(found), "pass_at_k": pass_at}
+
+
+def _shown(task_id: str, number: int) -> str:
+    """A task's id if it looks like one: a key of JSON may be any text."""
+    return task_id if re.fullmatch(r"[\w/.+-]{1,60}", task_id) else f"task {number}"
+
+
+def _plain(value: Any) -> Any:
+    """An input as strict JSON, which has neither NaN nor half a surrogate pair."""
+    if isinstance(value, dict):
+        return {_plain(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_plain(item) for item in value]
+    if isinstance(value, float):
+        return json_number(value)
+    return value.encode(errors="backslashreplace").decode() if isinstance(value, str) else value

@@ -17,12 +17,13 @@ from typing import Any, get_args
 
 from privcode.config import TaskFormat
 from privcode.errors import UserError
-from privcode.files import Row
+from privcode.files import Row, unwritable
 from privcode.rows import read_rows
 from privcode.syntax import canonical_language
 
 Format = TaskFormat
 FORMATS: tuple[Format, ...] = get_args(Format)
+_MOST_DEPTH = 100
 MULTIPL_NAMES = {"go_test.go": "go"}
 
 
@@ -83,7 +84,7 @@ class Task:
         for text in (own + self.canonical_solution, self.test):
             try:
                 tree = ast.parse(text)
-            except (SyntaxError, ValueError):
+            except _UNREADABLE:
                 continue
             for node in ast.walk(tree):
                 if isinstance(node, ast.Import):
@@ -96,7 +97,14 @@ class Task:
         """Modules that a BigCodeBench task takes for granted and that are not installed."""
         if self.format != "bigcodebench":
             return []
-        return sorted(name for name in self.modules() if importlib.util.find_spec(name) is None)
+        return sorted(name for name in self.modules() if not _installed(name))
+
+
+def _installed(module: str) -> bool:
+    try:
+        return importlib.util.find_spec(module) is not None
+    except ValueError:  # of __main__, which has none
+        return True
 
 
 def load_tasks(
@@ -119,6 +127,7 @@ def load_tasks(
         where = f"{source}, row {number}"
         known = known or _detect(row)
         task = _READERS[known](row, where)
+        _check_inputs(task, where)
         if task.format != "multipl" and not task.entry_point.isidentifier():
             raise UserError(f"{where}, field entry_point: not a Python name; name a function")
         if task.task_id in tasks:
@@ -126,6 +135,28 @@ def load_tasks(
         tasks[task.task_id] = task
     found = list(tasks.values())
     return without_libraries(found, source) if stdlib_only else found
+
+
+def _check_inputs(task: Task, where: str) -> None:
+    """Refuse structured inputs that `phases` cannot make arguments of, or that nest too deeply."""
+    if task.cases is None:
+        return
+    from privcode.scoring.inputs import phases
+
+    try:
+        pending: list[tuple[int, Any]] = [(0, inputs) for _, inputs in phases(task)]
+    except (ValueError, TypeError, LookupError, AttributeError, OverflowError):
+        raise UserError(
+            f"{where}, field base_input, plus_input: are not what this task's function takes; take "
+            "the file as its owners publish it"
+        ) from None
+    while pending:
+        depth, value = pending.pop()
+        if depth > _MOST_DEPTH:
+            raise UserError(f"{where}, field base_input, plus_input: are nested too deeply")
+        if isinstance(value, (list, tuple, dict)):
+            items = value.values() if isinstance(value, dict) else value
+            pending.extend((depth + 1, item) for item in items)
 
 
 def without_libraries(tasks: Sequence[Task], source: str | Path) -> list[Task]:
@@ -177,6 +208,8 @@ def text(row: Mapping[str, Any], name: str, where: str) -> str:
     if not isinstance(value, str):
         wrong = f"is a {type(value).__name__}" if name in row else "is missing"
         raise UserError(f"{where}, field {name}: {wrong}; it must be a string")
+    if wrong := unwritable(value):
+        raise UserError(f"{where}, field {name}: {wrong}; remove it")
     return value
 
 
@@ -184,6 +217,8 @@ def _strings(row: Row, name: str, where: str) -> list[str]:
     value = row.get(name) or []
     if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
         raise UserError(f"{where}, field {name}: must be a list of strings")
+    if wrong := unwritable(value):
+        raise UserError(f"{where}, field {name}: {wrong}; remove it")
     return value
 
 
@@ -201,8 +236,10 @@ def _plus(format: Format) -> Callable[[Row, str], Task]:
         base, plus, atol = (row.get(name) for name in ("base_input", "plus_input", "atol"))
         if not isinstance(base, list) or not isinstance(plus, (list, dict)):
             raise UserError(f"{where}, field base_input, plus_input: must be lists of arguments")
-        if isinstance(atol, bool) or not isinstance(atol, (int, float)):
-            raise UserError(f"{where}, field atol: must be a number")
+        if not all(isinstance(given, list) for given in (*base, *plus)):
+            raise UserError(f"{where}, field base_input, plus_input: must be lists of arguments")
+        if isinstance(atol, bool) or not isinstance(atol, (int, float)) or not 0 <= atol < 1e300:
+            raise UserError(f"{where}, field atol: must be a number, and not below 0")
         # Mbpp/793 has {} for no inputs.
         return Task(**known, test="", format=format, cases=Cases(base, list(plus), atol))
 
@@ -214,14 +251,15 @@ def _mbpp(row: Row, where: str) -> Task:
     number, tests = row.get("task_id"), _strings(row, "test_list", where)
     code = text(row, "code", where)
     words = text(row, "prompt" if "prompt" in row else "text", where)
-    if not isinstance(number, int) or not tests:
+    if type(number) is not int or not tests:
         raise UserError(f"{where}, field task_id, test_list: must be a number, and assertions")
-    setup = [*_strings(row, "test_imports", where), row.get("test_setup_code") or ""]
+    setup = text(row, "test_setup_code", where) if row.get("test_setup_code") else ""
+    imports = _strings(row, "test_imports", where)
     return Task(
         task_id=f"Mbpp/{number}",
         prompt=f'"""\n{words.strip()}\n{tests[0].strip()}\n"""\n',
         entry_point=_called(code, tests, where),
-        test="\n".join([*setup, *tests]),
+        test="\n".join([*imports, setup, *tests]),
         canonical_solution=code,
         format="mbpp",
     )
@@ -232,7 +270,7 @@ def _called(code: str, tests: Sequence[str], where: str) -> str:
     try:
         walked = list(ast.walk(ast.parse("\n".join(tests))))
         defined = [node.name for node in ast.parse(code).body if isinstance(node, _DEFINITIONS)]
-    except SyntaxError:
+    except _UNREADABLE:
         raise UserError(f"{where}, field code, test_list: are not Python") from None
     calls = [node.func for node in walked if isinstance(node, ast.Call)]
     called = {function.id for function in calls if isinstance(function, ast.Name)}
@@ -242,6 +280,7 @@ def _called(code: str, tests: Sequence[str], where: str) -> str:
     return found[-1]
 
 
+_UNREADABLE = (SyntaxError, ValueError, RecursionError, MemoryError)  # what `ast` raises
 _DEFINITIONS = (ast.FunctionDef, ast.ClassDef)
 
 

@@ -7,6 +7,7 @@ several seeds come with their 95 % interval and the number of seeds.
 Does not: choose settings: one learning rate may suit one method and not another.
 """
 
+import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -19,6 +20,7 @@ from scipy.stats import t as student
 from privcode.config import Compared, Config, json_number, with_settings
 from privcode.errors import UserError
 
+MOST_ARMS = 1000
 SEEDED = ("sanitize", "synthesize", "boost", "evaluate", "audit")
 
 _NO_EXECUTION = {"validate.execution.enabled": False}
@@ -76,6 +78,10 @@ def arms(config: Config) -> dict[str, Arm]:
     """
     check_published(config)
     chosen = config.compare
+    methods = sum(len(chosen.epsilons.get(method, [0])) for method in chosen.methods)
+    count = math.prod(map(len, chosen.grid.values())) * methods * len(chosen.seeds)
+    if count > MOST_ARMS:
+        raise UserError(f"compare: asks for {count:.3g} runs, over {MOST_ARMS}; compare fewer")
     found: dict[str, Arm] = {}
     for values in product(*chosen.grid.values()):
         grid = dict(zip(chosen.grid, values, strict=True))

@@ -102,6 +102,9 @@ def check_samples(
         if text(sample, "task_id", where) not in known:
             raise UserError(f"{where}, field task_id: no such task; take the ids of the tasks file")
         text(sample, "solution" if "solution" in sample else "completion", where)
+        for name in ("base_status", "plus_status"):
+            if sample.get(name) is not None:
+                text(sample, name, where)
     for task_id, count in Counter(str(sample["task_id"]) for _, sample in numbered).items():
         if count < max(k) or min(k) < 1:
             raise UserError(

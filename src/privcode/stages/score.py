@@ -5,15 +5,16 @@ each sample, and as evalplus writes them, each whole or not at all.
 Does not: judge; `evaluate.score` does.
 """
 
-import gzip
 import hashlib
+import os
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
 from privcode.errors import UserError
-from privcode.files import write_json, write_jsonl
+from privcode.files import read_bytes, write_json, write_jsonl
+from privcode.outputs import check_output
 from privcode.scoring import (
     Format,
     Sample,
@@ -73,8 +74,15 @@ def score_files(
         UserError: as `load_tasks`, `read_samples` and `score`, naming file, row and field.
     """
     rows = output_path or Path(f"{samples_path}_results.jsonl")
-    if rows.resolve() in (Path(tasks_path).resolve(), samples_path.resolve()):
-        raise UserError(f"{rows}: holds the tasks or the samples; choose another -o")
+    theirs = (
+        samples_path / "eval_results.json"
+        if samples_path.is_dir()
+        else Path(f"{samples_path.with_suffix('')}_eval_results.json")
+    )
+    given = {os.path.realpath(tasks_path), os.path.realpath(samples_path)}
+    for output in (rows, theirs):
+        if os.path.realpath(check_output(output)) in given:
+            raise UserError(f"{output}: holds the tasks or the samples; choose another -o")
     tasks = load_tasks(tasks_path, format)
     numbered = read_samples(samples_path)
     if not numbered:
@@ -111,11 +119,6 @@ def score_files(
             progress=progress,
             truth=truth,
         )
-    theirs = (
-        samples_path / "eval_results.json"
-        if samples_path.is_dir()
-        else Path(f"{samples_path.with_suffix('')}_eval_results.json")
-    )
     write_jsonl(rows, result.rows)
     pass_at = {
         name: {f"pass@{size}": value for size, value in figures.items()}
@@ -141,10 +144,7 @@ def _digest(source: str | Path) -> str:
     path = Path(source)
     if not path.is_file():
         return ""
-    content = path.read_bytes()
-    return hashlib.md5(
-        gzip.decompress(content) if path.suffix == ".gz" else content, usedforsecurity=False
-    ).hexdigest()
+    return hashlib.md5(read_bytes(path), usedforsecurity=False).hexdigest()
 
 
 def _agreement(
@@ -154,7 +154,7 @@ def _agreement(
     told = [
         (where, (sample["base_status"], sample.get("plus_status")), (found.base, found.plus))
         for (where, sample), found in zip(numbered, verdicts, strict=True)
-        if "base_status" in sample
+        if sample.get("base_status") is not None
     ]
     if not told:
         return {}

@@ -17,6 +17,7 @@ from privcode.config import Config, Sweep, with_settings
 from privcode.errors import UserError
 
 SECTIONS = ("junior", "sanitize", "synthesize", "validate", "premium", "boost")
+MOST_SETTINGS = 1000
 Settings = dict[str, Any]
 
 
@@ -39,6 +40,8 @@ def checked(config: Config) -> Sweep:
             raise UserError(f"sweep.settings, {field}: has no values; give at least one")
         for value in values:
             variant(config, {field: value})
+    if (count := math.prod(map(len, sweep.settings.values()))) > MOST_SETTINGS:
+        raise UserError(f"sweep.settings: are {count:.3g}, over {MOST_SETTINGS}; try fewer")
     task = sweep.score.task or next(iter(tasks), None)
     if task not in tasks:
         raise UserError(f"sweep.score.task: {task} is none of evaluate.tasks")

@@ -150,7 +150,7 @@ def _check_figures(where: Path, facts: Row) -> None:
         "epsilon": charge.cost.epsilon,
         "epsilon_rdp": charge.cost.epsilon_rdp,
         "epsilon_of_all_runs": json_number(charge.of_all.epsilon),
-        "accountant": accountant(spent),
+        "accountant": accountant(spent, plan.delta),
         "runs_over_the_same_data": len(spent) + len(left_out),
     }
     for name, value in again.items():

@@ -31,6 +31,12 @@ def say(text: str) -> None:
     stderr.print(text, soft_wrap=True, markup=False)
 
 
+def say_private(text: str) -> None:
+    """One line to the owner at a terminal; it goes into no file and no pipe."""
+    if stderr.is_terminal:
+        say(text)
+
+
 def answer(facts: dict[str, Any], as_json: bool, text: str) -> None:
     """The result of a command: `facts` as JSON, or `text`."""
     if FIRST:

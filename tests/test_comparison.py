@@ -13,8 +13,9 @@ from privcode.errors import UserError
 from privcode.exercises.corpus import prelude, private_records, public_prompts, tasks
 from privcode.files import PUBLIC_TIME, write_jsonl
 from privcode.models import load_model
-from privcode.results import spent_beside, verify
+from privcode.results import verify
 from privcode.run import Run
+from privcode.spending import spent_beside
 
 CONFIG = """\
 data: {source: private.jsonl, language: python, public: true}

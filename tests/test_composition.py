@@ -16,8 +16,10 @@ from privcode.files import write_sealed
 from privcode.privacy.accounting import Spent
 from privcode.privacy.ledger import Ledger, read_ledger
 from privcode.privacy.registry import place, register, registered, registry
-from privcode.results import spent_beside
+from privcode.private import DataIdentity
+from privcode.records import Record, Unit
 from privcode.run import Run
+from privcode.spending import spent_beside
 
 CONFIG = """\
 data: {source: private.jsonl, language: python}
@@ -26,6 +28,19 @@ prompts: {source: public, file: prompts.jsonl}
 junior: {model: "bundled:junior"}
 premium: {model: "bundled:premium"}
 """
+
+
+def data_of(name: str, count: int = 30) -> DataIdentity:
+    """Made-up data; of another name they have no text in common."""
+    return DataIdentity(
+        [
+            Record(f"{name}, {i}", f"x = {name!r}, {i}", None, Unit("row", f"row-{i}"), i)
+            for i in range(count)
+        ]
+    )
+
+
+DATA = data_of("these")
 WHOLE = Spent(16 / 200, 1.0, 6)
 
 
@@ -36,10 +51,10 @@ def config(tmp_path: Path) -> Path:
     return tmp_path / "c.yaml"
 
 
-def begun(config: Path, out: str, steps: int = 0, data: str = "fingerprint") -> Run:
+def begun(config: Path, out: str, steps: int = 0, data: str = "these") -> Run:
     """A run in a directory of its own that took some steps, and is closed."""
     run = Run(load_config(config), config.parent / out / "run")
-    begin(run.config, run.plan, run.ledger, data)
+    begin(run.config, run.plan, run.ledger, data_of(data))
     run.close()
     ledger = Ledger(run.ledger)
     for step in range(ledger.steps, steps):
@@ -80,7 +95,7 @@ def test_a_run_whose_ledger_was_spoilt_elsewhere_counts_with_all_it_may_have_tak
 def test_a_run_beside_this_one_is_counted_once(config: Path) -> None:
     begun(config, "a", 6)
     beside = Run(load_config(config), config.parent / "a" / "other")
-    begin(beside.config, beside.plan, beside.ledger, "fingerprint")
+    begin(beside.config, beside.plan, beside.ledger, DATA)
     beside.close()
     assert others(beside) == [WHOLE]
 
@@ -94,7 +109,7 @@ def test_a_finished_run_that_is_moved_or_copied_is_counted_once(config: Path) ->
     assert others(moved) == []
     assert others(begun(config, "b")) == [WHOLE]
     copy = Run.open(first.out.with_name("copy"))
-    begin(copy.config, copy.plan, copy.ledger, "fingerprint")  # nothing is left to take
+    begin(copy.config, copy.plan, copy.ledger, DATA)  # nothing is left to take
     copy.close()
     assert len(others(copy)) == 1
     assert len(registered()) == 2
@@ -118,7 +133,7 @@ def test_of_copies_under_one_name_the_one_that_went_furthest_counts(config: Path
     shutil.copytree(first.out, first.out.with_name("run-backup"))
     begun(config, "a", 6)
     beside = Run(load_config(config), first.out.with_name("third"))
-    begin(beside.config, beside.plan, beside.ledger, "fingerprint")
+    begin(beside.config, beside.plan, beside.ledger, DATA)
     beside.close()
     assert others(beside) == [WHOLE]
     shutil.rmtree(first.out)  # what the copy holds is not all that the run took
@@ -159,14 +174,14 @@ def test_a_run_of_another_unit_is_refused_before_it_spends(config: Path) -> None
     config.with_name("o.yaml").write_text(OWNERS)
     run = Run(load_config(config.with_name("o.yaml")), config.parent / "b")
     with pytest.raises(UserError, match=r"is owner \(column author\).*protects each record"):
-        run._begin("fingerprint")
+        run._begin(DATA)
     run.close()
     assert not run.ledger.exists()
     assert len(registered()) == 1
     declared = OWNERS.replace("unit: column", "unit: column, selection: not-charged")
     config.with_name("d.yaml").write_text(declared)
     run = Run(load_config(config.with_name("d.yaml")), config.parent / "c")
-    run._begin("fingerprint")
+    run._begin(DATA)
     run.close()
     charge = run.plan.charge(spent_beside(run))
     assert math.isfinite(charge.cost.epsilon)
@@ -222,7 +237,7 @@ def test_a_crash_between_registry_and_ledger_counts_a_run_too_many(config: Path)
     run = Run(load_config(config), config.parent / "a" / "run")
     run.ledger.symlink_to(config.parent / "none" / "ledger.jsonl")
     with pytest.raises(UserError, match="cannot be written"):
-        begin(run.config, run.plan, run.ledger, "fingerprint")
+        begin(run.config, run.plan, run.ledger, DATA)
     run.close()
     assert len(registered()) == 1
     run.ledger.unlink()
@@ -270,7 +285,7 @@ def test_a_registry_that_cannot_be_written_stops_a_run_before_it_spends(
     assert "PRIVCODE_STATE" in done.stderr
     run = Run.open(config.parent / "a" / "run")
     with pytest.raises(UserError, match="PRIVCODE_STATE"):  # with a stage by itself
-        begin(run.config, run.plan, run.ledger, "fingerprint")
+        begin(run.config, run.plan, run.ledger, DATA)
     run.close()
     assert not run.ledger.exists()
 
@@ -287,11 +302,11 @@ def test_all_trials_of_a_sweep_count_as_one_choice(config: Path, swept: Path) ->
     write_sealed(private / SWEEP, {"sweep": "s", "trials": []})
     whole = Spent(WHOLE.sampling_rate, WHOLE.noise_multiplier, 6, 3.0)
     source = str(config.parent / "private.jsonl")
-    register("s", data="fingerprint", source=source, spent=whole, ledger=None, sweep="s")
+    register("s", data=DATA.fingerprint, source=source, spent=whole, ledger=None, sweep="s")
     assert others(begun(config, "a")) == [whole]  # which may have had no trial
     for name, steps in (("one", 2), ("two", 6), ("three", 1)):
         trial = Run(load_config(swept), private / name)
-        begin(trial.config, trial.plan, trial.ledger, "fingerprint")
+        begin(trial.config, trial.plan, trial.ledger, DATA)
         trial.close()
         for step in range(steps):
             Ledger(trial.ledger).step(step)
@@ -307,7 +322,7 @@ def test_a_trial_is_taken_once_and_in_its_place(swept: Path) -> None:
     def trial(place: Path) -> None:
         run = Run(load_config(swept), place)
         try:
-            begin(run.config, run.plan, run.ledger, "fingerprint")
+            begin(run.config, run.plan, run.ledger, DATA)
         finally:
             run.close()
 
@@ -325,7 +340,7 @@ def test_a_trial_is_taken_once_and_in_its_place(swept: Path) -> None:
 def test_a_run_that_is_no_trial_cannot_pass_for_the_best_of_several(swept: Path) -> None:
     run = Run(load_config(swept), swept.parent / "run")
     with pytest.raises(UserError, match="start it with privcode sweep"):
-        begin(run.config, run.plan, run.ledger, "fingerprint")
+        begin(run.config, run.plan, run.ledger, DATA)
     assert not run.ledger.exists()
     assert not registry().exists()
     run.close()

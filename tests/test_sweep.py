@@ -19,6 +19,7 @@ from privcode.files import PUBLIC_TIME, read_json, read_sealed, write_jsonl, wri
 from privcode.privacy.ledger import read_ledger
 from privcode.privacy.registry import registered
 from privcode.run import SWEEP, Run
+from privcode.spending import spent_elsewhere
 from privcode.stages.release import verify_bundle
 from privcode.stages.sweep import best, checked, draw, grid, variant
 from privcode.sweep import sweep
@@ -120,7 +121,7 @@ def test_a_sweep_without_trials_selects_nothing_and_is_charged(config: Path) -> 
     assert read_sealed(out / "private" / SWEEP)["trials"] == []
     public = (out, out / "sweep.yaml", out / "private")  # times do not tell how long reading took
     assert {path.stat().st_mtime for path in public} == {PUBLIC_TIME}
-    (spent,) = results.spent_elsewhere(loaded).values()
+    (spent,) = spent_elsewhere(loaded).values()
     assert spent == plan_of(loaded).spent()
     config.write_text(CONFIG.replace("0.02]", "0.03]"))
     with pytest.raises(UserError, match="other settings"):

@@ -7,42 +7,55 @@ Does not: account for what was spent (`results` and `privacy.accounting` do).
 """
 
 import hashlib
+import json
 import secrets
 from pathlib import Path
 
 from privcode.config import Config, dump_config
 from privcode.console import say
 from privcode.errors import UserError
-from privcode.files import read_sealed
-from privcode.privacy.ledger import Ledger, identity, read_ledger
+from privcode.files import Row, read_sealed
+from privcode.privacy.ledger import Ledger, identity, read_ledger, sketch_in
 from privcode.privacy.plan import PrivacyPlan
-from privcode.privacy.registry import place, register, registered
+from privcode.privacy.registry import keep, place, register, registered, secret
+from privcode.private import DataIdentity
+from privcode.workspace import bits
 
 SWEEP = "sweep.json"
 """What a sweep has drawn: in its `private/`, beside the directories of its trials."""
 
 
-def begin(config: Config, plan: PrivacyPlan, path: Path, fingerprint: str) -> None:
+def begin(config: Config, plan: PrivacyPlan, path: Path, data: DataIdentity) -> None:
     """Register the run, then begin its ledger or insist that it may go on.
 
     Args:
         config: the run's.
         plan: the run's.
         path: its ledger.
-        fingerprint: of the private data.
+        data: which private data it reads.
 
     Raises:
         UserError: the ledger is of another plan or other data; the run is a trial of a sweep that
             was begun elsewhere, or none although its plan pays for one; nothing can be registered.
     """
-    ledger, run = Ledger(path), _name(config, plan, fingerprint)
+    ledger, run = Ledger(path), _name(config, plan, data)
+    machine = {} if plan.reproducible_seed is None else {"bits": bits()}
     here, sweep = str(path.resolve()), sweep_of(plan, path)
+    drawn = None if config.data.public else keep(data.sketch(secret()))
 
     def note(run: str) -> None:
         if not config.data.public:
             source = place(config.data.source)
             spent = plan.spent()
-            register(run, data=fingerprint, source=source, spent=spent, ledger=path, sweep=sweep)
+            register(
+                run,
+                data=data.fingerprint,
+                source=source,
+                spent=spent,
+                ledger=path,
+                sweep=sweep,
+                sketch=drawn,
+            )
 
     known = [] if config.data.public else registered()
     if not ledger.entries:
@@ -52,9 +65,21 @@ def begin(config: Config, plan: PrivacyPlan, path: Path, fingerprint: str) -> No
                 "trial once; put it back, or start a fresh sweep with another --out"
             )
         note(run)
-        ledger.begin(plan, fingerprint, run, sweep)
+        facts = {"exact": data.exact, "sketch": drawn, **machine}
+        ledger.begin(plan, data.fingerprint, run, sweep, **facts)
         return
-    ledger.begin(plan, fingerprint)  # insists that nothing changed
+    ledger.begin(plan, data.fingerprint, exact=data.exact)  # insists that nothing changed
+    if drawn and drawn != sketch_in(ledger.entries):  # begun before there were sketches
+        ledger.append(kind="sketched", sketch=drawn)
+    moved = bool(machine) and machine["bits"] != _bits_in(ledger.entries)
+    if moved:
+        say(
+            "sanitize: this reproducible run was begun on another machine, or with other versions "
+            "or threads, which give other bits; it is counted as one run more"
+        )
+        note(run)
+        ledger.append(kind="named", run=run, **machine)
+        return
     if config.data.public or ledger.steps == plan.steps:
         return
     own = identity(ledger.entries)
@@ -76,15 +101,21 @@ def begin(config: Config, plan: PrivacyPlan, path: Path, fingerprint: str) -> No
     ledger.append(kind="named", run=run)
 
 
-def _name(config: Config, plan: PrivacyPlan, fingerprint: str) -> str:
+def _bits_in(entries: list[Row]) -> object:
+    """Where the last steps of a ledger were taken; None if it was begun before that was noted."""
+    return next((e["bits"] for e in reversed(entries) if "bits" in e), None)
+
+
+def _name(config: Config, plan: PrivacyPlan, data: DataIdentity) -> str:
     """What a run goes by in ledgers: a fresh random name.
 
-    With reproducible noise it follows from settings and data: the same run taken twice gives
-    the same bits, so it is spent once.
+    With reproducible noise it follows from settings, data and all that changes bits: the same run
+    taken twice on one machine gives the same bits, so it is spent once.
     """
     if plan.reproducible_seed is None:
         return secrets.token_hex(16)
-    return hashlib.sha256(f"{dump_config(config)}\0{fingerprint}".encode()).hexdigest()[:32]
+    said = json.dumps([dump_config(config), data.exact, bits()], sort_keys=True)
+    return hashlib.sha256(said.encode()).hexdigest()[:32]
 
 
 def sweep_of(plan: PrivacyPlan, ledger: Path) -> str | None:

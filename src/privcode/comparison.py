@@ -21,7 +21,14 @@ from privcode import results
 from privcode.config import Config, dump_config
 from privcode.console import at_terminal, progress_bar, say
 from privcode.errors import UserError
-from privcode.files import read_json, settle, write_bytes, write_json, write_text
+from privcode.files import (
+    private_folder,
+    read_json,
+    settle,
+    write_bytes,
+    write_json,
+    write_text,
+)
 from privcode.needs import refuse_early
 from privcode.run import Run, stages_of
 from privcode.stages.compare import arms, row, table
@@ -120,7 +127,7 @@ def run_all(
     """
     for name, config in chosen.items():
         keep(out / f"{name}.yaml", config)
-    logs.mkdir(mode=0o700, parents=True, exist_ok=True)
+    private_folder(logs)
     threads = max(1, (os.cpu_count() or 1) // parallel)
     waiting, running = list(chosen), dict[str, subprocess.Popen[bytes]]()
     finished = 0

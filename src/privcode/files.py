@@ -60,6 +60,43 @@ def failed_write(error: BaseException) -> str | None:
     return None
 
 
+def sync_folder(folder: Path) -> None:
+    """Flush a folder's entries to the disk: a new or renamed file in it is there after a crash."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def private_folder(path: Path) -> None:
+    """Make a folder that its owner alone may enter, or take the one that is there, mode 0700.
+
+    Raises:
+        UserError: it is a link, no folder or somebody else's, or cannot be made.
+    """
+    try:
+        path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        found = path.lstat()
+        if not stat.S_ISDIR(found.st_mode):
+            raise UserError(
+                f"{path}: is a link; private files go into a folder of its own: remove the link"
+            )
+        if found.st_uid != os.geteuid():
+            raise UserError(
+                f"{path}: belongs to another user, who could read what is private; remove it or "
+                "choose another directory"
+            )
+        if stat.S_IMODE(found.st_mode) != 0o700:
+            path.chmod(0o700)
+    except FileExistsError:
+        raise UserError(f"{path}: is in the way and no folder; move it elsewhere") from None
+    except OSError as error:
+        raise UserError(
+            f"{path}: cannot be made ({error.strerror or error}); choose another directory"
+        ) from error
+
+
 def write_with(path: Path, write: Callable[[IO[bytes]], object], mode: int = 0o644) -> None:
     """Call `write` on a temporary file beside `path`, then rename it into place.
 
@@ -87,6 +124,7 @@ def write_with(path: Path, write: Callable[[IO[bytes]], object], mode: int = 0o6
                 os.fsync(file.fileno())
             check_output(path)  # while the content was made, something may have come there
             os.replace(temporary, target)
+            sync_folder(target.parent)
         finally:
             temporary.unlink(missing_ok=True)
     except OSError as error:

@@ -17,8 +17,9 @@ from privcode.privacy.accounting import unit_words
 from privcode.privacy.plan import PrivacyPlan
 from privcode.private import private_records
 from privcode.prompts import read_prompts
-from privcode.results import charged, spent_elsewhere
+from privcode.results import charged
 from privcode.rows import is_local
+from privcode.spending import overlaps, runs_elsewhere, spent_elsewhere
 from privcode.stages.compare import arms
 
 GROUPS = (2, 5, 10)
@@ -112,7 +113,7 @@ def shared_by_many(config: Config, plan: PrivacyPlan) -> str:
     if not is_local(source):
         return f"{source}: not here, so what stands in many of its records was not looked at"
     try:
-        records, counts, fingerprint = private_records(config)
+        records, counts, data = private_records(config)
     except UserError as error:
         return f"the data were not looked at: {error}"
     own = records[: len(records) - counts["canaries"]]
@@ -127,14 +128,16 @@ def shared_by_many(config: Config, plan: PrivacyPlan) -> str:
             f"{units} units are there and {plan.units} are declared: a step takes "
             f"{units / plan.units:.1f} times privacy.batch"
         )
-    known, by_content = spent_elsewhere(config), spent_elsewhere(config, fingerprint)
+    known, by_content = runs_elsewhere(config), runs_elsewhere(config, data)
     if more := len(by_content) - len(known):
-        together = plan.charge(tuple(by_content.values())).of_all.epsilon
+        together = plan.charge([other.spent for other in by_content.values()]).of_all.epsilon
         lines.append(
-            f"{more} more run(s) read the same records from another file, and count as well: "
-            f"with them ε = {together:.4g}"
+            f"{more} more run(s) read the same records from another file, or many of them, and "
+            f"count as well: with them ε = {together:.4g}"
         )
-    return "\n".join([f"! {line}" for line in lines] + [KEEP] * bool(lines))
+    lines += overlaps({name: by_content[name] for name in by_content if name not in known})
+    return "\
+".join([f"! {line}" for line in lines] + [KEEP] * bool(lines))
 
 
 def _private_prompts(config: Config, private: set[str]) -> int:

@@ -6,18 +6,17 @@ Does not: change a run.
 """
 
 from collections import Counter
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from privcode.config import Config, json_number, load_config
+from privcode.config import Config, json_number
 from privcode.errors import UserError
 from privcode.files import Row, read_jsonl
 from privcode.plain import files_below, is_text, read_object, shown
-from privcode.privacy.accounting import Spent, read_spent
-from privcode.privacy.ledger import identity, planned_in, read_ledger, spent_in
+from privcode.privacy.accounting import Spent
+from privcode.privacy.ledger import planned_in, read_ledger, spent_in
 from privcode.privacy.plan import Charge
-from privcode.privacy.registry import place, registered
+from privcode.spending import spent_beside
 from privcode.workspace import changed, passing, read_manifest, read_private, versions
 
 if TYPE_CHECKING:
@@ -96,72 +95,6 @@ def spent(run: "Run") -> Spent | None:
     """What the run's ledger says was spent, if it trained under DP."""
     entries = read_ledger(run.ledger)
     return spent_in(entries) if entries else None
-
-
-def spent_beside(run: "Run", data: str | None = None) -> tuple[Spent, ...]:
-    """What other runs spent on the same data, or on the same source, each run once.
-
-    Those beside this one, and those that the registry knows (see `spent_elsewhere`). `data` is the
-    fingerprint of the records, where the run has no ledger yet that says it.
-    """
-    own = read_ledger(run.ledger)
-    data = own[0]["data"] if own else data
-    found = spent_elsewhere(run.config, data)
-    for path in sorted(run.out.resolve().parent.glob("*/private/ledger.jsonl")):
-        entries = read_ledger(path)
-        config = path.parent.parent / "config.yaml"
-        source = place(load_config(config).data.source) if config.exists() else None
-        same = entries and (entries[0]["data"] == data or source == place(run.config.data.source))
-        if same and path != run.ledger.resolve():
-            _count(found, _named(entries) or str(path), _spent(entries))
-    if own:
-        found.pop(_named(own) or "", None)
-    return tuple(found.values())
-
-
-def spent_elsewhere(config: Config, data: str | None = None) -> dict[str, Spent]:
-    """What the registry says was spent on data of this fingerprint or source, by name.
-
-    A run's own ledger counts where it still is what was registered, else the whole plan; of
-    several under one name, the one that went furthest. All trials of a sweep count as one. Runs
-    over public data are not registered and look up nothing.
-    """
-    found: dict[str, Spent] = {}
-    for entry in () if config.data.public else registered():
-        if entry["data"] != data and entry["source"] != place(config.data.source):
-            continue
-        entries = [] if entry["ledger"] is None else _still_readable(Path(entry["ledger"]))
-        there = identity(entries) == entry["run"]
-        spent = _spent(entries) if there else read_spent(entry["spent"])
-        _count(found, entry["sweep"] or entry["run"], spent)
-    return found
-
-
-def _count(found: dict[str, Spent], name: str, spent: Spent) -> None:
-    """Ledgers under one name are copies, of which one may have gone on after it was copied."""
-    if name not in found or found[name].steps < spent.steps:
-        found[name] = spent
-
-
-def _still_readable(ledger: Path) -> list[Row]:
-    """Entries of another run's ledger; none where they are gone or spoilt: its plan counts."""
-    try:
-        return read_ledger(ledger)
-    except (UserError, OSError):
-        return []
-
-
-def _named(entries: list[Row]) -> str | None:
-    """What a run counts as: the trials of one sweep are one."""
-    return entries[0].get("sweep") or identity(entries)
-
-
-def _spent(entries: list[Row]) -> Spent:
-    """What a run spent; a trial stands for its sweep, of which others may have gone further."""
-    taken = spent_in(entries)
-    if "sweep" not in entries[0]:
-        return taken
-    return replace(taken, steps=entries[0]["plan"]["steps"])
 
 
 def summary(run: "Run") -> dict[str, Any]:

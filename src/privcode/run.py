@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from privcode.budget import SWEEP, begin, sweep_of
 from privcode.config import Config, load_config, plan_of
-from privcode.console import progress_bar, say
+from privcode.console import progress_bar, say, say_private
 from privcode.errors import UserError
 from privcode.files import read_jsonl, settle, write_json, write_jsonl, write_text
 from privcode.masking import mask
@@ -24,7 +24,7 @@ from privcode.plain import files_below, read_plain
 from privcode.privacy.accounting import unit_words
 from privcode.privacy.distributed import from_first, rank
 from privcode.privacy.ledger import Ledger
-from privcode.private import private_records
+from privcode.private import DataIdentity, private_records
 from privcode.run_models import (
     answers_of,
     certainty,
@@ -129,7 +129,7 @@ class Run(Workspace):
     def sanitize(self) -> None:
         """Stage 1: tune the junior on the private records under the plan (dpft: the premium)."""
         from privcode.models import load_tokenizer, save_model
-        from privcode.results import spent_beside
+        from privcode.spending import overlaps, runs_beside
         from privcode.stages.sanitize import Settings, by_unit, encode, sanitize
 
         section, output = self.config.sanitized, self.sanitized
@@ -138,7 +138,7 @@ class Run(Workspace):
             if not needed:
                 return
             settings, syntax = self.config.sanitize, self.config.sanitize.syntax
-            records, counts, fingerprint = private_records(self.config)
+            records, counts, data = private_records(self.config)
             tokenizer = load_tokenizer(section.model)
             model = trainable(self)
             examples, cut = [], 0
@@ -156,13 +156,14 @@ class Run(Workspace):
                     progress(1)
             canaries = self._gradient_canaries(model)
             first = rank() == 0
-            from_first(lambda: self._begin(fingerprint))
+            from_first(lambda: self._begin(data))
             ledger = Ledger(self.ledger)  # whole by now: the first rank has mended and begun it
             if first:
                 counts["truncated"] = cut
                 write_json(self.private / "data.json", counts, mode=0o600)
-            if first and (others := spent_beside(self)):
-                charge = self.plan.charge(others)
+            if first and (others := runs_beside(self, data)):
+                charge = self.plan.charge([other.spent for other in others.values()])
+                say_private(lambda: "\n".join(f"sanitize: {line}" for line in overlaps(others)))
                 say(
                     charge.words
                     or f"sanitize: {len(others)} other run(s) spent budget on these data; all of "
@@ -206,11 +207,11 @@ class Run(Workspace):
             settle(self.out)
         self._next("sanitize", output)
 
-    def _begin(self, fingerprint: str) -> None:
+    def _begin(self, data: DataIdentity) -> None:
         """Begin the ledger, or go on with it, unless that would spend budget for no guarantee."""
-        from privcode.results import spent_beside
+        from privcode.spending import spent_beside
 
-        for other in spent_beside(self, fingerprint):
+        for other in spent_beside(self, data):
             own, its = self.plan.owner_column, other.owner_column
             if own != its and self.plan.selection != "not-charged":
                 raise UserError(
@@ -218,7 +219,7 @@ class Run(Workspace):
                     f"protects each {unit_words(its)}: no ε holds for the two together; take the "
                     "same unit, or declare privacy.selection: not-charged"
                 )
-        begin(self.config, self.plan, self.ledger, fingerprint)
+        begin(self.config, self.plan, self.ledger, data)
 
     def synthesize(self) -> None:
         """Stage 2a: sample solutions of the public prompts from the DP junior."""

@@ -22,7 +22,7 @@ from privcode.config import Config, plan_of
 from privcode.errors import UserError
 from privcode.files import read_json, read_sealed, settle, write_sealed
 from privcode.needs import refuse_early
-from privcode.privacy.registry import place, register
+from privcode.privacy import registry
 from privcode.private import private_records
 from privcode.run import Run, stages_of
 from privcode.stages.sweep import Settings, best, checked, draw, grid, variant
@@ -94,16 +94,17 @@ def _drawn(config: Config, private: Path) -> list[Settings]:
     """The trials' settings: drawn the first time, read ever after."""
     path = private / SWEEP
     if not path.exists():
-        _, _, fingerprint = private_records(config)
+        _, _, data = private_records(config)
         identity, plan = secrets.token_hex(16), plan_of(config)
         if not config.data.public:
-            register(
+            registry.register(
                 identity,
-                data=fingerprint,
-                source=place(config.data.source),
+                data=data.fingerprint,
+                source=registry.place(config.data.source),
                 spent=plan.spent(),
                 ledger=None,
                 sweep=identity,
+                sketch=registry.keep(data.sketch(registry.secret())),
             )
         assert plan.trials is not None
         drawn = draw(checked(config), plan.trials)

@@ -25,7 +25,14 @@ from typing import Any
 from privcode.config import Config, dump_config
 from privcode.console import say
 from privcode.errors import UserError
-from privcode.files import read_sealed, settle, write_sealed, write_text, write_with
+from privcode.files import (
+    private_folder,
+    read_sealed,
+    settle,
+    write_sealed,
+    write_text,
+    write_with,
+)
 from privcode.plain import files_below, hash_plain, is_plain_name
 from privcode.privacy import distributed
 
@@ -37,17 +44,48 @@ def versions() -> dict[str, str]:
     return {name: version(name) for name in VERSIONED} | {"python": platform.python_version()}
 
 
+def bits() -> dict[str, str]:
+    """What decides the bits of a computation, settings and seeds aside: versions and the machine.
+
+    Sums of floating-point numbers depend on their order, which libraries choose by these. Two
+    machines for which all of it is the same may still differ; two for which it differs are taken
+    to give other bits.
+    """
+    import torch
+
+    found = versions() | {name: version(name) for name in ("numpy", "safetensors")}
+    found |= {
+        "processor": _processor(),
+        "instructions": torch.backends.cpu.get_cpu_capability(),
+        "threads": f"{torch.get_num_threads()}, {torch.get_num_interop_threads()}",
+        "processes": str(distributed.world()),
+        "matmul": torch.get_float32_matmul_precision(),
+        "deterministic": str(torch.are_deterministic_algorithms_enabled()),
+    }
+    if torch.cuda.is_available():
+        found["accelerator"] = f"{torch.cuda.get_device_name()}, {torch.version.cuda}"
+    prefixes = ("OMP_", "MKL_", "DNNL_", "ONEDNN_", "KMP_", "ATEN_", "CUBLAS_", "NVIDIA_TF32")
+    named = {name: value for name, value in os.environ.items() if name.startswith(prefixes)}
+    return found | dict(sorted(named.items()))
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        lines = []
+    model = next((x.partition(":")[2].strip() for x in lines if x.startswith("model name")), "")
+    return f"{platform.machine()} {model}".strip()
+
+
 def lock(out: Path) -> int:
     """Make OUT/private, for its owner's eyes, and lock OUT until the returned file is closed.
 
     Raises:
-        UserError: another process has it.
+        UserError: another process has it; see also `files.private_folder`.
     """
     private = out / "private"
-    if private.is_symlink():
-        raise UserError(f"{private}: is a symbolic link; put the folder itself there")
-    private.mkdir(parents=True, exist_ok=True)
-    private.chmod(0o700)
+    private_folder(private)
     flags = os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK
     held = os.open(private / ".lock", flags, 0o600)
     try:

@@ -67,9 +67,9 @@ class Caller:
         package = folder / "package" / "privcode"
         source = Path(privcode.__file__).parent
         shutil.copytree(source / "execution", package / "execution")
-        for name in ("__init__.py", "errors.py", "files.py", "syntax/__init__.py"):
-            (package / name).parent.mkdir(exist_ok=True)
-            shutil.copy(source / name, package / name)
+        (package / "syntax").mkdir()
+        for path in (*source.glob("*.py"), source / "syntax" / "__init__.py"):
+            shutil.copy(path, package / path.relative_to(source))
         for place in (self.home, self.scratch):
             place.mkdir()
         (self.home / "secret").write_text(self.secret)

@@ -1,16 +1,17 @@
 """How much privacy a Poisson-sampled Gaussian mechanism costs, by Google's `dp-accounting`.
 
 Promises: every ε is for one unit added or removed, from the privacy loss distribution (PLD,
-pessimistic discretisation: an upper bound), with Rényi DP (RDP) beside it as a check; the
+pessimistic discretisation: an upper bound), with Rényi DP (RDP) next to it as a check; the
 same inputs give the same figure on every machine, which is what lets a recipient recompute it.
 `group_epsilon` says what several units that come and go together have, by PLD too. The best of a
-random number of trials is accounted for by RDP alone: no PLD of it is known.
+random number of trials is accounted for by RDP alone: no PLD of it is known. So are a very small δ
+and very many steps, see `by_rdp`. Any numbers that a `Spent` takes give a figure within seconds.
 Does not: account for anything but the mechanism named: hyper-parameters chosen by looking at
 private results, or a run that is not in the list given, cost more.
 """
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -27,10 +28,33 @@ from privcode.errors import UserError
 PLD_INTERVAL = 1e-4
 """Width of the PLD's grid of privacy losses, in nats, where ε is below 1; see `_interval`."""
 
+PLD_DELTA = 1e-10
+"""The smallest δ of which ε is quoted by PLD. The library's PLD drops tails of about 1e-15: at δ =
+1e-12 its ε of a Gaussian is 0.3 % below the exact one, and at 1e-10 it is above."""
+
+PLD_STEPS = 1_000_000
+"""The most steps whose ε is quoted by PLD: more take too long, and its rounding adds up."""
+
+LEAST_NOISE = 1e-3
+"""Noise multipliers below it are no noise: ε is infinite."""
+
+MOST_NOISE = 1e6
+"""Larger noise multipliers are accounted as this one, an upper bound."""
+
+EPSILON_CEILING = 10_000.0
+"""The largest ε by RDP that is told from infinity."""
+
+LEAST_EPSILON = 1e-3
+"""The smallest ε to calibrate for: the accountants cannot tell smaller ones from 0."""
+
+MOST_STEPS = 10**9
+MOST_TRIALS = 10**6
+
 GROUP_CEILING = 1000.0
 """The largest ε of a group that is computed: above it no factor of likelihoods means anything."""
 
 _GROUP_CUT = 1e-3  # of δ, spent on steps that draw more of a group than is accounted for
+_CALIBRATION_STEPS = 10_000  # up to which noise is calibrated by PLD: it takes ten of them
 _GROUP_BINS = 2**17  # of a step's losses; a coarser grid is still an upper bound
 
 
@@ -52,12 +76,28 @@ class Spent:
     trials: float | None = None
     owner_column: str | None = None
 
+    def __post_init__(self) -> None:
+        """Refuse what is no mechanism: a damaged file must not be taken for a small cost."""
+        sound = (
+            0 <= self.sampling_rate <= 1
+            and 0 <= self.noise_multiplier < math.inf
+            and isinstance(self.steps, int)
+            and 0 <= self.steps <= MOST_STEPS
+            and (self.trials is None or 0 < self.trials <= MOST_TRIALS)
+        )
+        if not sound:
+            raise UserError(
+                "what was spent: needs a sampling rate from 0 to 1, a noise multiplier of at least "
+                f"0, 0 to {MOST_STEPS:,} steps and a mean of at most {MOST_TRIALS:,} trials; "
+                "restore the file that states it"
+            )
+
 
 @dataclass(frozen=True)
 class Cost:
     """What a list of `Spent` costs at one δ. Both figures in nats; infinite without noise.
 
-    `epsilon` is by PLD, or by RDP as well where the best of several trials is among them.
+    `epsilon` is by PLD, or by RDP as well; see `by_rdp`.
     """
 
     epsilon: float
@@ -98,7 +138,7 @@ def _event(spent: Iterable[Spent]) -> dp_accounting.DpEvent:
 
 def _one_event(s: Spent) -> dp_accounting.DpEvent:
     step = dp_accounting.PoissonSampledDpEvent(
-        s.sampling_rate, dp_accounting.GaussianDpEvent(s.noise_multiplier)
+        s.sampling_rate, dp_accounting.GaussianDpEvent(min(s.noise_multiplier, MOST_NOISE))
     )
     run = dp_accounting.SelfComposedDpEvent(step, s.steps)
     if s.trials is None:
@@ -123,12 +163,25 @@ def _interval(epsilon_rdp: float) -> float:
 
 
 def _nothing_bounds(taken: list[Spent]) -> bool:
-    return any(s.noise_multiplier == 0 for s in taken) or len({s.owner_column for s in taken}) > 1
+    return (
+        any(s.noise_multiplier < LEAST_NOISE for s in taken)
+        or len({s.owner_column for s in taken}) > 1
+    )
+
+
+def by_rdp(spent: Sequence[Spent], delta: float) -> bool:
+    """Whether ε is quoted by RDP: of the best of several trials, or see the constants `PLD_*`."""
+    tried = any(s.trials is not None for s in spent)
+    return tried or delta < PLD_DELTA or sum(s.steps for s in spent) > PLD_STEPS
 
 
 @lru_cache(maxsize=256)
 def spend(spent: tuple[Spent, ...], delta: float) -> Cost:
-    """The cost of everything in `spent`, composed, at `delta`; infinite for units of two kinds."""
+    """The cost of everything in `spent`, composed, at `delta`.
+
+    Infinite for units of two kinds, for a noise multiplier below `LEAST_NOISE`, and where ε by RDP
+    is above `EPSILON_CEILING`.
+    """
     taken = [s for s in spent if s.steps]
     if not taken:
         return Cost(0.0, 0.0)
@@ -136,7 +189,9 @@ def spend(spent: tuple[Spent, ...], delta: float) -> Cost:
         return Cost(math.inf, math.inf)
     event = _event(taken)
     rdp = _rdp(event, delta)
-    if any(s.trials is not None for s in taken):
+    if not rdp <= EPSILON_CEILING:
+        return Cost(math.inf, math.inf)
+    if by_rdp(taken, delta):
         return Cost(rdp, rdp)
     pld = PLDAccountant(value_discretization_interval=_interval(rdp)).compose(event)
     return Cost(float(pld.get_epsilon(delta)), rdp)
@@ -150,9 +205,9 @@ def group_epsilon(spent: tuple[Spent, ...], delta: float, group: int) -> float:
     independently, so its sum moves by at most j clip norms with probability Binomial(group, q)(j):
     a mixture of Gaussians, accounted in both directions. `group` 1 gives the figure of `spend`.
     Source: Ganesh 2024 (arXiv 2401.10294), tight for this mechanism; the general k·ε at a δ that
-    grows like e^(k·ε) is far from it, and is used only where the best of several trials is among
-    `spent`. For a group of which some units are added and others removed it says nothing: count
-    both.
+    grows like e^(k·ε) is far from it, and is used only where ε is quoted by RDP, and for more than
+    10,000 steps, which would take too long. For a group of which some units are added and others
+    removed it says nothing: count both.
 
     Returns:
         An upper bound; infinite where it is above `GROUP_CEILING`.
@@ -162,7 +217,9 @@ def group_epsilon(spent: tuple[Spent, ...], delta: float, group: int) -> float:
         return 0.0
     if _nothing_bounds(taken) or any(_beyond_ceiling(s, delta, group) for s in taken):
         return math.inf
-    if any(s.trials is not None for s in taken):
+    if spend(spent, delta).epsilon == math.inf:
+        return math.inf
+    if by_rdp(taken, delta) or sum(s.steps for s in taken) > _CALIBRATION_STEPS:
         return _general_group_epsilon(spent, delta, group)
     # No step draws more than `most` of the group, except with probability `cut`. Call P the run
     # with the group, Q without, P' the run with it in which no step draws more, t = steps·cut.
@@ -196,8 +253,8 @@ def group_epsilon(spent: tuple[Spent, ...], delta: float, group: int) -> float:
 
 def _general_group_epsilon(spent: tuple[Spent, ...], delta: float, group: int) -> float:
     """k·ε₁, where ε₁ is that of one unit at the δ₁ with δ₁·(e^(kε₁) - 1)/(e^ε₁ - 1) = `delta`."""
-    one = spend(spent, delta).epsilon
-    while group * one <= GROUP_CEILING:
+    one = max(spend(spent, delta).epsilon, 1e-9)
+    while one < 700 and group * one <= GROUP_CEILING:
         shrunk = math.log(delta) + math.log(math.expm1(one)) - group * one  # at most log δ₁
         if shrunk < -700:  # no such number
             break
@@ -227,37 +284,48 @@ def calibrate_noise_multiplier(
 ) -> float:
     """The smallest noise multiplier whose ε as `spend` quotes it is at most `epsilon`.
 
-    To 0.1 % in ε (with `trials`: in the noise multiplier). Infinite ε gives 0. Source: false
-    position on log ε against log σ, which is nearly a straight line, between bounds from RDP,
-    which costs milliseconds where PLD costs seconds.
+    To 0.1 % in ε. With `trials`, a δ below `PLD_DELTA` or more than 10,000 steps it is the smallest
+    whose ε by RDP is at most `epsilon`, to 0.1 % in the noise multiplier. Infinite ε gives 0.
+    Source: false position on log ε against log σ, which is nearly a straight line, between bounds
+    from RDP, which costs milliseconds where PLD costs seconds.
 
     Raises:
-        UserError: no noise multiplier below 10,000 reaches the target.
+        UserError: no noise multiplier below 10,000 reaches the target, or it is below
+            `LEAST_EPSILON` or above `EPSILON_CEILING`.
     """
-    if math.isinf(epsilon):
+    if epsilon == math.inf:
         return 0.0
-
-    if trials is not None:
+    if not LEAST_EPSILON <= epsilon <= EPSILON_CEILING:
+        raise UserError(
+            f"privacy.epsilon: must be from {LEAST_EPSILON:g} to {EPSILON_CEILING:,.0f}, or .inf "
+            "for no privacy"
+        )
+    if trials is not None or delta < PLD_DELTA or steps > _CALIBRATION_STEPS:
         return _rdp_noise_multiplier(epsilon, delta, sampling_rate, steps, trials, to=1.001)
 
     def reached(noise_multiplier: float) -> float:
         return spend((Spent(sampling_rate, noise_multiplier, steps),), delta).epsilon
 
+    def over(noise_multiplier: float) -> float:
+        # An ε of 0 (the loss is below the grid) has no logarithm; any tiny number serves.
+        return math.log(max(reached(noise_multiplier), 1e-9) / epsilon)
+
     high = _rdp_noise_multiplier(epsilon, delta, sampling_rate, steps)
     low = high / 1.1
-    # An ε of 0 (the loss is below the grid) has no logarithm; any tiny number serves.
-    at = {s: math.log(max(reached(s), 1e-9) / epsilon) for s in (low, high)}
+    at = {s: over(s) for s in (low, high)}
     while at[high] > 0:
         high *= 1.1
-        at[high] = math.log(max(reached(high), 1e-9) / epsilon)
-    while at[low] <= 0:
-        high, low = low, low / 1.2
-        at[low] = math.log(reached(low) / epsilon)
+        at[high] = over(high)
+    for wider in (1.2, 1.2, *[1.5] * 50):  # RDP is far off where the sampling rate is tiny
+        if at[low] > 0:
+            break
+        high, low = low, low / wider
+        at[low] = over(low)
     aim = math.log(1 - 2e-4)
-    while at[high] < math.log(1 - 1e-3) and high / low > 1 + 1e-6:
-        share = (at[low] - aim) / (at[low] - at[high])
+    while at[high] < math.log(1 - 1e-3) and high / low > 1 + 1e-4:
+        share = (at[low] - aim) / (at[low] - at[high]) if at[low] < math.inf else 0.5
         middle = low * (high / low) ** min(max(share, 0.02), 0.98)
-        at[middle] = math.log(max(reached(middle), 1e-9) / epsilon)
+        at[middle] = over(middle)
         low, high = (low, middle) if at[middle] <= 0 else (middle, high)
     return high
 

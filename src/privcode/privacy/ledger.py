@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from privcode.errors import UserError
-from privcode.files import Row
+from privcode.files import Row, sync_folder
 from privcode.plain import read_plain
 from privcode.privacy.accounting import Spent, with_unit
 from privcode.privacy.plan import PrivacyPlan
@@ -95,12 +95,19 @@ class Ledger:
                 file.write(json.dumps(entry, sort_keys=True).encode() + b"\n")
                 file.flush()
                 os.fsync(file.fileno())
+            if previous == _GENESIS:  # else a crash may leave the file without a name
+                sync_folder(self.path.parent)
         except OSError as error:
             raise UserError(f"{self.path}: cannot be written ({error.strerror})") from error
         self.entries.append(entry)
 
     def begin(
-        self, plan: PrivacyPlan, data: str, run: str | None = None, sweep: str | None = None
+        self,
+        plan: PrivacyPlan,
+        data: str,
+        run: str | None = None,
+        sweep: str | None = None,
+        **facts: Any,
     ) -> None:
         """State the plan once; on a later call, insist that plan and data are the same.
 
@@ -109,34 +116,51 @@ class Ledger:
             data: fingerprint of the private data.
             run: the ledger's identity, a fresh random name: moved or copied, it stays the same.
             sweep: identity of the sweep that the run is a trial of.
+            facts: "exact", a second fingerprint, which holds for ledgers that have it; "sketch",
+                the name of that of the data; "bits", see `workspace.bits`: both are noted only.
 
         Raises:
             UserError: the ledger was begun with another plan or other data.
         """
-        facts: Row = {"kind": "begin", "plan": plan.describe(), "data": data}
+        stated: Row = {"kind": "begin", "plan": plan.describe(), "data": data}
         if plan.reproducible_seed is not None:
-            facts["seed"] = plan.reproducible_seed
+            stated["seed"] = plan.reproducible_seed
         if not self.entries:
-            named = {"run": run, "sweep": sweep}
-            self.append(**facts, **{name: value for name, value in named.items() if value})
+            named = {"run": run, "sweep": sweep, **facts}
+            self.append(**stated, **{name: value for name, value in named.items() if value})
             return
         begun = {**self.entries[0], "plan": planned_in(self.entries)}
-        if any(begun.get(k) != v for k, v in facts.items()):
+        if "exact" in begun and "exact" in facts:
+            stated["exact"] = facts["exact"]
+        if any(begun.get(k) != v for k, v in stated.items()):
             raise UserError(
                 f"{self.path}: was begun with another plan or other private data; "
                 "use a new run directory"
             )
 
     def step(self, step: int) -> None:
-        """Note that `step` is about to be taken. Taking a seeded step again adds nothing."""
-        if "seed" in self.entries[0] and step < self.steps:
-            return  # the same bits give the same result: nothing new is released
+        """Note that `step` is about to be taken.
+
+        Taking a seeded step again adds nothing where the same bits come of it: where it was taken
+        after the last entry that names the machine.
+        """
+        if "seed" in self.entries[0] and step in self._taken_here():
+            return
         self.append(kind="step", step=step)
+
+    def _taken_here(self) -> set[int]:
+        taken: set[int] = set()
+        for entry in self.entries:
+            if "bits" in entry:
+                taken = set()
+            elif entry["kind"] == "step":
+                taken.add(entry["step"])
+        return taken
 
     @property
     def steps(self) -> int:
-        """Steps spent."""
-        return sum(e["kind"] == "step" for e in self.entries)
+        """Steps spent, but for `lost_steps`."""
+        return len([e for e in self.entries if e["kind"] == "step"]) - lost_steps(self.entries)
 
 
 def planned_in(entries: list[Row]) -> Row:
@@ -145,11 +169,35 @@ def planned_in(entries: list[Row]) -> Row:
 
 
 def spent_in(entries: list[Row]) -> Spent:
-    """What a ledger's entries add up to."""
+    """What a ledger's entries add up to, but for `lost_steps`."""
     plan = planned_in(entries)
-    steps = sum(e["kind"] == "step" for e in entries)
+    steps = sum(e["kind"] == "step" for e in entries) - lost_steps(entries)
     names = ("sampling_rate", "noise_multiplier", "trials", "owner_column")
     return Spent(steps=steps, **{name: plan[name] for name in names})
+
+
+def lost_steps(entries: list[Row]) -> int:
+    """Steps of a seeded run that were taken again where other bits came of them.
+
+    The results of the first time were dropped, but somebody may have seen them: they count as
+    another run's.
+    """
+    before: set[int] = set()
+    here: set[int] = set()
+    lost = 0
+    for entry in entries:
+        if "bits" in entry:
+            before |= here
+            here = set()
+        elif entry["kind"] == "step" and "seed" in entries[0]:
+            lost += 1 if entry["step"] in before else 0
+            here.add(entry["step"])
+    return lost
+
+
+def sketch_in(entries: list[Row]) -> str | None:
+    """The name of the sketch of a ledger's data, if it has one."""
+    return next((e["sketch"] for e in reversed(entries) if "sketch" in e), None)
 
 
 def identity(entries: list[Row]) -> str | None:

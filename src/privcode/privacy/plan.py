@@ -7,7 +7,6 @@ privcode takes an ε, a noise multiplier or a batch size.
 Does not: look at data. The sampling rate comes from the declared, public number of units.
 """
 
-import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal, get_args
@@ -18,6 +17,9 @@ from torch import nn
 
 from privcode.errors import UserError
 from privcode.privacy.accounting import (
+    MOST_NOISE,
+    MOST_STEPS,
+    MOST_TRIALS,
     Cost,
     Spent,
     calibrate_noise_multiplier,
@@ -31,6 +33,25 @@ from privcode.privacy.sampling import poisson_sample
 
 NEIGHBOURING: Literal["add or remove one unit"] = "add or remove one unit"
 Selection = Literal["composition", "trials", "not-charged"]
+
+
+MOST = {
+    "units": 10**15,
+    "max_records_per_unit": 10**9,
+    "expected_batch": 10**9,
+    "steps": MOST_STEPS,
+}
+"""The largest whole numbers of a plan, by field; the smallest is 1."""
+
+LEAST_DELTA = 1e-100
+
+
+def _short(number: object) -> str:
+    """A number as a person may have typed it, cut where it is very long."""
+    if isinstance(number, int) and abs(number) >= 10**30:
+        return "a number of more than 30 digits"  # Python refuses to write very long ones
+    text = f"{number}"
+    return text if len(text) <= 40 else f"{text[:40]}…"
 
 
 @dataclass(frozen=True)
@@ -70,21 +91,31 @@ class PrivacyPlan:
     neighbouring: Literal["add or remove one unit"] = NEIGHBOURING
 
     def __post_init__(self) -> None:
-        """Refuse numbers that have no meaning as a mechanism."""
-        for name in ("units", "max_records_per_unit", "expected_batch", "steps"):
-            if getattr(self, name) < 1:
-                raise UserError(f"privacy.{name}: is {getattr(self, name)}; must be at least 1")
+        """Refuse numbers that have no meaning as a mechanism, or that no accountant can follow."""
+        for name, most in MOST.items():
+            value = getattr(self, name)
+            if not isinstance(value, int) or not 1 <= value <= most:
+                raise UserError(
+                    f"privacy.{name}: is {_short(value)}; must be a whole number from 1 to {most:,}"
+                )
         if self.owner_column is None and self.max_records_per_unit != 1:
             raise UserError(
                 f"privacy.max_records_per_unit: is {self.max_records_per_unit}; must be 1 when the "
                 "unit is the record"
             )
-        if not (0 < self.clip_norm < math.inf):
-            raise UserError(f"privacy.clip_norm: is {self.clip_norm}; must be a positive number")
-        if not (0 <= self.noise_multiplier < math.inf):
-            raise UserError("privacy.noise_multiplier: must be zero or a positive number")
-        if not 0 < self.delta < 1:
-            raise UserError(f"privacy.delta: is {self.delta}; must be between 0 and 1")
+        if not 1e-9 <= self.clip_norm <= 1e9:  # in fp32 its square must be a number
+            raise UserError(
+                f"privacy.clip_norm: is {_short(self.clip_norm)}; must be from 1e-9 to 1e9"
+            )
+        if not 0 <= self.noise_multiplier <= MOST_NOISE:
+            raise UserError(
+                f"privacy.noise_multiplier: is {_short(self.noise_multiplier)}; must be from 0 to "
+                f"{MOST_NOISE:,.0f}"
+            )
+        if not LEAST_DELTA <= self.delta < 1:
+            raise UserError(
+                f"privacy.delta: is {_short(self.delta)}; must be from {LEAST_DELTA:g} to 1"
+            )
         if self.delta > 1 / self.units:
             raise UserError(
                 f"privacy.delta: {self.delta:g} is larger than 1/units = {1 / self.units:g}, which "
@@ -99,8 +130,11 @@ class PrivacyPlan:
             raise UserError(f"privacy.selection: is {self.selection}; choose of {Selection}")
         if (self.selection == "trials") != (self.trials is not None):
             raise UserError("privacy.trials: belongs to privacy.selection: trials; give both")
-        if self.trials is not None and not 1 <= self.trials < math.inf:
-            raise UserError(f"privacy.trials: is {self.trials}; the mean must be at least 1")
+        if self.trials is not None and not 1 <= self.trials <= MOST_TRIALS:
+            raise UserError(
+                f"privacy.trials: is {_short(self.trials)}; the mean must be at least 1 "
+                f"and at most {MOST_TRIALS:,}"
+            )
         if self.trials is not None and self.reproducible_seed is not None:
             raise UserError(
                 "privacy.noise: is reproducible, which would give every trial the same noise; "
@@ -228,7 +262,9 @@ def make_plan(
     if (epsilon is None) == (noise_multiplier is None):
         raise UserError("privacy: give exactly one of epsilon and noise_multiplier")
     if epsilon is not None and not epsilon > 0:
-        raise UserError(f"privacy.epsilon: is {epsilon}; must be positive, or .inf for no privacy")
+        raise UserError(
+            f"privacy.epsilon: is {_short(epsilon)}; must be positive, or .inf for no privacy"
+        )
 
     def plan(noise: float) -> PrivacyPlan:
         return PrivacyPlan(

@@ -3,23 +3,27 @@
 Promises: a run is noted here, on disk, before its ledger begins, with all the steps it may take;
 so a run that was moved, or deleted after somebody looked at its model, still counts, and a crash
 in between counts one run too many, never one too few. The file is hash-chained like a ledger, and
-its owner's alone.
+its owner's alone. Next to it lie a secret, and sketches of the data that were read, made with it.
 Does not: see runs of other users or machines, nor the second spending of a run that was put back
 from a backup in the same place and taken on from there. It holds private facts (fingerprints,
 file names) and never goes into a release.
 """
 
 import fcntl
+import hashlib
 import os
+import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
+from functools import lru_cache
 from pathlib import Path
 
 from privcode.errors import UserError
-from privcode.files import Row
+from privcode.files import Row, private_folder, sync_folder, write_bytes
 from privcode.privacy.accounting import Spent
 from privcode.privacy.ledger import Ledger, read_ledger
+from privcode.privacy.sketch import Sketch, from_bytes
 
 
 def registry() -> Path:
@@ -40,15 +44,21 @@ def registry() -> Path:
     return Path(home) / "privcode" / "spent.jsonl"
 
 
+_OURS = {"spent.jsonl", ".lock", "key", "sketches"}
+
+
 @contextmanager
 def _open() -> Iterator[Ledger]:
     path = registry()
     try:
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        if {entry.name for entry in path.parent.iterdir()} <= _OURS:
+            private_folder(path.parent.resolve())  # not one that is used for other things, too
         lock = os.open(path.with_name(".lock"), os.O_WRONLY | os.O_CREAT, 0o600)
         try:
             fcntl.flock(lock, fcntl.LOCK_EX)
             os.close(os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600))
+            sync_folder(path.parent)
             yield Ledger(path)
         finally:
             os.close(lock)
@@ -70,7 +80,14 @@ def check() -> None:
 
 
 def register(
-    run: str, *, data: str, source: str, spent: Spent, ledger: Path | None, sweep: str | None = None
+    run: str,
+    *,
+    data: str,
+    source: str,
+    spent: Spent,
+    ledger: Path | None,
+    sweep: str | None = None,
+    sketch: str | None = None,
 ) -> None:
     """Note, once for each place, that `run` may spend `spent`.
 
@@ -81,6 +98,7 @@ def register(
         spent: all that is planned.
         ledger: the run's; None for a sweep as such.
         sweep: identity of the sweep that the run is a trial of.
+        sketch: what `keep` called that of the data.
 
     Raises:
         UserError: the file cannot be written, or was altered.
@@ -96,6 +114,7 @@ def register(
                 spent=asdict(spent),
                 ledger=at,
                 sweep=sweep,
+                sketch=sketch,
             )
 
 
@@ -113,6 +132,63 @@ def registered() -> list[Row]:
             f"{path}: cannot be read ({error.strerror}); what was spent on private data is noted "
             "there: mend its rights"
         ) from error
+
+
+def secret() -> bytes:
+    """The user's 32 random bytes that sketches are made with; drawn once.
+
+    Raises:
+        UserError: the file cannot be written or read, or holds something else.
+    """
+    path = registry().with_name("key")
+    with _open():  # of several processes one draws it
+        if not os.path.lexists(path):
+            write_bytes(path, secrets.token_bytes(32), mode=0o600)
+        if path.stat().st_mode & 0o077:
+            path.chmod(0o600)
+        found = path.read_bytes()
+    if len(found) != 32:
+        raise UserError(
+            f"{path}: is not the key that sketches of private data were made with; restore it from "
+            "a backup, or remove it: runs that are known by now then count, whatever they read"
+        )
+    return found
+
+
+def keep(made: Sketch) -> str:
+    """Put a sketch into the folder of the registry; returns what it goes by.
+
+    Raises:
+        UserError: it cannot be written.
+    """
+    data = made.to_bytes()
+    name = hashlib.sha256(data).hexdigest()
+    folder = registry().with_name("sketches")
+    private_folder(folder)
+    if _load(folder / name) is None:
+        write_bytes(folder / name, data, mode=0o600)
+        sync_folder(folder.parent)
+    return name
+
+
+def kept(name: str) -> Sketch | None:
+    """The sketch that `keep` called this; None where it is gone or was altered."""
+    return _load(registry().with_name("sketches") / name)
+
+
+def _load(path: Path) -> Sketch | None:
+    try:
+        return _loaded(path, path.stat().st_mtime_ns)
+    except (OSError, ValueError):
+        return None
+
+
+@lru_cache(maxsize=8)
+def _loaded(path: Path, changed: int) -> Sketch:
+    data = path.read_bytes()
+    if hashlib.sha256(data).hexdigest() != path.name:
+        raise ValueError("altered")
+    return from_bytes(data)
 
 
 def place(source: str) -> str:

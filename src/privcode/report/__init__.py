@@ -15,7 +15,7 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
 
 from privcode.config import json_number
-from privcode.privacy.accounting import Spent
+from privcode.privacy.accounting import Spent, by_rdp
 from privcode.privacy.plan import PrivacyPlan
 from privcode.report import pictures
 from privcode.report.evidence import Evidence
@@ -59,7 +59,7 @@ def guarantee(evidence: Evidence) -> dict[str, Any]:
         "epsilon_rdp": None if charge is None else json_number(charge.cost.epsilon_rdp),
         "epsilon_of_all_runs": None if charge is None else json_number(charge.of_all.epsilon),
         "epsilon_lower_bounds": (evidence.audit or {}).get("one_run", {}),
-        "accountant": accountant(spent),
+        "accountant": accountant(spent, plan.delta),
         "runs_over_the_same_data": len(spent) + len(left_out),
         "spent": [asdict(s) for s in spent],
         "not_charged": [asdict(s) for s in left_out],
@@ -75,12 +75,17 @@ def loud(facts: dict[str, Any]) -> str | None:
     return next((line for line in facts["not_covered"] if line.startswith("NOT CHARGED")), None)
 
 
-def accountant(spent: Sequence[Spent]) -> str:
+def accountant(spent: Sequence[Spent], delta: float) -> str:
     """How the figures for `spent` are computed."""
     if any(s.trials for s in spent):
         return (
             "dp-accounting: RDP (Papernot & Steinke 2022); for the best of a random number of "
             "trials there is no privacy loss distribution (PLD)"
+        )
+    if by_rdp(spent, delta):
+        return (
+            "dp-accounting: Rényi DP (RDP); the privacy loss distribution (PLD) is not exact for "
+            "so small a δ or so many steps"
         )
     return "dp-accounting: epsilon by privacy loss distribution (PLD), epsilon_rdp by Rényi DP"
 

@@ -1,0 +1,113 @@
+"""Whether two runs read the same data, told without keeping any of them.
+
+Promises: a sketch holds keyed hashes of what the records say and nothing else, so that it tells
+nothing to somebody without the key. It does not depend on the order of the records, on who owns
+them, on the names of their columns, or on what formatters change: white space, quotation marks,
+commas, semicolons, round brackets. Memory and files are bounded whatever the size of the data.
+Does not: see code that was rewritten or renamed, or less than `SHARE` of the smaller of two data
+sets in common; compare sketches of two keys. Source of the sampling: FracMinHash (Irber et al.
+2022), a sample by the hash itself, the same in every data set.
+"""
+
+import hashlib
+import struct
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+
+SHARE = 0.01
+"""Runs compose where at least this share of the smaller data set is in the other one, too."""
+
+SAMPLE = 2**20
+"""Different hashes of codes, and of prompts, that are kept at most; so many data are compared
+exactly."""
+
+FEWEST = 100
+"""With fewer than so many sampled codes, what two data sets share cannot be told."""
+
+_MAGIC = b"privcode sketch 1\n"
+_HEAD = struct.Struct("<16sBQQ")
+_DROPPED = str.maketrans("", "", "\"'`,;()\\")
+
+
+@dataclass(frozen=True, eq=False)
+class Sketch:
+    """Sorted, different 64-bit hashes of codes and of prompts, those below 2**(64 - `halvings`).
+
+    `key` names the secret that they were made with, and does not give it away.
+    """
+
+    key: bytes
+    halvings: int
+    codes: np.ndarray
+    prompts: np.ndarray
+
+    def to_bytes(self) -> bytes:
+        """The sketch as a file."""
+        head = _HEAD.pack(self.key, self.halvings, len(self.codes), len(self.prompts))
+        hashes = (part.astype("<u8").tobytes() for part in (self.codes, self.prompts))
+        return b"".join([_MAGIC, head, *hashes])
+
+
+def from_bytes(data: bytes) -> Sketch:
+    """What `to_bytes` made.
+
+    Raises:
+        ValueError: it is something else.
+    """
+    start = len(_MAGIC) + _HEAD.size
+    if data[: len(_MAGIC)] != _MAGIC or len(data) < start:
+        raise ValueError("no sketch")
+    key, halvings, codes, prompts = _HEAD.unpack(data[len(_MAGIC) : start])
+    hashes = np.frombuffer(data[start:], "<u8")
+    if len(hashes) != codes + prompts or halvings > 64:
+        raise ValueError("no whole sketch")
+    return Sketch(key, halvings, hashes[:codes], hashes[codes:])
+
+
+def sketch(texts: Iterable[tuple[str, str]], secret: bytes) -> Sketch:
+    """The sketch of some (prompt, code) pairs under a secret of 32 bytes."""
+    hashes = (_hash(text, secret) for pair in texts for text in pair)
+    both = np.fromiter(hashes, dtype=np.uint64)
+    prompts, codes = np.unique(both[::2]), np.unique(both[1::2])
+    halvings = 0
+    while max(len(codes), len(prompts)) > SAMPLE:
+        halvings += 1
+        codes, prompts = _below(codes, halvings), _below(prompts, halvings)
+    name = hashlib.blake2b(b"privcode key", key=secret, digest_size=16).digest()
+    return Sketch(name, halvings, codes, prompts)
+
+
+def shared(one: Sketch, other: Sketch) -> float | None:
+    """What share of the smaller data set is in the other, too; None where that cannot be told.
+
+    A text is shared if it is the code of a record on one side, and code or prompt on the other:
+    data with their columns exchanged are the same data, and a prompt that many data sets have in
+    common makes none of them the same.
+    """
+    halvings = max(one.halvings, other.halvings)
+    codes, their_codes = (_below(s.codes, halvings) for s in (one, other))
+    prompts, their_prompts = (_below(s.prompts, halvings) for s in (one, other))
+    smaller = min(len(codes), len(their_codes))
+    if one.key != other.key or (halvings and smaller < FEWEST):
+        return None
+    common = (
+        np.intersect1d(ours, theirs, assume_unique=True)
+        for ours, theirs in ((codes, their_codes), (codes, their_prompts), (prompts, their_codes))
+    )
+    found = np.unique(np.concatenate(list(common)))
+    return min(1.0, len(found) / smaller) if smaller else None
+
+
+def _below(hashes: np.ndarray, halvings: int) -> np.ndarray:
+    if not halvings:
+        return hashes
+    end = np.searchsorted(hashes, np.uint64(1 << (64 - halvings)), side="left")
+    return hashes[:end]
+
+
+def _hash(text: str, secret: bytes) -> int:
+    said = "".join(text.split()).translate(_DROPPED) or text
+    digest = hashlib.blake2b(said.encode(), key=secret, digest_size=8).digest()
+    return int.from_bytes(digest, "little")

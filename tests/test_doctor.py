@@ -206,7 +206,7 @@ def test_a_ledger_that_is_read_whatever_it_holds_is_seen(monkeypatch: pytest.Mon
     assert "a changed row was not noticed" in run(evidence.ledger).detail
 
 
-@pytest.mark.parametrize("part", ["_check_files", "_check_figures"])
+@pytest.mark.parametrize("part", ["_check_files", "_check_statement", "_check_words"])
 def test_a_verify_that_does_not_look_is_seen(part: str, monkeypatch: pytest.MonkeyPatch) -> None:
     assert run(evidence.verify).ok
     monkeypatch.setattr(release, part, lambda *_: None)

@@ -15,7 +15,7 @@ import pytest
 import torch
 
 from privcode.audit.one_run import bound_of
-from privcode.files import write_text
+from privcode.files import write_sealed, write_text
 from privcode.privacy.accounting import Spent
 from privcode.report.stated import stated
 from privcode.stages.bundle import DATA, SCHEMA, write_data
@@ -321,6 +321,16 @@ BYTES = pa.table({name: pa.array([b"\xff", b"b", b"c"], pa.binary()) for name in
 TALKING = pa.table(strings(*NAMES).to_pydict(), SCHEMA.with_metadata({"note": "a secret"}))
 GOOD = strings(*NAMES)
 
+
+def without(name: str) -> Callable[[Path], None]:
+    def change(bundle: Path) -> None:
+        facts = facts_of(bundle)
+        del facts[name]
+        write_sealed(bundle / "privacy.json", facts)
+
+    return change
+
+
 ATTACKS: dict[str, Callable[[Path], None]] = {
     "another ε on the card": epsilon_on_the_card,
     "another ε on the page": epsilon_on_the_page,
@@ -390,6 +400,7 @@ ATTACKS: dict[str, Callable[[Path], None]] = {
     "a key twice": key_twice,
     "a key that no release has": forged(certified="by a court"),
     "a key of the plan missing": forged(unit=None),
+    **{f"no {name}": without(name) for name in ("sweep", "trials", "noise", "files", "stated")},
     "another format": forged(format=2),
     "a format that is true": forged(format=True),
     "a relation that means less": forged(neighbouring="replace one unit"),
@@ -500,8 +511,6 @@ def test_a_bundle_of_an_earlier_privcode_is_refused_with_the_remedy(bundle: Path
     facts = facts_of(bundle)
     for name in ("format", "stated", "rows"):
         del facts[name]
-    from privcode.files import write_sealed
-
     write_sealed(bundle / "privacy.json", facts)
     code, _, err = privcode("verify", bundle)
     assert code == 2

@@ -1,5 +1,6 @@
 """A bundle states a guarantee that its recipient can check, and nothing private."""
 
+import hashlib
 import json
 import resource
 import shutil
@@ -16,6 +17,7 @@ from datasets import load_dataset
 from privcode.errors import UserError
 from privcode.files import Row, read_json, sha256_tree, write_sealed
 from privcode.privacy.accounting import Spent
+from privcode.report import card, page
 from privcode.report.evidence import Evidence
 from privcode.stages.release import release as release_files
 from privcode.stages.release import verify_bundle
@@ -360,3 +362,13 @@ def test_a_failed_release_leaves_the_old_one(bundle: Path, adapter: Path) -> Non
         release_files(evidence(title="other"), ROWS, adapter, hashes, bundle)
     assert sha256_tree(bundle) == before
     assert sorted(p.name for p in bundle.parent.iterdir()) == ["adapter", "release"]
+
+
+WORDS = "cb1cf138507a1fc281d0c633f6f7f2d147035ee0bbc9fcf7315f0511995d598e"
+
+
+def test_the_words_of_card_and_page_are_those_of_this_format(bundle: Path) -> None:
+    """Where they change, bundles that were published no longer verify: raise release.FORMAT."""
+    shown = evidence(versions={"privcode": "1", "dp-accounting": "1", "python": "3"})
+    words = card(shown, 3, "mit") + page(shown)
+    assert hashlib.sha256(words.encode()).hexdigest() == WORDS, "raise FORMAT, and then this"

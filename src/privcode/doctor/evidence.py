@@ -6,6 +6,7 @@ in one place at a time, and fails unless that is noticed. Does not: look at a us
 
 import tempfile
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -81,10 +82,10 @@ def resumed() -> str:
 
 
 def verify() -> str:
-    """One byte changed in each file of a bundle, and one figure sealed again."""
+    """One byte changed in each file of a bundle, a file added, and lies that were sealed again."""
     from safetensors.torch import save_file
 
-    from privcode.files import read_sealed, sha256_tree, write_json, write_sealed
+    from privcode.files import read_sealed, sha256_file, sha256_tree, write_json, write_sealed
     from privcode.report.evidence import Evidence
     from privcode.stages.bundle import FACTS
     from privcode.stages.release import release, verify_bundle
@@ -124,16 +125,27 @@ def verify() -> str:
         save_file(pair, adapter / "adapter_model.safetensors")
         rows = [{"id": "0", "prompt": "p", "completion": "c"}]
         release(shown, rows, adapter, sha256_tree(adapter), bundle)
+        check = partial(verify_bundle, bundle)
         files = [path for path in sorted(bundle.rglob("*")) if path.is_file()]
         for path in files:
             kept = path.read_bytes()
-            middle = len(kept) // 2
-            path.write_bytes(kept[:middle] + bytes([kept[middle] ^ 1]) + kept[middle + 1 :])
-            expect(_noticed(lambda: verify_bundle(bundle)), f"a change of {path.name} was missed")
+            for place in (len(kept) // 2, len(kept) - 2):
+                path.write_bytes(kept[:place] + bytes([kept[place] ^ 1]) + kept[place + 1 :])
+                expect(_noticed(check), f"a change of {path.name} was missed")
             path.write_bytes(kept)
-        write_sealed(bundle / FACTS, read_sealed(bundle / FACTS) | {"epsilon": 0.1})
-        expect(_noticed(lambda: verify_bundle(bundle)), "an ε that does not follow was missed")
-    return f"a changed byte in each of {len(files)} files of a bundle, and a false ε: noticed"
+        (bundle / "more").touch()
+        expect(_noticed(check), "a file added was missed")
+        (bundle / "more").unlink()
+        facts = read_sealed(bundle / FACTS)
+        for lie in ({"epsilon": 0.1}, {"epsilon_of_all_runs": 0.1}, {"protects": "everybody"}):
+            write_sealed(bundle / FACTS, facts | lie)
+            expect(_noticed(check), f"{min(lie)} that does not follow was missed")
+        card = bundle / "README.md"
+        card.write_text(card.read_text().replace("one record", "one company"))
+        hashes = facts["files"] | {"README.md": sha256_file(card)}
+        write_sealed(bundle / FACTS, facts | {"files": hashes})
+        expect(_noticed(check), "a card that says another thing was missed")
+    return f"a changed byte in each of {len(files)} files of a bundle, and sealed lies: noticed"
 
 
 _SEEN_BY: dict[str, Callable[[], str]] = {

@@ -63,10 +63,15 @@ def _is_sound(entry: Row) -> bool:
     if entry["kind"] != "begin":
         return isinstance(entry["kind"], str)
     plan = entry["plan"]
-    numbers = (plan["sampling_rate"], plan["noise_multiplier"], plan["steps"])
+    rate, noise, trials = plan["sampling_rate"], plan["noise_multiplier"], plan["trials"]
+    numbers = (rate, noise, plan["steps"], 1 if trials is None else trials)
     texts = [entry["data"], *(entry[name] for name in ("run", "sweep") if name in entry)]
-    return all(type(n) in (int, float) and 0 <= n < 1e15 for n in numbers) and all(
-        isinstance(text, str) for text in texts
+    return (
+        all(type(n) in (int, float) and 0 <= n < 1e15 for n in numbers)
+        and 0 <= rate <= 1
+        and (trials is None or trials >= 1)
+        and not isinstance(plan["unit"], list | dict)
+        and all(isinstance(text, str) for text in texts)
     )
 
 

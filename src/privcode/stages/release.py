@@ -268,6 +268,8 @@ def _check_statement(where: Path, facts: Row, again: Row) -> None:
     """Refuse a statement that does not follow from the facts, and one that nobody asked for."""
     if unknown := set(facts) - set(again) - {"files", "digest"}:
         raise UserError(f"{where}: states {shown(Path(min(unknown)))[:80]}, which no release does")
+    if missing := set(again) - set(facts):
+        raise UserError(f"{where}: does not state {min(missing)}; get the bundle again")
     if not isinstance(again["epsilon"], float):
         raise UserError(f"{where}: states no finite ε; get the bundle again")
     for name, value in again.items():

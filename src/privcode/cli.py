@@ -8,6 +8,7 @@ Does not: decide anything; each command calls one function.
 
 import logging
 import os
+import signal
 import sys
 import warnings
 from pathlib import Path
@@ -514,6 +515,8 @@ yours    privcode init YOUR_DATA.jsonl --prompts PUBLIC_PROMPTS.jsonl -o privcod
 
 def main() -> None:
     """Entry point: turns `UserError` into one line and exit code 2."""
+    # Like an interruption, so that temporary files go and sandboxes end.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     try:
         app()
     except UserError as error:

@@ -16,7 +16,6 @@ import site
 import stat
 import sys
 import sysconfig
-import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +23,7 @@ from typing import Any
 
 from privcode.errors import UserError
 from privcode.execution import _seccomp
+from privcode.execution._folder import new_folder
 
 _PARTS = ("_confine.py", "_box.py", "_measure.py", "_inside.py")
 _SYSTEM = ("/usr", "/bin", "/sbin", "/lib", "/lib64", "/lib32", "/libx32")
@@ -108,6 +108,22 @@ def _inside() -> str:
     return re.sub(r"^from privcode\..*\n", "", "\n\n".join(texts), flags=re.MULTILINE)
 
 
+@functools.cache
+def _tool(name: str) -> str | None:
+    """Where the first program of that name on the PATH lies that root alone could have put there.
+
+    It is what confines, so one in a folder that others may write to is passed over.
+    """
+    for above in os.environ.get("PATH", os.defpath).split(os.pathsep):
+        found = shutil.which(name, path=above) if os.path.isabs(above) else None
+        if found is not None:
+            path = Path(found).resolve()
+            states = [place.stat() for place in (path, *path.parents)]
+            if all(state.st_uid == 0 and not state.st_mode & 0o022 for state in states):
+                return str(path)
+    return None
+
+
 def _python(text: str) -> list[str]:
     return [_interpreter()[0], "-I", "-S", "-B", "-X", "utf8", "-c", text]
 
@@ -170,7 +186,13 @@ def _namespaces(uid: int | None, tools: tuple[str, ...]) -> Launch:
 def _bubblewrap(uid: int | None, tools: tuple[str, ...]) -> Launch:
     plain = _namespaces(uid, tools)
     view = plain.setup["view"]
-    command = ["bwrap", "--unshare-ipc", "--unshare-pid", "--unshare-net", "--unshare-uts"]
+    command = [
+        _tool("bwrap") or "bwrap",
+        "--unshare-ipc",
+        "--unshare-pid",
+        "--unshare-net",
+        "--unshare-uts",
+    ]
     command += ["--unshare-cgroup-try", "--die-with-parent", "--new-session", "--cap-drop", "ALL"]
     command += ["--as-pid-1"]  # no program can end it, and orphans are its own to reap
     # For the server; `_confine` gives all of it up before a program starts.
@@ -203,24 +225,31 @@ os.execvp(command[0], [*command, "3", "4"])
 
 
 @functools.cache
-def _empty_root() -> tempfile.TemporaryDirectory[str]:
+def _empty_root() -> str:
     """A directory for containers to mount things in, until this process ends.
 
     Made once, by the trial of `_why_not`, before servers start side by side.
     """
-    made = tempfile.TemporaryDirectory(prefix="privcode-")
-    os.chmod(made.name, 0o755)  # to the programs' user it is /
-    os.mkdir(f"{made.name}/tmp")
+    made = str(new_folder("root"))
+    os.chmod(made, 0o755)  # to the programs' user it is /
+    os.mkdir(f"{made}/tmp")
     for path, target in _view(())["links"]:
         if not path.startswith("/dev/"):
-            os.symlink(target, made.name + path)
+            os.symlink(target, made + path)
     return made
 
 
 def _podman(uid: int | None, tools: tuple[str, ...]) -> Launch:
     """The namespaces, made inside a container that sees the same and has no network."""
     plain = _namespaces(uid, tools)
-    command = ["podman", "run", "--rm", "--quiet", "--log-driver=none", "--preserve-fds=2"]
+    command = [
+        _tool("podman") or "podman",
+        "run",
+        "--rm",
+        "--quiet",
+        "--log-driver=none",
+        "--preserve-fds=2",
+    ]
     command += ["--network=none", "--read-only", "--read-only-tmpfs=false", "--systemd=false"]
     command += ["--no-hosts", "--passwd=false", "--hostname=sandbox", "--http-proxy=false"]
     command += ["--unsetenv-all", *(f"--env={name}={ENVIRONMENT[name]}" for name in ENVIRONMENT)]
@@ -235,7 +264,7 @@ def _podman(uid: int | None, tools: tuple[str, ...]) -> Launch:
         command += [f"--mount=type=bind,src={path},dst={path},ro,bind-nonrecursive"]
     if uid is None:
         command += ["--userns=keep-id"]  # no program is root
-    command += ["--workdir=/", "--rootfs", _empty_root().name]
+    command += ["--workdir=/", "--rootfs", _empty_root()]
     start = [*_python(_AS_THREE_AND_FOUR), os.path.expanduser("~")]
     return Launch((*start, *command, *plain.command), plain.setup)
 
@@ -259,8 +288,12 @@ def _why_not(sandbox: Sandbox) -> str:
     if not _seccomp.supported():
         return "has no system-call filter for this processor; use x86-64 or aarch64"
     for name, tool in (("bubblewrap", "bwrap"), ("podman", "podman")):
-        if sandbox.name == name and shutil.which(tool) is None:
-            return f"{tool} is not installed; run `apt install {name}`"
+        if sandbox.name == name and _tool(tool) is None:
+            found = shutil.which(tool)
+            how = (
+                f"is {found}, which others than root could change" if found else "is not installed"
+            )
+            return f"{tool} {how}; run `apt install {name}`"
     if sandbox.name == "landlock" and landlock_abi() == 0:
         return "this kernel has no Landlock; use Linux 5.13 or newer with Landlock enabled"
     code = "import os\nif os.fork() == 0: os._exit(0)\nos.wait()"

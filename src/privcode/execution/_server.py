@@ -11,11 +11,9 @@ import marshal
 import math
 import os
 import select
-import shutil
 import signal
 import socket
 import subprocess
-import tempfile
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -25,6 +23,7 @@ from pathlib import Path
 from typing import IO
 
 from privcode.errors import UserError
+from privcode.execution._folder import new_folder, remove
 from privcode.execution._languages import python_error
 from privcode.execution._program import Limits, Outcome, Status
 from privcode.execution._sandboxes import ENVIRONMENT, Sandbox
@@ -122,8 +121,8 @@ class Server:
         control = self._started(tools)
         scratch = _SCRATCH
         if not self.sandbox.namespaces:
-            scratch = Path(tempfile.mkdtemp(prefix="privcode-"))
-            stack.callback(_remove, scratch)
+            scratch = new_folder("scratch")
+            stack.callback(remove, scratch)
             if self.uid is not None:
                 os.chown(scratch, self.uid, self.uid)
         request = {
@@ -370,15 +369,3 @@ def _memory_file(stack: ExitStack, content: bytes) -> int:
 def _kill(group: int) -> None:
     with suppress(ProcessLookupError, PermissionError):
         os.killpg(group, signal.SIGKILL)
-
-
-def _remove(folder: Path) -> None:
-    """Delete a scratch directory, however deep, or closed to its owner, a program made it."""
-    shutil.rmtree(folder, onerror=lambda *_: None) if _shallow(folder) else None
-    for command in (["rm", "-rf"], ["chmod", "-R", "u+rwX"], ["rm", "-rf"]):
-        if folder.exists():
-            subprocess.run([*command, "--", folder], check=False, stderr=subprocess.DEVNULL)
-
-
-def _shallow(folder: Path) -> bool:
-    return all(not entry.is_dir(follow_symlinks=False) for entry in os.scandir(folder))

@@ -1,6 +1,7 @@
 """What goes to a terminal alone, and what a log gets in its place."""
 
 import io
+import math
 import os
 import pty
 import subprocess
@@ -16,7 +17,7 @@ import pytest
 
 from privcode import console, rows
 from privcode.cli import main
-from privcode.console import NOT_SHOWN, progress_bar, say_private
+from privcode.console import NOT_SHOWN, epsilon_text, progress_bar, say_private
 from privcode.files import write_jsonl
 
 CONFIG = """\
@@ -158,3 +159,11 @@ def test_an_unexpected_error_quotes_nothing(folder: Path, monkeypatch: pytest.Mo
     monkeypatch.setenv("PRIVCODE_DEBUG", "1")
     with pytest.raises(RuntimeError, match="a private record"):
         run(*COMMANDS[1])
+
+
+@pytest.mark.parametrize(
+    ("epsilon", "shown"),
+    [(4.0, "4"), (4.00049, "4.001"), (3.99951, "4"), (0.123401, "0.1235"), (math.inf, "∞")],
+)
+def test_a_shown_epsilon_is_never_below_the_true_one(epsilon: float, shown: str) -> None:
+    assert epsilon_text(epsilon) == shown

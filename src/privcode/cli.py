@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 import typer
 
 from privcode import launcher
-from privcode.console import answer, open_streams, progress_bar, say, say_private
+from privcode.console import answer, epsilon_text, open_streams, progress_bar, say, say_private
 from privcode.errors import UserError, why
 from privcode.outputs import check_folder, check_output, is_stdout
 
@@ -87,8 +87,9 @@ def account(
         "steps": plan.steps,
     }
     text = (
-        f"noise multiplier {plan.noise_multiplier:.4f}: ε = {cost.epsilon:.4g} by PLD "
-        f"({cost.epsilon_rdp:.4g} by RDP) at δ = {delta:g}, for one record added or removed;\n"
+        f"noise multiplier {plan.noise_multiplier:.4f}: ε = {epsilon_text(cost.epsilon)} by PLD "
+        f"({epsilon_text(cost.epsilon_rdp)} by RDP) at δ = {delta:g}, "
+        f"for one record added or removed;\n"
         f"{steps} steps at sampling rate {plan.sampling_rate:.5g}"
     )
     answer(facts, as_json, text)
@@ -317,7 +318,8 @@ def _summary(run: "Run", as_json: bool) -> None:
 def _summary_text(facts: dict[str, Any]) -> str:
     lines = [f"run        {facts['run']}"]
     if facts["epsilon"] is not None:
-        lines.append(f"guarantee  ε = {float(facts['epsilon']):.4g}, δ = {facts['delta']:g}")
+        epsilon = epsilon_text(float(facts["epsilon"]))
+        lines.append(f"guarantee  ε = {epsilon}, δ = {facts['delta']:g}")
         if facts["warning"]:
             lines.append(facts["warning"])
     if facts["samples"]:
@@ -408,7 +410,9 @@ def release(
             folder_path=str(opened.bundle),
             delete_patterns=".gitattributes",
         )
-    text = f"release {opened.bundle}: ε = {facts['epsilon']:.4g}, δ = {facts['delta']:g}\n"
+    text = (
+        f"release {opened.bundle}: ε = {epsilon_text(facts['epsilon'])}, δ = {facts['delta']:g}\n"
+    )
     if words := loud(facts):
         text += f"{words}\n"
     text += f"digest  {facts['digest']} (publish it by another way than the bundle)\n"
@@ -454,7 +458,7 @@ def verify(
     here = versions()
     other = {n: v for n, v in facts["versions"].items() if here.get(n) != v}
     facts |= {"verified_with": here}
-    epsilon = "–" if facts["epsilon"] is None else f"{float(facts['epsilon']):.4g}"
+    epsilon = "–" if facts["epsilon"] is None else epsilon_text(float(facts["epsilon"]))
     text = f"{folder}: unchanged; ε = {epsilon}, δ = {facts['delta']:g}, recomputed"
     if facts["noise"] == "reproducible":
         text += "; the noise was reproducible: this holds while nobody knows the seed"

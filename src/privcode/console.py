@@ -9,10 +9,12 @@ Does not: notice a terminal that is itself recorded (`script`, a screen share).
 """
 
 import json
+import math
 import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from decimal import ROUND_UP, Context, Decimal
 from typing import Any
 
 from rich.console import Console
@@ -123,6 +125,14 @@ def open_streams() -> None:
             setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115 (for as long as we run)
         elif hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="replace")  # what typer prints, which knows no other way
+
+
+def epsilon_text(epsilon: float, digits: int = 4) -> str:
+    """ε to so many digits, rounded up: what is shown is what is promised."""
+    if math.isinf(epsilon):
+        return "∞"
+    shown = Context(prec=digits, rounding=ROUND_UP).create_decimal(Decimal(epsilon))
+    return f"{float(shown):.{digits}g}"
 
 
 def columns(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

@@ -23,6 +23,7 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from privcode.config import Config, Model, Privacy, not_public, plan_from
+from privcode.console import epsilon_text
 from privcode.errors import UserError
 from privcode.inspect import Findings, Lengths, Repeats
 from privcode.privacy.accounting import GROUP_CEILING
@@ -224,16 +225,17 @@ def shared(repeats: Repeats, plan: PrivacyPlan) -> Iterator[str]:
     widest = {f"the same {kind}": units for kind, units in repeats.widest_secret.items()}
     widest["the same code, up to names and literals,"] = repeats.widest_code
     found = sorted((item for item in widest.items() if item[1] > 1), key=lambda item: -item[1])
+    alone = epsilon_text(one, 3)
     for what, units in found:
         epsilon = epsilon_words(plan.group_epsilon(units))
-        yield f"{what} stands in {units:,} {owners}: protected at ε = {epsilon}, not {one:.3g}"
+        yield f"{what} stands in {units:,} {owners}: protected at ε = {epsilon}, not {alone}"
     if found:
         yield "what must not be learned at all has to be taken out of the data"
 
 
 def epsilon_words(epsilon: float) -> str:
     """ε of a group, as one reads it."""
-    return f"more than {GROUP_CEILING:.0f}" if math.isinf(epsilon) else f"{epsilon:.3g}"
+    return f"more than {GROUP_CEILING:.0f}" if math.isinf(epsilon) else epsilon_text(epsilon, 3)
 
 
 def _warnings(findings: Findings) -> Iterator[str]:

@@ -8,7 +8,7 @@ import math
 from typing import Any
 
 from privcode.config import Compare, Config, json_number
-from privcode.console import columns
+from privcode.console import columns, epsilon_text
 from privcode.cost import BANDWIDTH, GPU, PEAK, UTILISATION, estimate, memory
 from privcode.errors import UserError
 from privcode.init import KEEP, epsilon_words, shared
@@ -49,7 +49,8 @@ def planned(config: Config, plan: PrivacyPlan) -> tuple[dict[str, Any], str]:
     selection, selection_text = _selection(config, plan)
     whom = unit_words(plan.owner_column)
     text = f"""\
-guarantee         ε = {cost.epsilon:.4g}, δ = {plan.delta:g} (by RDP: ε = {cost.epsilon_rdp:.4g})
+guarantee         ε = {epsilon_text(cost.epsilon)}, δ = {plan.delta:g} \
+(by RDP: ε = {epsilon_text(cost.epsilon_rdp)})
 protects          one {whom} added or removed, at most {plan.max_records_per_unit} record(s) each
 together          what {" / ".join(map(str, GROUPS))} of them share: \
 ε = {" / ".join(map(epsilon_words, groups.values()))}
@@ -133,7 +134,7 @@ def shared_by_many(config: Config, plan: PrivacyPlan) -> str:
         together = plan.charge([other.spent for other in by_content.values()]).of_all.epsilon
         lines.append(
             f"{more} more run(s) read the same records from another file, or many of them, and "
-            f"count as well: with them ε = {together:.4g}"
+            f"count as well: with them ε = {epsilon_text(together)}"
         )
     lines += overlaps({name: by_content[name] for name in by_content if name not in known})
     return "\
@@ -162,7 +163,7 @@ def _selection(config: Config, plan: PrivacyPlan) -> tuple[dict[str, Any], str]:
     if charge.words:
         text += f"\n{charge.words}"
     elif others:
-        text += f"; with all of\n{' ' * 18}them ε = {charge.cost.epsilon:.4g}"
+        text += f"; with all of\n{' ' * 18}them ε = {epsilon_text(charge.cost.epsilon)}"
     others_protect = {s.owner_column for s in known} - {plan.owner_column}
     if kinds := sorted(map(unit_words, others_protect)):
         text += f"\nNo ε holds together with runs that protect each {' or '.join(kinds)}."

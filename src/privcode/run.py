@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from privcode.budget import SWEEP, begin, sweep_of
 from privcode.config import Config, load_config, plan_of
-from privcode.console import progress_bar, say, say_private
+from privcode.console import epsilon_text, progress_bar, say, say_private
 from privcode.errors import UserError
 from privcode.files import read_jsonl, settle, write_json, write_jsonl, write_text
 from privcode.masking import mask
@@ -167,7 +167,7 @@ class Run(Workspace):
                 say(
                     charge.words
                     or f"sanitize: {len(others)} other run(s) spent budget on these data; all of "
-                    f"them count: together ε = {charge.cost.epsilon:.4g}"
+                    f"them count: together ε = {epsilon_text(charge.cost.epsilon)}"
                 )
             with progress_bar("sanitize", self.plan.steps) as progress:
                 curve = sanitize(

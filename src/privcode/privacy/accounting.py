@@ -35,8 +35,9 @@ PLD_DELTA = 1e-10
 PLD_STEPS = 1_000_000
 """The most steps whose ε is quoted by PLD: more take too long, and its rounding adds up."""
 
-LEAST_NOISE = 1e-3
-"""Noise multipliers below it are no noise: ε is infinite."""
+LEAST_NOISE = 0.25
+"""Smaller noise multipliers give no guarantee: ε is infinite. The noise that a computer draws ends
+at 9.3 standard deviations (`noise`), which is too short for them; their ε would be above 35."""
 
 MOST_NOISE = 1e6
 """Larger noise multipliers are accounted as this one, an upper bound."""
@@ -311,6 +312,8 @@ def calibrate_noise_multiplier(
         return math.log(max(reached(noise_multiplier), 1e-9) / epsilon)
 
     high = _rdp_noise_multiplier(epsilon, delta, sampling_rate, steps)
+    if high == LEAST_NOISE:
+        return high
     low = high / 1.1
     at = {s: over(s) for s in (low, high)}
     while at[high] > 0:
@@ -344,7 +347,7 @@ def _rdp_noise_multiplier(
         spent = Spent(sampling_rate, noise_multiplier, steps, trials)
         return _rdp(_event([spent]), delta) <= epsilon
 
-    low = high = 1e-2
+    low = high = LEAST_NOISE
     while not enough(high):
         low, high = high, high * 2
         if high > 10_000:

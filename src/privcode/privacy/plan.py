@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from privcode.console import epsilon_text
 from privcode.errors import UserError
 from privcode.privacy.accounting import (
     MOST_NOISE,
@@ -235,8 +236,8 @@ class Charge:
         return (
             f"NOT CHARGED: {others} other run{'' if others == 1 else 's'} over the same data "
             f"{'was' if others == 1 else 'were'} made; settings chosen by looking at such runs are "
-            f"not covered by this ε; with all of them ε = {self.of_all.epsilon:.4g}"
-        ).replace("= inf", "= ∞")
+            f"not covered by this ε; with all of them ε = {epsilon_text(self.of_all.epsilon)}"
+        )
 
 
 def make_plan(

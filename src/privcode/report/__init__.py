@@ -15,6 +15,7 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
 
 from privcode.config import json_number
+from privcode.console import epsilon_text
 from privcode.privacy.accounting import Spent, by_rdp
 from privcode.privacy.plan import PrivacyPlan
 from privcode.report import pictures
@@ -27,8 +28,9 @@ COVERED = (
 NOT_COVERED = (
     "A secret that stands in the records of k units is protected like a group of k: ε grows "
     "about k-fold where k is small, and faster where it is large; privcode plan prints it.",
-    "The prompts of the synthetic data, and the task files, are taken as public on the owner's "
-    "word.",
+    "What the owner states to be public is taken as public: the prompts, the task files, the base "
+    "models, the template of a prompt, preludes and files next to programs, and all names. What of "
+    "the private data stands in these is not protected.",
     "Settings chosen by looking at other runs on the same data, unless those runs are listed "
     "here, are not charged.",
     "Two records of different units that describe the same person are two units.",
@@ -215,6 +217,7 @@ def environment() -> Environment:
         keep_trailing_newline=True,
     )
     found.filters["figure"] = _figure
+    found.filters["epsilon"] = _epsilon
     found.filters["name"] = name
     return found
 
@@ -227,6 +230,11 @@ def markdown(text: str) -> str:
 def name(text: str) -> str:
     """`markdown`, and no link, picture or emphasis: names are whatever their makers chose."""
     return "".join(f"&#{ord(c)};" if c in r"[]`*\!" else c for c in markdown(text))
+
+
+def _epsilon(value: Any) -> str:
+    """An ε as people read it, never below what it is."""
+    return "–" if value is None else epsilon_text(float(value))
 
 
 def _figure(value: Any) -> str:

@@ -11,6 +11,8 @@ from typing import Any
 
 from markupsafe import Markup, escape
 
+from privcode.console import epsilon_text
+
 BLUE, GREY, RED, GOLD = "#3a6ea5", "#9aa3ad", "#b5523b", "#c8a24a"
 _LETTER = 5.8  # width of a letter at most, in pixels: labels are 11 pixels high
 
@@ -44,7 +46,9 @@ def attack(epsilon: float, delta: float) -> Markup:
     drawn.append(_text(left + width / 2, top + height + 33, "false alarms", "middle"))
     drawn.append(_text(12, top + height / 2, "units found, at most", "middle", turned=True))
     drawn += _legend(
-        left + 10, top + 12, [(f"bound at ε = {epsilon:.3g}", BLUE), ("guessing", GREY)]
+        left + 10,
+        top + 12,
+        [(f"bound at ε = {epsilon_text(epsilon, 3)}", BLUE), ("guessing", GREY)],
     )
     return _svg(left + width + 18, top + height + 40, drawn)
 

@@ -222,6 +222,13 @@ def test_the_private_data_are_no_prompts(tmp_path: Path) -> None:
     whole = CONFIG.replace("source: private", f"source: {tmp_path}/private")
     (tmp_path / "whole.yaml").write_text(whole.replace("file: prompts", "file: private"))
     refused(privcode("plan", tmp_path / "whole.yaml"), "prompts.file: is the private data")
+    (tmp_path / "other.jsonl").hardlink_to(data)
+    linked = whole.replace("file: prompts", "file: other")
+    (tmp_path / "linked.yaml").write_text(linked)
+    refused(privcode("plan", tmp_path / "linked.yaml"), "prompts.file: is the private data")
+    execution = 'validate: {execution: {prelude: "private.jsonl"}}\n'
+    (tmp_path / "prelude.yaml").write_text(whole + execution)
+    refused(privcode("plan", tmp_path / "prelude.yaml"), "prelude: is the private data")
     made = privcode("init", data, "--prompts", data, "-o", tmp_path / "new.yaml")
     refused(made, "is the private data")
     assert not (tmp_path / "new.yaml").exists()

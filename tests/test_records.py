@@ -295,6 +295,19 @@ def write_lists(kind: str, path: Path, rows: list[dict[str, object]]) -> str:
     return str(path.with_suffix(""))
 
 
+def test_spellings_of_an_owner_that_look_the_same_are_one_owner() -> None:
+    spellings = (
+        "Zo\u00eb K",
+        "Zoe\u0308 K",
+        " Zo\u00eb\u00a0 K ",
+        "Zo\u200b\u00eb K\ufeff",
+        "\uff3ao\u00eb K",
+    )
+    assert {owner({"by": name}, "by") for name in spellings} == {"Zo\u00eb K"}
+    with pytest.raises(BadField, match="empty"):
+        owner({"by": "\u200b \ufeff"}, "by")
+
+
 @pytest.mark.parametrize("kind", ["jsonl", "parquet", "saved", "numpy", "pandas"])
 def test_a_list_with_one_owner_names_it_and_one_with_several_is_refused_or_left_out(
     kind: str, tmp_path: Path

@@ -9,7 +9,7 @@ import math
 import os
 import re
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -457,8 +457,9 @@ class Config(Section):
             raise ValueError("privacy.unit is column: name it in data.columns.unit")
         if self.privacy.unit == "record" and self.privacy.max_records_per_unit != 1:
             raise ValueError("privacy.max_records_per_unit: must be 1 when the unit is the record")
-        if not self.data.public and (why := not_public(self.prompts.file, self.data.source)):
-            raise ValueError(f"prompts.file: {why}")
+        for field, file in () if self.data.public else self._public_files():
+            if why := not_public(file, self.data.source):
+                raise ValueError(f"{field}: {why}")
         if self.junior.lora.dropout:
             raise ValueError(
                 "junior.lora.dropout: is not 0, but DP training goes without: a mask is drawn for "
@@ -472,6 +473,16 @@ class Config(Section):
                 "from private records; it needs data.public: true"
             )
         return self
+
+    def _public_files(self) -> Iterator[tuple[str, str]]:
+        """The files that a run takes as public: field, name."""
+        execution = self.validate_.execution
+        yield "prompts.file", self.prompts.file
+        yield "validate.execution.prelude", execution.prelude or ""
+        yield from (("validate.execution.files", file) for file in execution.files)
+        for tasks in self.evaluate.tasks:
+            yield "evaluate.tasks.file", tasks.file
+            yield "evaluate.tasks.prelude", tasks.prelude or ""
 
     @property
     def sanitized(self) -> Model:
@@ -489,14 +500,28 @@ class Config(Section):
         return None if trip.method == "off" else trip.describer or self.premium.model
 
 
-def not_public(prompts: str, source: str) -> str | None:
-    """Why `prompts` cannot be the prompts to these private data; None where nothing is known."""
-    if os.path.realpath(prompts) != os.path.realpath(source):
+def not_public(file: str, source: str) -> str | None:
+    """Why `file` cannot be public, since it is the private `source`; None where nothing is known.
+
+    Links, hard links too, and splits (FOLDER:SPLIT) of one name are the same data.
+    """
+    if not any(_same_data(one, other) for one in _names(file) for other in _names(source)):
         return None
     return (
-        "is the private data, and prompts are published with the synthetic ones; name a file of "
-        "public prompts"
+        "is the private data, and what a run takes as public may be published; name a file of "
+        "public ones"
     )
+
+
+def _names(source: str) -> set[str]:
+    return {source, source.partition(":")[0]} - {""}
+
+
+def _same_data(one: str, other: str) -> bool:
+    try:
+        return os.path.samefile(one, other)
+    except (OSError, ValueError):  # not both here: a name on the hub, or one that is no path
+        return os.path.realpath(one.replace("\0", "")) == os.path.realpath(other.replace("\0", ""))
 
 
 def plan_of(config: Config) -> PrivacyPlan:

@@ -5,6 +5,7 @@ Promises: `planned` is public, made from the settings and the runs that are know
 """
 
 import math
+from contextlib import suppress
 from typing import Any
 
 from privcode.config import Compare, Config, json_number
@@ -16,7 +17,7 @@ from privcode.inspect import repeats
 from privcode.privacy.accounting import unit_words
 from privcode.privacy.plan import PrivacyPlan
 from privcode.private import private_records
-from privcode.prompts import read_prompts
+from privcode.prompts import private_prompts, read_prompts
 from privcode.results import charged
 from privcode.rows import is_local
 from privcode.spending import overlaps, runs_elsewhere, spent_elsewhere
@@ -119,11 +120,9 @@ def shared_by_many(config: Config, plan: PrivacyPlan) -> str:
         return f"the data were not looked at: {error}"
     own = records[: len(records) - counts["canaries"]]
     lines = list(shared(repeats((r.unit, r.prompt, r.completion) for r in own), plan))
-    if same := _private_prompts(config, {r.prompt.strip() for r in own}):
-        lines.append(
-            f"{same} of the prompts stand word for word in the private data, and prompts are "
-            "published: are they public?"
-        )
+    with suppress(UserError):  # prompts that cannot be read: the run will say so
+        prompts = read_prompts(config.prompts.file, config.prompts.column, config.prompts.limit)
+        lines += filter(None, [private_prompts(prompts, (r.prompt for r in own))])
     if (units := len({r.unit for r in own})) > 1.5 * plan.units:
         lines.append(
             f"{units} units are there and {plan.units} are declared: a step takes "
@@ -139,15 +138,6 @@ def shared_by_many(config: Config, plan: PrivacyPlan) -> str:
     lines += overlaps({name: by_content[name] for name in by_content if name not in known})
     return "\
 ".join([f"! {line}" for line in lines] + [KEEP] * bool(lines))
-
-
-def _private_prompts(config: Config, private: set[str]) -> int:
-    """How many of the prompts that are said to be public stand in the private data."""
-    try:
-        prompts = read_prompts(config.prompts.file, config.prompts.column, config.prompts.limit)
-    except UserError:
-        return 0  # the run will say so
-    return sum(prompt.strip() in private for prompt in prompts)
 
 
 def _selection(config: Config, plan: PrivacyPlan) -> tuple[dict[str, Any], str]:

@@ -6,7 +6,7 @@ Does not: decide whether prompts are public. That is the owner's statement, and 
 covers only what was not put into them.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -90,3 +90,15 @@ def _lines(path: Path) -> Iterator[tuple[int, Row]]:
         raise UserError(
             f"{path}, row {number}: not valid UTF-8; re-encode the file as UTF-8"
         ) from None
+
+
+def private_prompts(prompts: Sequence[str], private: Iterable[str]) -> str:
+    """What the owner should know where prompts stand in the private records: itself private."""
+    known = {prompt.strip() for prompt in private}
+    same = sum(prompt.strip() in known for prompt in prompts)
+    if not same:
+        return ""
+    return (
+        f"{same} of the prompts stand word for word in the private data, and prompts are "
+        "published: are they public?"
+    )

@@ -12,6 +12,7 @@ choice), or mend text. Counts in a `ReadReport` are private figures.
 import hashlib
 import hmac
 import json
+import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
@@ -181,7 +182,10 @@ def owner(row: Row, field: str) -> str:
         return names.pop() if names else text_field({field: ""}, field)
     if isinstance(value, int) and not isinstance(value, bool):
         return str(value)
-    name = text_field(row, field).strip()
+    # Spellings that look the same are one owner: composed letters, invisible ones, white space.
+    text = unicodedata.normalize("NFKC", text_field(row, field))
+    text = "".join(letter for letter in text if unicodedata.category(letter) != "Cf")
+    name = text_field({field: " ".join(text.split())}, field)
     if name.startswith("[") and name.endswith("]"):
         raise BadField(field, "a list written as text", "write one owner per row, or a real list")
     return name

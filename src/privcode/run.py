@@ -129,6 +129,7 @@ class Run(Workspace):
     def sanitize(self) -> None:
         """Stage 1: tune the junior on the private records under the plan (dpft: the premium)."""
         from privcode.models import load_tokenizer, save_model
+        from privcode.prompts import private_prompts
         from privcode.spending import overlaps, runs_beside
         from privcode.stages.sanitize import Settings, by_unit, encode, sanitize
 
@@ -139,6 +140,7 @@ class Run(Workspace):
                 return
             settings, syntax = self.config.sanitize, self.config.sanitize.syntax
             records, counts, data = private_records(self.config)
+            say_private(lambda: private_prompts(self._prompts(), (r.prompt for r in records)))
             tokenizer = load_tokenizer(section.model)
             model = trainable(self)
             examples, cut = [], 0
@@ -223,7 +225,6 @@ class Run(Workspace):
 
     def synthesize(self) -> None:
         """Stage 2a: sample solutions of the public prompts from the DP junior."""
-        from privcode.prompts import read_prompts
         from privcode.stages.synthesize import synthesize
 
         before = self._before("synthesize")
@@ -231,14 +232,15 @@ class Run(Workspace):
             if not needed:
                 return
             config, section = self.config.synthesize, self.config.junior
-            chosen = self.config.prompts
-            prompts = read_prompts(chosen.file, chosen.column, chosen.limit)
+            prompts = self._prompts()
             generator = generator_of(self, "junior", config.batch_size)
             whole = [p for p in prompts if generator.fits(rendered(section, p))]
             if len(whole) < len(prompts):
                 say(f"synthesize: {len(prompts) - len(whole)} prompts too long for the junior")
             if not whole:
-                raise UserError(f"{chosen.file}: every prompt is too long for the junior's context")
+                raise UserError(
+                    f"{self.config.prompts.file}: every prompt is too long for the junior's context"
+                )
             with progress_bar("synthesize", len(whole)) as progress:
                 synthesize(
                     generator,
@@ -513,6 +515,12 @@ class Run(Workspace):
         after = self.stages[self.stages.index(name) + 1 :]
         step = f"privcode {after[0]} {self.out}" if after else f"privcode report {self.out}"
         say(f"{name}: {output}; next: {step}")
+
+    def _prompts(self) -> list[str]:
+        from privcode.prompts import read_prompts
+
+        chosen = self.config.prompts
+        return read_prompts(chosen.file, chosen.column, chosen.limit)
 
     def _private_pairs(self) -> list[tuple[str, str]]:
         records, _, _ = private_records(self.config, self.config.boost.limit)

@@ -139,3 +139,9 @@ def test_another_language_of_a_record_is_another_run(config: Path) -> None:
 def test_cryptographic_noise_notes_no_machine(config: Path) -> None:
     config.write_text(CONFIG.replace("noise: reproducible", "noise: cryptographic"))
     assert "bits" not in Ledger(begun(config, "a").ledger).entries[0]
+
+
+def test_versions_processor_threads_and_processes_are_among_what_decides_bits() -> None:
+    named = {"torch", "numpy", "python", "processor", "instructions", "threads", "processes"}
+    assert named <= set(workspace.bits())
+    assert not {"PRIVCODE_STATE", "HOME"} & set(workspace.bits())

@@ -1,9 +1,9 @@
 """System calls by name: what a program may call, and what it is refused with EPERM.
 
 Promises: `ALLOWED` is all that a program gets; a call that is in neither table, as one that a newer
-kernel adds, does not exist for it. What the eleven languages' compilers and runtimes call was
-traced (strace); the rest is what POSIX programs call on files, memory, processes of their own and
-time.
+kernel adds, does not exist for it. What the compilers and runtimes of nine languages call was
+traced (strace; not Swift's); the rest is what POSIX programs call on files, memory, processes of
+their own and time.
 Does not: look at arguments (`_seccomp` does).
 """
 

@@ -26,6 +26,8 @@ from hypothesis import strategies as st
 MARK = "Xq7hunter2"
 """Stands in every private field: shown, it is a leak."""
 SECONDS = 10
+"""Of processor time, after which a command hangs; one that waits may take `PATIENCE` longer."""
+PATIENCE = 50
 
 GOOD_CONFIG: dict[str, Any] = {
     "data": {"source": "private.jsonl"},
@@ -365,15 +367,17 @@ def check(case: Case) -> list[str]:
     def hang(*_: object) -> None:
         raise _Hang
 
-    before = signal.signal(signal.SIGALRM, hang)
+    before = [(number, signal.signal(number, hang)) for number in (signal.SIGALRM, signal.SIGPROF)]
     try:
         _lay_out(case, folder)
         kinds = {p.name: p.lstat().st_mode for p in folder.iterdir()}
         os.chdir(folder)
         os.environ.update(case.environment, PRIVCODE_STATE=str(folder / ".state"))
-        signal.alarm(SECONDS)
+        signal.setitimer(signal.ITIMER_PROF, SECONDS)
+        signal.alarm(SECONDS + PATIENCE)
         code, out, err, ended = _called(case.arguments)
         signal.alarm(0)
+        signal.setitimer(signal.ITIMER_PROF, 0)
         wrong = [f"traceback: {ended}"] if ended and ended != "hang" else []
         wrong += ["hang"] if ended == "hang" else []
         if "failed unexpectedly" in err:
@@ -391,7 +395,9 @@ def check(case: Case) -> list[str]:
         return [f"{case.arguments[0]}: {word}" for word in wrong]
     finally:
         signal.alarm(0)
-        signal.signal(signal.SIGALRM, before)
+        signal.setitimer(signal.ITIMER_PROF, 0)
+        for number, handler in before:
+            signal.signal(number, handler)
         os.chdir(here)
         os.environ.clear()
         os.environ.update(environment)

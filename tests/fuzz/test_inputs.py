@@ -20,6 +20,10 @@ HEALTH = list(HealthCheck)
 
 def tried(number: int) -> tuple[int, Counter[str]]:
     """So many cases, the same every time: how many ran, and what was wrong how often."""
+    import privcode.init
+    import privcode.planned
+    import privcode.stages.score  # noqa: F401 (what is slow to import is nobody's hang)
+
     found: Counter[str] = Counter()
     ran = 0
 

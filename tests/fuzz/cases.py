@@ -11,6 +11,7 @@ import io
 import json
 import math
 import os
+import resource
 import shutil
 import signal
 import sys
@@ -28,6 +29,8 @@ MARK = "Xq7hunter2"
 SECONDS = 10
 """Of processor time, after which a command hangs; one that waits may take `PATIENCE` longer."""
 PATIENCE = 50
+MEMORY = 2 << 30
+"""Bytes that a command may take."""
 
 GOOD_CONFIG: dict[str, Any] = {
     "data": {"source": "private.jsonl"},
@@ -184,7 +187,7 @@ def configs(draw: st.DrawFn) -> bytes:
             "more: " + "9" * 5000 + "\n",
             "more: [&a [x, x], &b [*a, *a, *a], &c [*b, *b, *b]]\n",
             "more: \x00\n",
-            f"{MARK}: 1\n",
+            f"{MARK} SELECT: 1\n",
         ]
     )
     encoded = (text + draw(extra)).encode("utf-8", "replace")
@@ -311,6 +314,12 @@ def cases(draw: st.DrawFn) -> Case:
     return case
 
 
+def _held() -> int:
+    """Bytes of data that this process has."""
+    status = Path("/proc/self/status").read_text()
+    return int(status.partition("VmData:")[2].split()[0]) << 10
+
+
 class _Hang(BaseException):
     """Longer than `SECONDS`."""
 
@@ -363,6 +372,7 @@ def check(case: Case) -> list[str]:
     """What is wrong with how the command deals with `case`; empty if nothing is."""
     folder = Path(tempfile.mkdtemp(prefix="privcode-fuzz-"))
     here, environment = os.getcwd(), dict(os.environ)
+    data = resource.getrlimit(resource.RLIMIT_DATA)
 
     def hang(*_: object) -> None:
         raise _Hang
@@ -373,6 +383,7 @@ def check(case: Case) -> list[str]:
         kinds = {p.name: p.lstat().st_mode for p in folder.iterdir()}
         os.chdir(folder)
         os.environ.update(case.environment, PRIVCODE_STATE=str(folder / ".state"))
+        resource.setrlimit(resource.RLIMIT_DATA, (_held() + MEMORY, data[1]))
         signal.setitimer(signal.ITIMER_PROF, SECONDS)
         signal.alarm(SECONDS + PATIENCE)
         code, out, err, ended = _called(case.arguments)
@@ -395,6 +406,7 @@ def check(case: Case) -> list[str]:
         return [f"{case.arguments[0]}: {word}" for word in wrong]
     finally:
         signal.alarm(0)
+        resource.setrlimit(resource.RLIMIT_DATA, data)
         signal.setitimer(signal.ITIMER_PROF, 0)
         for number, handler in before:
             signal.signal(number, handler)

@@ -106,10 +106,11 @@ def plan(
     shown next to it, at a terminal only.
     """
     from privcode.config import load_config, plan_of
-    from privcode.planned import planned, shared_by_many
 
     loaded = load_config(config)
     chosen = plan_of(loaded)
+    from privcode.planned import planned, shared_by_many  # slow, and a wrong config ends before
+
     facts, text = planned(loaded, chosen)
     answer(facts, as_json, f"{text}\nnext              privcode run {config}")
     say_private(lambda: shared_by_many(loaded, chosen))
@@ -551,6 +552,9 @@ yours    privcode init YOUR_DATA.jsonl --prompts PUBLIC_PROMPTS.jsonl -o privcod
 def main() -> None:
     """Entry point: every error is one line, and the exit code 2 where the user can fix it."""
     open_streams()
+    for name in ("COLUMNS", "TERMINAL_WIDTH"):  # typer and rich fail on other words
+        if not os.environ.get(name, "80").isdecimal() or int(os.environ.get(name, "80")) < 20:
+            del os.environ[name]
     before = signal.signal(signal.SIGTERM, _terminated)
     code = 0
     try:
@@ -579,7 +583,7 @@ def _ending(error: Exception) -> tuple[int, str]:
     if hasattr(error, "format_message"):  # typer's own, whose classes its versions have elsewhere
         context = getattr(error, "ctx", None)
         command = context.command_path if context else "privcode"
-        return 2, str(UserError(f"{error.format_message()}; see {command} --help"))
+        return 2, str(UserError(f"{error.format_message().rstrip('.')}; see {command} --help"))
     # Its message may quote private text; where it arose says enough to those who fix it.
     at = traceback.extract_tb(error.__traceback__)[-1]
     place = f"{Path(at.filename).name}, line {at.lineno}"

@@ -24,7 +24,7 @@ from privcode.privacy.accounting import (
     group_epsilon,
     spend,
 )
-from privcode.privacy.clipping import Clipper
+from privcode.privacy.clipping import MOST_UNITS, Clipper
 from privcode.privacy.noise import gaussian
 from privcode.privacy.randomness import Randomness
 from privcode.privacy.sampling import poisson_sample
@@ -73,8 +73,10 @@ class PrivacyPlan:
         for name in ("units", "max_records_per_unit", "expected_batch", "steps"):
             if getattr(self, name) < 1:
                 raise UserError(f"privacy.{name}: is {getattr(self, name)}; must be at least 1")
-        if not (0 < self.clip_norm < math.inf):
-            raise UserError(f"privacy.clip_norm: is {self.clip_norm}; must be a positive number")
+        if not (1e-12 <= self.clip_norm <= 1e12):
+            raise UserError(
+                f"privacy.clip_norm: is {self.clip_norm}; must be between 1e-12 and 1e12"
+            )
         if not (0 <= self.noise_multiplier < math.inf):
             raise UserError("privacy.noise_multiplier: must be zero or a positive number")
         if not 0 < self.delta < 1:
@@ -88,6 +90,11 @@ class PrivacyPlan:
             raise UserError(
                 f"privacy.batch: {self.expected_batch} is more than privacy.units, {self.units}; "
                 "lower the batch or correct the units"
+            )
+        if self.expected_batch > MOST_UNITS:
+            raise UserError(
+                f"privacy.batch: {self.expected_batch} is more than {MOST_UNITS}, beyond which "
+                "sums are no longer exact; take smaller batches"
             )
         if self.selection not in get_args(Selection):
             raise UserError(f"privacy.selection: is {self.selection}; choose of {Selection}")
@@ -147,9 +154,9 @@ class PrivacyPlan:
         return Clipper(model, self.clip_norm)
 
     def noise(self, clipper: Clipper, step: int, randomness: Randomness) -> torch.Tensor:
-        """Gaussian noise for `step`, fp32, one number per trainable parameter."""
+        """Gaussian noise for `step`, float64 on the sum's grid, one number a parameter."""
         stdev = self.noise_multiplier * clipper.sensitivity
-        return gaussian(clipper.parameters, stdev, randomness.stream("noise", step))
+        return clipper.round(gaussian(clipper.parameters, stdev, randomness.stream("noise", step)))
 
     def describe(self) -> dict[str, Any]:
         """All public facts of the plan as JSON values."""

@@ -9,8 +9,8 @@ time, so that whatever else the machine does falls on all of them; a ratio is be
 one round. Peak memory counts weights and work, not the imported libraries.
 
 At the shape "ragged" the records have the lengths of the exercise world's, and the step is over
-`--micro-batches` × 8 of them: privcode sorts them by length, the others pad all to the longest, as
-training on padded blocks does. Tokens per second count real tokens.
+`--micro-batches` × 8 of them: privcode puts those together that are padded alike, the others pad
+all to the longest, as training on padded blocks does. Tokens per second count real tokens.
 
     python benchmarks/dp_engine.py [--shape 256x4x128] [--device cuda] [--json]
 """
@@ -88,7 +88,7 @@ def stepper(engine: str, shape: Shape, parts: int, device: str) -> Callable[[], 
     from privcode.models import attach_lora
     from privcode.privacy.plan import make_plan
     from privcode.stages.sanitize import micro_batches
-    from privcode.syntax.loss import Example, collate, per_example_losses, split_head
+    from privcode.syntax.loss import Example, collate, padded, per_example_losses, split_head
 
     torch.manual_seed(0)
     config = Qwen2Config(
@@ -127,7 +127,11 @@ def stepper(engine: str, shape: Shape, parts: int, device: str) -> Callable[[], 
             type(b)(b.ids[:-1], b.attention[:-1], b.scored[:-1], b.structure[:-1]) for b in batches
         ]
     else:
-        batches = [collate([examples[i] for i in group], 0, device) for group in groups]
+        widths = [padded(max(sizes[i] for i in group), shape.tokens) for group in groups]
+        batches = [
+            collate([examples[i] for i in group], 0, device, width if private else 0)
+            for group, width in zip(groups, widths, strict=True)
+        ]
     trained = [p for p in model.parameters() if p.requires_grad]
     optimizer: Any = torch.optim.AdamW(trained, lr=1e-4, foreach=False)
 

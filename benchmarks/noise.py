@@ -25,7 +25,7 @@ from privcode.privacy.noise import gaussian
 from privcode.privacy.plan import make_plan
 from privcode.records import Record, Unit
 from privcode.stages.sanitize import encode, micro_batches
-from privcode.syntax.loss import collate, per_example_losses
+from privcode.syntax.loss import collate, padded, per_example_losses
 
 COUNTS = (10**5, 10**6, 10**7, 2 * 10**7)
 LARGE, TOKENS = 18_464_768, 256 * 1024
@@ -62,7 +62,8 @@ def junior_step() -> tuple[int, Callable[[], None]]:
 
     def step() -> None:
         for group in micro_batches([[i] for i in range(BATCH)], lengths, MICRO_BATCH):
-            batch = collate([examples[i] for i in group], tokenizer.pad_token_id)
+            width = padded(max(lengths[i] for i in group))
+            batch = collate([examples[i] for i in group], tokenizer.pad_token_id, width=width)
             with clipper.recording(len(group)):
                 per_example_losses(model, batch, 0.0).sum().backward()
             clipper.accumulate(torch.tensor(group))

@@ -10,10 +10,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from transformers import LlamaConfig, LlamaForCausalLM
+from typer.testing import CliRunner
 
-from privcode import doctor, execution, models
+from privcode import cli, doctor, execution, models
 from privcode.doctor import Check, checks, engine, evidence, line, report
 from privcode.doctor.faults import FAULTS
+from privcode.errors import UserError
 from privcode.execution import Outcome, Program, Status, sandboxes
 from privcode.privacy import accounting, plan
 from privcode.privacy.accounting import Cost
@@ -131,8 +134,9 @@ def test_a_term_of_the_loss_that_depends_on_the_rest_of_the_batch_is_seen(
             return real(*shares)
 
     monkeypatch.setattr(loss, "_TokenLosses", Coupled)
-    assert "relative error" in clipping().detail
-    assert not clipping().ok
+    check = clipping()
+    assert not check.ok
+    assert "depends on the others in the batch" in check.detail
 
 
 @pytest.mark.parametrize(
@@ -285,3 +289,54 @@ def test_an_optional_package_is_found_with_its_version_or_said_to_be_absent() ->
     assert (found.ok, found.detail) == (True, f"{pytest.__version__} (testing)")
     absent = run(lambda: doctor._installed("no_such_package", "nothing"))
     assert (absent.ok, absent.detail) == (False, "not installed (nothing)")
+
+
+def model_checks(*arguments: Any) -> list[Check]:
+    from privcode.doctor.model import model_checks
+
+    return list(model_checks(*arguments))
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_a_model_that_can_be_clipped_is_said_to_be_with_its_positions_and_its_grouping(
+    dtype: str,
+) -> None:
+    weights, layers, records = model_checks("bundled:junior", dtype, 4, 48)
+    assert all(check.ok and check.required for check in (weights, layers, records))
+    assert f"in {dtype}, all there and finite" in weights.detail
+    assert "rotary positions: default" in weights.detail
+    assert "up to 48 tokens gives the same bits in any company" in records.detail
+    assert "with up to 4 others" in records.detail
+
+
+def test_a_model_that_cannot_be_clipped_is_said_so_by_the_first_check_that_fails(
+    tmp_path: Path,
+) -> None:
+    config = LlamaConfig(
+        vocab_size=64,
+        hidden_size=32,
+        intermediate_size=48,
+        num_hidden_layers=1,
+        num_attention_heads=4,
+        max_position_embeddings=32,
+        rope_parameters={"rope_type": "dynamic", "factor": 4.0, "rope_theta": 10000.0},
+    )
+    LlamaForCausalLM(config).save_pretrained(tmp_path)
+    *_, records = model_checks(str(tmp_path), "float32", 4, 64)
+    assert not records.ok
+    assert "type dynamic" in records.detail
+    assert all(check.ok for check in model_checks(str(tmp_path), "float32", 4, 32))
+    (weights,) = model_checks(str(tmp_path / "nowhere"), "float32", 4, 64)
+    assert not weights.ok
+    assert "cannot be loaded" in weights.detail
+
+
+def test_doctor_of_a_model_exits_0_1_and_2() -> None:
+    app = CliRunner()
+    fine = ["doctor", "--model", "bundled:junior", "--max-tokens", "32", "--json"]
+    done = app.invoke(cli.app, fine)
+    assert done.exit_code == 0
+    assert json.loads(done.stdout)["ok"] is True
+    assert app.invoke(cli.app, ["doctor", "--model", "no/such"]).exit_code == 1
+    with pytest.raises(UserError, match="--dtype float8"):
+        app.invoke(cli.app, [*fine, "--dtype", "float8"], catch_exceptions=False)

@@ -13,7 +13,7 @@ import sys
 import traceback
 import warnings
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn, cast
 
 import typer
 
@@ -167,12 +167,30 @@ def init(
 
 
 @app.command()
-def doctor(as_json: Json = False) -> None:
+def doctor(
+    model: Annotated[
+        str | None, typer.Option(help="Instead: can this model be clipped per record here?")
+    ] = None,
+    dtype: Annotated[str, typer.Option(help="Of that model's weights.")] = "float32",
+    micro_batch: Annotated[int, typer.Option(min=1, help="sanitize.micro_batch.")] = 8,
+    max_tokens: Annotated[int, typer.Option(min=2, help="junior.max_tokens.")] = 1024,
+    as_json: Json = False,
+) -> None:
     """Self-test of this machine, in under two minutes: is the guarantee kept, would faults show?"""
     from privcode.doctor import Check, checks, line, report
 
     done: list[Check] = []
-    for check in checks():
+    wanted = checks()
+    if model is not None:
+        from typing import get_args
+
+        from privcode.doctor.model import model_checks
+        from privcode.models import Dtype
+
+        if dtype not in get_args(Dtype):
+            raise UserError(f"--dtype {dtype}: choose of {', '.join(get_args(Dtype))}")
+        wanted = model_checks(model, cast(Dtype, dtype), micro_batch, max_tokens)
+    for check in wanted:
         if not done or done[-1].group != check.group:
             say(f"\n{check.group}")
         done.append(check)

@@ -1,18 +1,22 @@
 """Models, tokenizers and adapters, loaded by name; prompts filled from templates.
 
-Promises: a name that cannot be loaded is one line for the person, never a traceback; remote code
-is never run; a template's braces are the only ones read, so code may hold any.
+Promises: a name that cannot be loaded is one line for the person, never a traceback; so is a model
+or adapter without one of its weights, which the libraries would draw at random, or with a weight
+that is not a finite number; remote code is never run; a template's braces are the only ones read,
+so code may hold any.
 Does not: train, quantise, or spread one model over several devices.
 """
 
 import os
 import re
 import shutil
+from collections.abc import Iterable
+from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from peft import LoraConfig, PeftModel, get_peft_model
+from peft import LoraConfig, PeftConfig, PeftModel, PeftModelForCausalLM, get_peft_model
 from safetensors import SafetensorError
 from transformers import (
     AutoConfig,
@@ -66,18 +70,30 @@ def load_model(name: str, dtype: Dtype = "float32") -> PreTrainedModel:
     """The causal language model `name` in `dtype`, in eval mode, on the GPU where there is one.
 
     Raises:
-        UserError: it cannot be loaded.
+        UserError: it cannot be loaded, lacks a weight, or has one that is not finite.
     """
-    return _load(AutoModelForCausalLM, "model", name, dtype=getattr(torch, dtype)).to(_device())
+    return _load_whole(AutoModelForCausalLM, name, getattr(torch, dtype)).to(_device())
+
+
+@cache
+def check_model(name: str, dtype: Dtype) -> None:
+    """Load `name` once, on the CPU, and drop it.
+
+    Raises:
+        UserError: what `load_model` raises.
+    """
+    _load_whole(AutoModelForCausalLM, name, getattr(torch, dtype))
 
 
 def load_encoder(name: str) -> PreTrainedModel:
     """The model `name` without its head, fp32, in eval mode: texts to hidden states.
 
+    Its pooler, which hidden states do not pass through, may be missing: language models have none.
+
     Raises:
-        UserError: it cannot be loaded.
+        UserError: it cannot be loaded, lacks a weight, or has one that is not finite.
     """
-    return _load(AutoModel, "model", name, dtype=torch.float32).to(_device())
+    return _load_whole(AutoModel, name, torch.float32, unused=("pooler.",)).to(_device())
 
 
 def attach_lora(
@@ -140,9 +156,20 @@ def load_adapter(model: PreTrainedModel, path: Path) -> PeftModel:
     if not (path / "adapter_config.json").is_file():
         raise UserError(f"{path}: holds no adapter_config.json; give an adapter's directory")
     try:
-        return PeftModel.from_pretrained(model, str(path), is_trainable=False).eval()
+        config = PeftConfig.from_pretrained(str(path))
+        config.inference_mode = True
+        adapted = PeftModelForCausalLM(model, config)
+        found = adapted.load_adapter(str(path), "default", is_trainable=False)
     except _LOAD_ERRORS as error:
         raise UserError(f"{path}: the adapter cannot be loaded ({_reason(error)})") from error
+    for keys, what in (
+        (found.missing_keys, "lacks weight"),
+        (found.unexpected_keys, "holds a weight that the model has no place for,"),
+    ):
+        if keys:
+            raise UserError(f"{path}: the adapter {what} {_named(keys)}; restore the file")
+    _refuse_not_finite(f"{path}: the adapter", adapted)
+    return adapted.eval()
 
 
 def save_model(model: Any, output: Path, tokenizer: Any | None = None, base: str = "") -> None:
@@ -217,6 +244,40 @@ def _load(kind: Any, noun: str, name: str, **options: Any) -> Any:
             "a hub name, bundled:junior or bundled:premium"
         ) from error
     return loaded
+
+
+def _load_whole(
+    kind: Any, name: str, dtype: torch.dtype, unused: tuple[str, ...] = ()
+) -> PreTrainedModel:
+    """A model that has all its weights, in eval mode; those that begin with `unused` may lack."""
+    model, found = _load(kind, "model", name, dtype=dtype, output_loading_info=True)
+    missing = [key for key in found["missing_keys"] if not key.startswith(unused or ("\0",))]
+    wrong = [key for key, *_ in found["mismatched_keys"]]
+    if missing or wrong:
+        raise UserError(
+            f"model {name}: lacks weight {_named(missing or wrong)}, which would be drawn at "
+            "random; download or copy the model again"
+        )
+    _refuse_not_finite(f"model {name}:", model)
+    loaded: PreTrainedModel = model
+    return loaded
+
+
+def _refuse_not_finite(whose: str, model: torch.nn.Module) -> None:
+    for name, weight in model.named_parameters():
+        if weight.is_floating_point() and weight.numel():
+            low, high = torch.aminmax(weight.detach())  # both are NaN where a weight is
+            if not bool(low.isfinite() & high.isfinite()):
+                raise UserError(
+                    f"{whose} weight {name} is not finite (NaN or infinite); download or copy it "
+                    "again, or choose another dtype"
+                )
+
+
+def _named(keys: Iterable[str]) -> str:
+    """The first of some tensors, and how many more there are."""
+    first, *others = sorted(keys)
+    return first + (f" (and {len(others)} more)" if others else "")
 
 
 def _reason(error: Exception) -> str:

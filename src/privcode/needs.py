@@ -24,7 +24,7 @@ def refuse_early(config: Config, todo: Sequence[str]) -> None:
         need_detectors()
 
     from privcode.execution import unsupported
-    from privcode.models import load_tokenizer
+    from privcode.models import check_model, load_tokenizer
     from privcode.prompts import read_prompts
 
     if "sanitize" in todo and not config.data.public:
@@ -45,6 +45,7 @@ def refuse_early(config: Config, todo: Sequence[str]) -> None:
             text_of(file.prelude)
     for section in (config.junior, config.premium) if todo else ():
         load_tokenizer(section.model)
+        check_model(section.model, section.dtype)
 
 
 def _trial_program(section: Execution | Evaluate) -> None:

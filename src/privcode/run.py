@@ -131,7 +131,7 @@ class Run(Workspace):
         from privcode.models import load_tokenizer, save_model
         from privcode.prompts import private_prompts
         from privcode.spending import overlaps, runs_beside
-        from privcode.stages.sanitize import Settings, by_unit, encode, sanitize
+        from privcode.stages.sanitize import Settings, by_unit, encode, sanitize, try_out
 
         section, output = self.config.sanitized, self.sanitized
         before, checkpoint = self._before("sanitize"), self.private / ".sanitize.partial"
@@ -157,6 +157,20 @@ class Run(Workspace):
                     cut += truncated
                     progress(1)
             canaries = self._gradient_canaries(model)
+            chosen = Settings(
+                learning_rate=settings.learning_rate,
+                schedule=settings.schedule,
+                warmup_steps=settings.warmup_steps,
+                weight_decay=settings.weight_decay,
+                micro_batch=settings.micro_batch,
+                max_tokens=section.max_tokens,
+                checkpoint_every=settings.checkpoint_every,
+                syntax=syntax.schedule,
+                lambda_max=syntax.lambda_max,
+                lambda_min=syntax.lambda_min,
+                lambda_decay=syntax.decay,
+            )
+            grouping = try_out(model, self.plan.clipper(model), tokenizer.pad_token_id, chosen)
             first = rank() == 0
             from_first(lambda: self._begin(data))
             ledger = Ledger(self.ledger)  # whole by now: the first rank has mended and begun it
@@ -178,22 +192,12 @@ class Run(Workspace):
                     examples,
                     by_unit(records),
                     self.plan,
-                    Settings(
-                        learning_rate=settings.learning_rate,
-                        schedule=settings.schedule,
-                        warmup_steps=settings.warmup_steps,
-                        weight_decay=settings.weight_decay,
-                        micro_batch=settings.micro_batch,
-                        checkpoint_every=settings.checkpoint_every,
-                        syntax=syntax.schedule,
-                        lambda_max=syntax.lambda_max,
-                        lambda_min=syntax.lambda_min,
-                        lambda_decay=syntax.decay,
-                    ),
+                    chosen,
                     ledger,
                     checkpoint,
                     progress,
                     canaries,
+                    grouping,
                 )
             if first:
                 if canaries is not None:

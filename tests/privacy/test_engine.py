@@ -32,7 +32,7 @@ from privcode.privacy.clipping import Clipper
 from privcode.privacy.ledger import Ledger
 from privcode.privacy.plan import make_plan
 from privcode.records import Record, Unit
-from privcode.stages.sanitize import Settings, _try_out, encode, sanitize
+from privcode.stages.sanitize import Settings, encode, sanitize, try_out
 from privcode.syntax import LANGUAGES
 from privcode.syntax import loss as loss_module
 from privcode.syntax.loss import Example, collate, per_example_losses, split_head
@@ -264,7 +264,7 @@ def test_trying_a_model_out_leaves_no_trace() -> None:
     model = tiny()
     clipper = Clipper(model, 1.0)
     before = torch.get_rng_state()
-    _try_out(model, split_head(model), clipper)
+    try_out(model, clipper, 0, Settings())
     assert torch.equal(torch.get_rng_state(), before)
     assert all(p.grad is None for p in model.parameters())
-    assert torch.equal(clipper.take_sum(), torch.zeros(clipper.parameters))
+    assert not clipper.take_sum().any()

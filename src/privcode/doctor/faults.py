@@ -9,8 +9,9 @@ docs/faults.md says how badly each breaks the guarantee and which test catches i
 
 import math
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import replace
+from functools import partial
 from types import SimpleNamespace
 from typing import Any
 from unittest.mock import patch
@@ -129,14 +130,19 @@ def _syntax_term_outside_the_clip() -> Iterator[None]:
         yield
 
 
-def _loss_averaged_over_the_batch() -> _Planted:
+@contextmanager
+def _loss_averaged_over_the_batch() -> Iterator[None]:
     real = _losses()
 
     def averaged(*arguments: Any) -> torch.Tensor:
         losses: torch.Tensor = real(*arguments)
         return losses / len(losses)
 
-    return patch.object(sanitize, "per_example_losses", averaged)
+    with (
+        patch.object(sanitize, "per_example_losses", averaged),
+        patch.object(sanitize, "try_out", lambda *_: "any number"),
+    ):
+        yield
 
 
 def _shuffled(plan: PrivacyPlan, present: int, step: int, source: Randomness) -> np.ndarray:
@@ -205,11 +211,55 @@ def _teacher_with_gradients() -> Iterator[None]:
 
 
 @contextmanager
+def _padded_to_the_longest_of_the_batch() -> Iterator[None]:
+    """Micro-batches of like length, padded to the longest, whose masks and shapes follow it."""
+
+    def batches(
+        units: Any, sizes: Any, most: int, rank: int = 0, world: int = 1
+    ) -> Iterator[list[int]]:
+        order = sorted(range(len(units)), key=lambda u: max(sizes[i] for i in units[u]))
+        mine = order[rank::world]
+        for start in range(0, len(mine), most):
+            yield mine[start : start + most]
+
+    with (
+        patch.object(sanitize, "micro_batches", batches),
+        patch.object(sanitize, "try_out", lambda *_: "any number"),
+    ):
+        yield
+
+
+@contextmanager
+def _first_come_first_served() -> Iterator[None]:
+    """Experts of limited capacity: tokens that come too late in the micro-batch pass unchanged."""
+    real = _losses()
+
+    def served(mlp: Any, forward: Callable[..., torch.Tensor], x: torch.Tensor) -> torch.Tensor:
+        keep = torch.arange(x.shape[0] * x.shape[1], device=x.device) < 40
+        return torch.where(keep.view(*x.shape[:2], 1), forward(x), x)
+
+    def losses(model: Any, *arguments: Any) -> torch.Tensor:
+        experts = [m for n, m in model.named_modules() if n.endswith(".mlp")]
+        with ExitStack() as limited:
+            for mlp in experts:
+                limited.enter_context(
+                    patch.object(mlp, "forward", partial(served, mlp, mlp.forward))
+                )
+            return real(model, *arguments)
+
+    with (
+        patch.object(sanitize, "per_example_losses", losses),
+        patch.object(sanitize, "try_out", lambda *_: "any number"),
+    ):
+        yield
+
+
+@contextmanager
 def _dropout_left_on() -> Iterator[None]:
     """A model in training mode, whose masks are drawn for a micro-batch at a time."""
     with (
         patch.object(sanitize, "_without_dropout", lambda model: model.train()),
-        patch.object(sanitize, "_try_out", lambda *_: None),
+        patch.object(sanitize, "try_out", lambda *_: "any number"),
     ):
         yield
 
@@ -256,7 +306,7 @@ FAULTS: dict[str, Callable[[], _Planted]] = {
     "uniform noise": _noise_becomes(
         lambda noise, stdev, _: (torch.rand(len(noise)) - 0.5) * 12**0.5 * stdev
     ),
-    "noise in the model's bf16": _noise_becomes(lambda noise, *_: noise.bfloat16().float()),
+    "noise in the model's bf16": _noise_becomes(lambda noise, *_: noise.bfloat16().double()),
     "clip per micro-batch": lambda: patch.object(
         Clipper, "accumulate", _one_clip_for_the_micro_batch
     ),
@@ -271,6 +321,8 @@ FAULTS: dict[str, Callable[[], _Planted]] = {
     "a record cut into chunks": _records_in_chunks,
     "teacher gradients leaking": _teacher_with_gradients,
     "dropout left on": _dropout_left_on,
+    "padded to the longest of the batch": _padded_to_the_longest_of_the_batch,
+    "experts serve who comes first": _first_come_first_served,
     "a resumed run forgets steps": _forgotten_steps,
     "δ larger than 1/N": lambda: patch.object(PrivacyPlan, "__post_init__", lambda plan: None),
 }

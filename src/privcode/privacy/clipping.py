@@ -2,19 +2,22 @@
 
 Promises: after `accumulate`, the running sum holds, for every unit in the batch, its gradient
 summed over its records and scaled to norm at most `clip_norm`; one unit more or less moves the
-sum by at most `sensitivity` in L2. Every trainable parameter is covered, or construction fails
-with its name; a layer used twice, not used, or fed anything but one row per record fails before
-the step. The summed (unclipped) gradient is never formed. A unit whose gradient is not finite
-contributes exactly nothing.
+sum by at most `sensitivity` in L2. What a unit adds is worked out from its own rows alone and is
+a multiple of `grid`, a power of two, so that sums are exact: the same bits in any order and
+however they are divided over micro-batches and processes. Every trainable parameter is covered, or
+construction fails with its name; a layer used twice, not used, or fed anything but one row per
+record fails before the step. The summed (unclipped) gradient is never formed. A unit whose
+gradient is not finite contributes exactly nothing.
 Does not: support trainable parameters other than bias-free linear layers (what peft's LoRA
-makes), nor models that mix the records of a batch.
+makes), nor see whether a model mixes the records of a batch: `privacy/independence.py` does.
 
 How: each trainable linear's forward becomes an autograd function whose backward returns the
 input's gradient and hands (input, output gradient) to the clipper, which writes the
 per-record weight gradients gᵀx into one [records, parameters] buffer.
 """
 
-from collections.abc import Callable, Iterator
+import math
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -23,6 +26,16 @@ from torch import nn
 from torch.nn.functional import linear
 
 from privcode.errors import UserError
+
+_GRID_BITS = 32
+_MARGIN = 1 - 2.0**-17
+"""Of the clip norm, what units are scaled to. The rest is for rounding, for up to 2^30 coordinates:
+2^-24 each for the factor and its products (fp32) and for the norm (double, added in any order), and
+2^-18 for half a step of the grid in every coordinate (2^-33 of the clip norm, times 2^15)."""
+
+MOST_UNITS = 2**19
+"""Units whose contributions can be added, with noise on top, without rounding: a double holds 53
+bits, a contribution has up to 33."""
 
 
 class _Tap(torch.autograd.Function):
@@ -56,6 +69,7 @@ class Clipper:
                 is shared between layers; there is none at all.
         """
         self.clip_norm = clip_norm
+        self.grid = 2.0 ** (math.floor(math.log2(clip_norm)) - _GRID_BITS)
         self._layers: list[tuple[str, nn.Linear, int]] = []
         seen: dict[int, str] = {}
         offset = 0
@@ -80,7 +94,7 @@ class Clipper:
             raise UserError("the model has no trainable parameter; attach an adapter first")
         self.parameters = offset
         self.device = self._layers[0][1].weight.device
-        self._sum = torch.zeros(offset, dtype=torch.float32, device=self.device)
+        self._sum = torch.zeros(offset, dtype=torch.float64, device=self.device)
         self._buffer = torch.empty(0, offset, dtype=torch.float32, device=self.device)
         self._reserved: torch.Tensor | None = None
         self._rows: torch.Tensor | None = None
@@ -150,34 +164,15 @@ class Clipper:
         x, gradient = x.flatten(1, -2), gradient.flatten(1, -2)
         rows.copy_(torch.bmm(gradient.transpose(1, 2).float(), x.float()))
 
-    def try_out(self, losses: Callable[[int], torch.Tensor], tolerance: float = 1e-3) -> None:
-        """Refuse a model that mixes the records of a batch, before it is trained.
+    def take_rows(self) -> torch.Tensor:
+        """[records, parameters] fp32: a copy of what was recorded, which is then forgotten."""
+        rows, self._rows = self._rows, None
+        assert rows is not None
+        return rows.clone()
 
-        Args:
-            losses: for 0 and 1, the two losses of a batch of two made-up records of which the
-                first is the same both times, and the second another of the same length.
-            tolerance: by how much of its norm the first record's gradient may differ.
-
-        Raises:
-            UserError: names the first module whose gradient for one record depends on the other,
-                or that did not get exactly one gradient.
-        """
-        alone = []
-        for other in (0, 1):
-            with self.recording(2):
-                losses(other).sum().backward()  # type: ignore[no-untyped-call]
-            assert self._rows is not None
-            alone.append(self._rows[0].clone())
-            self._rows = None
-        bound = tolerance * float(alone[0].norm())
-        for name, module, offset in self._layers:
-            part = slice(offset, offset + module.weight.numel())
-            if not float((alone[0][part] - alone[1][part]).norm()) <= bound:
-                raise UserError(
-                    f"module {name}: its gradient for one record depends on the others in the "
-                    "batch, or on chance; a model that mixes records, or drops out at random, "
-                    "cannot be clipped per record"
-                )
+    def layer_of(self, coordinate: int) -> str:
+        """The name of the module that a flat coordinate belongs to."""
+        return next(name for name, _, offset in reversed(self._layers) if offset <= coordinate)
 
     @torch.no_grad()
     def accumulate(self, unit_of_record: torch.Tensor, given: torch.Tensor | None = None) -> None:
@@ -185,36 +180,42 @@ class Clipper:
 
         Args:
             unit_of_record: [records] long; records of one unit carry the same number, and all
-                records of a unit must be in this micro-batch.
+                records of a unit must be in this micro-batch. Recorded rows beyond these are
+                left out.
             given: [records, parameters] fp32 gradients in place of the recorded ones, for an
-                audit's canaries; changed where not finite.
+                audit's canaries; changed.
         """
         rows, self._rows = self._rows if given is None else given, None
         assert rows is not None
-        units, row_unit = torch.unique(unit_of_record.to(rows.device), return_inverse=True)
-        if len(units) < len(rows):
-            rows = torch.zeros(len(units), self.parameters, device=rows.device).index_add_(
-                0, row_unit, rows
-            )
+        owned: dict[int, torch.Tensor] = {}
+        for row, unit in zip(rows, unit_of_record.tolist(), strict=False):
+            if unit in owned:
+                owned[unit] += row  # in the order of the unit's records
+            else:
+                owned[unit] = row
         if given is None and self._reserved is not None:
-            rows.index_fill_(1, self._reserved, 0.0)
-        # Squares are added layer by layer and in double precision: one fp32 norm over a million
-        # elements reads up to 1.5e-4 low on CPUs, which would leave rows above the clip norm.
-        squares = torch.zeros(len(rows), dtype=torch.float64, device=rows.device)
-        for _, module, offset in self._layers:
-            part = rows[:, offset : offset + module.weight.numel()]
-            squares += part.square().sum(1, dtype=torch.float64)
-        norms = squares.sqrt()
-        finite = norms.isfinite()
-        scale = torch.where(finite, (self.clip_norm / norms).clamp(max=1.0), 0.0)
-        # 0 · NaN is NaN: the row itself must go. (A mask would write the whole buffer again.)
-        rows.index_fill_(0, (~finite).nonzero()[:, 0], 0.0)
-        self._sum.addmv_(rows.T, scale.float())
+            for row in owned.values():
+                row.index_fill_(0, self._reserved, 0.0)
+        # Row by row: a norm of several rows at once may be added up in another order than one's.
+        # In double: an fp32 norm over a million elements reads up to 1.5e-4 low on CPUs.
+        norms = [torch.linalg.vector_norm(row, dtype=torch.float64) for row in owned.values()]
+        for row, norm in zip(owned.values(), torch.stack(norms).tolist(), strict=True):
+            if math.isfinite(norm):
+                scale = min(1.0, _MARGIN * self.clip_norm / norm) if norm else 1.0
+                self._sum.add_(row.mul_(scale / self.grid).round_(), alpha=self.grid)
 
     def take_sum(self) -> torch.Tensor:
-        """[parameters] fp32: the clipped sum since the last call; the sum starts again at 0."""
+        """[parameters] float64: the clipped sum since the last call; the sum starts again at 0."""
         total, self._sum = self._sum, torch.zeros_like(self._sum)
         return total
+
+    def round(self, noise: torch.Tensor) -> torch.Tensor:
+        """Noise rounded to the grid of the sums.
+
+        The sum with this noise is the sum with the unrounded one, rounded: of the sum's low bits
+        nothing shows that the noise does not cover.
+        """
+        return (noise / self.grid).round_() * self.grid
 
     def set_gradients(self, flat: torch.Tensor) -> None:
         """Write a flat [parameters] vector into the `.grad` of the trainable parameters."""

@@ -1,8 +1,7 @@
 """Gaussian noise from bytes.
 
 Promises: independent N(0, stdev²) in double precision by Box and Muller's method from 63-bit
-uniforms, rounded to fp32 at the end; as many numbers as asked for, from the stream given, eight
-bytes each.
+uniforms; as many numbers as asked for, from the stream given, eight bytes each.
 Does not: defend against attacks on floating-point Gaussians (Mironov 2012) beyond drawing in
 double precision. Tails end at 9.3 standard deviations; docs/privacy.md says what that is worth.
 """
@@ -27,8 +26,8 @@ def _uniform(count: int, stream: Stream) -> torch.Tensor:
 
 
 def gaussian(count: int, stdev: float, stream: Stream) -> torch.Tensor:
-    """[count] fp32 tensor of independent N(0, stdev²) draws; zeros when `stdev` is 0."""
-    noise = torch.zeros(count)
+    """[count] float64 tensor of independent N(0, stdev²) draws; zeros when `stdev` is 0."""
+    noise = torch.zeros(count, dtype=torch.float64)
     if stdev == 0:
         return noise
     for start in range(0, count, 2 * _CHUNK):

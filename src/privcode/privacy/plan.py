@@ -27,7 +27,7 @@ from privcode.privacy.accounting import (
     group_epsilon,
     spend,
 )
-from privcode.privacy.clipping import Clipper
+from privcode.privacy.clipping import MOST_UNITS, Clipper
 from privcode.privacy.noise import gaussian
 from privcode.privacy.randomness import Randomness
 from privcode.privacy.sampling import poisson_sample
@@ -127,6 +127,11 @@ class PrivacyPlan:
                 f"privacy.batch: {self.expected_batch} is more than privacy.units, {self.units}; "
                 "lower the batch or correct the units"
             )
+        if self.expected_batch > MOST_UNITS:
+            raise UserError(
+                f"privacy.batch: {self.expected_batch} is more than {MOST_UNITS}, beyond which "
+                "sums are no longer exact; take smaller batches"
+            )
         if self.selection not in get_args(Selection):
             raise UserError(f"privacy.selection: is {self.selection}; choose of {Selection}")
         if (self.selection == "trials") != (self.trials is not None):
@@ -195,9 +200,9 @@ class PrivacyPlan:
         return Clipper(model, self.clip_norm)
 
     def noise(self, clipper: Clipper, step: int, randomness: Randomness) -> torch.Tensor:
-        """Gaussian noise for `step`, fp32, one number per trainable parameter."""
+        """Gaussian noise for `step`, float64 on the sum's grid, one number a parameter."""
         stdev = self.noise_multiplier * clipper.sensitivity
-        return gaussian(clipper.parameters, stdev, randomness.stream("noise", step))
+        return clipper.round(gaussian(clipper.parameters, stdev, randomness.stream("noise", step)))
 
     def describe(self) -> dict[str, Any]:
         """All public facts of the plan as JSON values."""

@@ -15,8 +15,10 @@ curve is handed back for `private/` alone.
 import hashlib
 import io
 import math
+import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -30,6 +32,13 @@ from privcode.errors import UserError
 from privcode.files import write_with
 from privcode.privacy.clipping import Clipper
 from privcode.privacy.distributed import from_first, rank, start, sum_, world
+from privcode.privacy.independence import (
+    Grouping,
+    grouping_of,
+    has_experts,
+    made_up,
+    refuse_by_name,
+)
 from privcode.privacy.ledger import Ledger
 from privcode.privacy.plan import PrivacyPlan
 from privcode.records import Record, Unit
@@ -37,6 +46,7 @@ from privcode.syntax.loss import (
     Example,
     Head,
     collate,
+    padded,
     per_example_losses,
     split_head,
     syntax_weight,
@@ -53,6 +63,7 @@ class Settings:
     warmup_steps: int = 5
     weight_decay: float = 0.05
     micro_batch: int = 8
+    max_tokens: int = 256
     checkpoint_every: int = 10
     syntax: Literal["decay", "constant", "off"] = "decay"
     lambda_max: float = 1000.0
@@ -96,15 +107,18 @@ def by_unit(records: Sequence[Record]) -> list[list[int]]:
 def micro_batches(
     units: Sequence[Sequence[int]], sizes: Sequence[int], most: int, rank: int = 0, world: int = 1
 ) -> Iterator[list[int]]:
-    """Groups of unit numbers, whole units, about `most` records each, of like length.
+    """Groups of unit numbers, whole units, at most `most` records each, padded alike.
 
-    Of `world` ranks, each gets every `world`-th unit by length: equal shares, no unit twice.
+    A unit with more records than `most` goes by itself. Of `world` ranks, each gets every
+    `world`-th unit by length: equal shares, no unit twice.
     """
-    order = sorted(range(len(units)), key=lambda u: max(sizes[i] for i in units[u]))[rank::world]
+    widths = [padded(max(sizes[i] for i in unit)) for unit in units]
+    order = sorted(range(len(units)), key=lambda u: widths[u])[rank::world]
     group: list[int] = []
     filled = 0
     for unit in order:
-        if group and filled + len(units[unit]) > most:
+        full = filled + len(units[unit]) > most
+        if group and (full or widths[unit] != widths[group[0]]):
             yield group
             group, filled = [], 0
         group.append(unit)
@@ -144,23 +158,84 @@ def _without_dropout(model: Any) -> None:
             module.training = True  # its own flag, not its parts'
 
 
-def _try_out(model: Any, head: Head | None, clipper: Clipper) -> None:
-    """Refuse a model that cannot be clipped per record; made-up tokens, nothing is spent."""
-    vocabulary = model.get_input_embeddings().weight.shape[0]
-    structure = tuple(i % 2 == 0 for i in range(8))
+def _vocabulary(model: Any) -> torch.Tensor:
+    """The tokens that a model has (finite) embeddings for."""
+    known: torch.Tensor = model.get_input_embeddings().weight.detach().isfinite().all(1)
+    return known.nonzero()[:, 0].cpu()
 
-    def losses(other: int) -> torch.Tensor:
-        torch.manual_seed(other)  # a model that still drops out at random shows it
-        rows = torch.arange(8) + torch.tensor([[1], [11 + 17 * other]])
-        examples = [Example(tuple((row % vocabulary).tolist()), 2, structure) for row in rows]
-        return per_example_losses(model, collate(examples, 0, clipper.device), 1.0, head)
 
+def _recorded(
+    model: Any,
+    head: Head | None,
+    clipper: Clipper,
+    examples: Sequence[Example],
+    pad: int,
+    settings: Settings,
+    weight: float,
+    fill: int = 0,
+) -> torch.Tensor:
+    """[examples] losses of a micro-batch, whose gradients the clipper has recorded.
+
+    `fill` made-up rows come last.
+    """
+    width = padded(max(len(e.ids) for e in examples), settings.max_tokens)
+    tokens = _vocabulary(model) if fill else torch.empty(0)
+    more = [made_up(width, tokens, row) for row in range(fill)]
+    batch = collate([*examples, *more], pad, clipper.device, width)
+    with clipper.recording(len(batch.ids)):
+        losses = per_example_losses(model, batch, weight, head)
+        losses.sum().backward()  # type: ignore[no-untyped-call]
+    return losses.detach()[: len(examples)]
+
+
+@contextmanager
+def _same_bits_each_time() -> Iterator[None]:
+    """On GPUs, kernels whose sums have a fixed order, where there are such."""
+    before = torch.are_deterministic_algorithms_enabled()
+    warned = torch.is_deterministic_algorithms_warn_only_enabled()
+    if torch.cuda.is_available():
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+        torch.use_deterministic_algorithms(True, warn_only=True)
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(before, warn_only=warned)
+
+
+@_same_bits_each_time()
+def try_out(model: Any, clipper: Clipper, pad: int, settings: Settings) -> Grouping:
+    """How the records of this model may stand together; on made-up tokens, nothing is spent.
+
+    Raises:
+        UserError: the model cannot be clipped per record; see `privacy/independence.py`.
+    """
+    _without_dropout(model)
+    refuse_by_name(model, settings.max_tokens)
+    head = split_head(model)
+    calls = 0
+
+    def gradients(examples: Sequence[Example], fill: int) -> torch.Tensor:
+        nonlocal calls
+        calls += 1
+        torch.manual_seed(calls)  # a model that still drops out at random shows it
+        _recorded(model, head, clipper, examples, pad, settings, 1.0, fill)
+        return clipper.take_rows()[: len(examples)]
+
+    weights = model.get_input_embeddings().weight
     with torch.random.fork_rng():
-        clipper.try_out(losses)
+        return grouping_of(
+            gradients,
+            clipper.layer_of,
+            _vocabulary(model),
+            settings.micro_batch,
+            settings.max_tokens,
+            torch.finfo(weights.dtype).eps,
+            alone=has_experts(model),
+        )
 
 
 def noised_sum(clipped: torch.Tensor, noise: torch.Tensor | None) -> torch.Tensor:
-    """[parameters] fp32: one step's clipped sum over all ranks, noised; all that the step releases.
+    """[parameters] float64: one step's clipped sum over all ranks, noised; all that it releases.
 
     Args:
         clipped: this rank's clipped sum.
@@ -171,6 +246,7 @@ def noised_sum(clipped: torch.Tensor, noise: torch.Tensor | None) -> torch.Tenso
     return sum_(clipped)
 
 
+@_same_bits_each_time()
 def sanitize(
     model: Any,
     pad: int,
@@ -182,6 +258,7 @@ def sanitize(
     checkpoint: Path,
     progress: Callable[[int], object] = lambda steps: None,
     canaries: GradientCanaries | None = None,
+    grouping: Grouping | None = None,
 ) -> list[dict[str, float]]:
     """Train the adapter of `model` in place; returns the (private) training curve.
 
@@ -196,19 +273,27 @@ def sanitize(
         checkpoint: file (in `private/`) to go on from and to write, by the first rank.
         progress: called with the number of steps done.
         canaries: units of an audit beside the private ones; scored step by step, in place.
+        grouping: what `try_out` said of this model; without it the model is tried out here.
 
     Raises:
         UserError: the model cannot be clipped per record; the ranks hold different data or
-            settings; the ledger cannot be written; all is spent and the checkpoint is gone.
+            settings; an example is longer than `settings.max_tokens`; the ledger cannot be
+            written; all is spent and the checkpoint is gone.
     """
     start()
     public = () if canaries is None else canaries.coordinates.tolist()
     _insist_on_the_same(units, examples, plan, settings, public)
+    lengths = [len(e.ids) for e in examples]
+    if max(lengths, default=0) > settings.max_tokens:
+        raise UserError(
+            "sanitize: an example is longer than max_tokens, for which it was tried out"
+        )
     trained = [p for p in model.parameters() if p.requires_grad]
     clipper, head = plan.clipper(model), split_head(model)
     device = clipper.device
     _without_dropout(model)
-    _try_out(model, head, clipper)
+    grouping = grouping or try_out(model, clipper, pad, settings)
+    together = 1 if grouping == "alone" else settings.micro_batch
     if canaries is not None:
         clipper.reserve(canaries.coordinates)
     optimizer = torch.optim.AdamW(
@@ -256,7 +341,6 @@ def sanitize(
     if canaries is not None:
         canaries.scores = before["scores"]
     progress(first)
-    lengths = [len(e.ids) for e in examples]
     for step in range(first, plan.steps):
         chosen = from_first(partial(spend, step))
         drawn = [units[u] for u in chosen if u < len(units)]
@@ -265,14 +349,13 @@ def sanitize(
             step, settings.syntax, settings.lambda_max, settings.lambda_min, settings.lambda_decay
         )
         total = 0.0
-        for group in micro_batches(drawn, lengths, settings.micro_batch, rank(), world()):
+        for group in micro_batches(drawn, lengths, together, rank(), world()):
             rows = [(unit, index) for unit in group for index in drawn[unit]]
-            batch = collate([examples[index] for _, index in rows], pad, device)
-            with clipper.recording(len(rows)):
-                losses = per_example_losses(model, batch, weight, head)
-                losses.sum().backward()  # type: ignore[no-untyped-call]
+            records = [examples[index] for _, index in rows]
+            fill = max(0, together - len(rows)) if grouping == "always as many" else 0
+            losses = _recorded(model, head, clipper, records, pad, settings, weight, fill)
             clipper.accumulate(torch.tensor([unit for unit, _ in rows]))
-            total += float(losses.detach().nan_to_num(0.0, 0.0, 0.0).sum())  # the curve is JSON
+            total += float(losses.nan_to_num(0.0, 0.0, 0.0).sum())  # the curve is JSON
         if canaries is not None:
             mine = (chosen[chosen >= len(units)] - len(units))[rank() :: world()]
             for rows_given in canaries.gradients(mine, settings.micro_batch, device):
@@ -285,8 +368,8 @@ def sanitize(
             group_settings["lr"] = _rate(step, plan.steps, settings)
         optimizer.step()
         total = float(sum_(torch.tensor(total, dtype=torch.float64, device=device)))
-        records = sum(map(len, drawn))
-        curve.append({"step": step, "records": records, "loss": total / max(1, records)})
+        taken = sum(map(len, drawn))
+        curve.append({"step": step, "records": taken, "loss": total / max(1, taken)})
         due = (step + 1) % settings.checkpoint_every == 0 or step + 1 == plan.steps
         if due and rank() == 0:
             save(step + 1)

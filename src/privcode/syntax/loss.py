@@ -1,9 +1,11 @@
 """The loss of one example: cross-entropy on its code plus the syntax-aware term (PrivSA).
 
 Promises: each example's loss depends on that example and the model alone: no batch statistic, no
-shared normaliser; the syntax term has gradients; its teacher is the same model with the adapter
-switched off, without gradients; a token is scored at the position whose logits predict it; the
-logits of a large vocabulary are never held whole.
+shared normaliser, no attention mask (whether one is made would depend on the neighbours; under a
+causal model no target sees the padding), no product of logits over two examples, whose rounding
+would depend on where they are cut; the syntax term has gradients; its teacher is the same model
+with the adapter switched off, without gradients; a token is scored at the position whose logits
+predict it; the logits of a large vocabulary are never held whole.
 Does not: switch dropout off (its masks are drawn for a batch, which would tie the examples to each
 other), clip, add noise, or read text: `stages/sanitize.py` does.
 """
@@ -11,6 +13,7 @@ other), clip, add noise, or read text: `stages/sanitize.py` does.
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import Any, Literal
 
 import torch
@@ -19,6 +22,8 @@ from torch.nn.functional import linear, log_softmax
 
 CHUNK = 1 << 22
 """Logits (fp32 numbers) held at a time."""
+
+_PADDED_TO = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +43,7 @@ class Example:
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """Right-padded examples: all [examples, length]."""
+    """Right-padded examples: all [examples, width]."""
 
     ids: torch.Tensor
     attention: torch.Tensor
@@ -46,9 +51,21 @@ class Batch:
     structure: torch.Tensor
 
 
-def collate(examples: Sequence[Example], pad: int, device: torch.device | str = "cpu") -> Batch:
-    """Pad examples to the longest."""
-    length = max(len(e.ids) for e in examples)
+def padded(length: int, most: int | None = None) -> int:
+    """To how many tokens an example of `length` is padded: by that number alone, up to `most`.
+
+    Only examples padded alike share a micro-batch. What an example gives then has the same bits
+    whoever stands next to it, where the bits of a matrix product do not depend on its rows.
+    """
+    whole = -(-length // _PADDED_TO) * _PADDED_TO
+    return whole if most is None else max(length, min(whole, most))
+
+
+def collate(
+    examples: Sequence[Example], pad: int, device: torch.device | str = "cpu", width: int = 0
+) -> Batch:
+    """Pad examples to the longest, or to `width` where that is more."""
+    length = max(width, *(len(e.ids) for e in examples))
 
     def padded(rows: list[list[int]], fill: int) -> torch.Tensor:
         full = [row + [fill] * (length - len(row)) for row in rows]
@@ -111,10 +128,11 @@ def split_head(model: Any) -> Head | None:
 
 
 class _TokenLosses(torch.autograd.Function):
-    """Per-token losses from hidden states, a chunk of logits at a time.
+    """Per-token losses from hidden states, a chunk of one example's logits at a time.
 
-    A token's loss depends on its own row alone, so its gradient is known as soon as the loss is:
-    it is kept in place of the logits, and the backward pass only scales it.
+    `counts` has the number of tokens of each example. A token's loss depends on its own row alone,
+    so its gradient is known as soon as the loss is: it is kept in place of the logits, and the
+    backward pass only scales it.
     """
 
     @staticmethod
@@ -127,6 +145,7 @@ class _TokenLosses(torch.autograd.Function):
         taught: torch.Tensor,
         teacher: torch.Tensor,
         syntax_share: torch.Tensor,
+        counts: Sequence[int],
     ) -> torch.Tensor:
         def logits(rows: torch.Tensor) -> torch.Tensor:
             return (rows if head is None else linear(rows, head.weight, head.bias)).float()
@@ -135,13 +154,19 @@ class _TokenLosses(torch.autograd.Function):
         gradient = torch.empty_like(hidden)
         width = hidden.shape[1] if head is None else len(head.weight)
         size = max(1, CHUNK // width)
-        for start in range(0, len(hidden), size):
-            rows = slice(start, start + size)
+        ends = list(accumulate(counts))
+        pieces = [
+            (at, min(at + size, end))
+            for end, count in zip(ends, counts, strict=True)
+            for at in range(end - count, end, size)
+        ]
+        edges = torch.searchsorted(taught, torch.tensor(pieces).to(taught)).tolist()
+        for (start, stop), (first, last) in zip(pieces, edges, strict=True):
+            rows = slice(start, stop)
             log_p = log_softmax(logits(hidden[rows]), dim=-1)
             target, weight = targets[rows, None], share[rows, None]
             losses[rows] = -(log_p.gather(1, target) * weight)[:, 0]
-            first, last = torch.searchsorted(taught, torch.tensor([start, start + size]).to(taught))
-            at = slice(int(first), int(last))  # the taught ones of these rows, perhaps none
+            at = slice(first, last)  # the taught ones of these rows, perhaps none
             within, teach = taught[at] - start, syntax_share[at, None]
             log_q = log_softmax(logits(teacher[at]), dim=-1)
             q = log_q.exp()
@@ -156,7 +181,7 @@ class _TokenLosses(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, upstream: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         (gradient,) = ctx.saved_tensors
-        return (gradient * upstream[:, None].to(gradient.dtype), *[None] * 6)
+        return (gradient * upstream[:, None].to(gradient.dtype), *[None] * 7)
 
 
 def per_example_losses(
@@ -178,7 +203,7 @@ def per_example_losses(
     structural = batch.structure[:, 1:][scored].nonzero()[:, 0]
 
     def rows() -> torch.Tensor:
-        inputs = {"input_ids": batch.ids, "attention_mask": batch.attention, "use_cache": False}
+        inputs = {"input_ids": batch.ids, "use_cache": False}
         out = model(**inputs).logits if head is None else head.trunk(**inputs)[0]
         picked: torch.Tensor = out[:, :-1][scored]
         return picked
@@ -202,6 +227,7 @@ def per_example_losses(
         structural,
         teacher,
         weight * share(example[structural]),
+        scored.sum(1).tolist(),
     )
     summed: torch.Tensor = losses.new_zeros(len(batch.ids)).index_add(0, example, losses)
     return summed

@@ -1,0 +1,80 @@
+"""Can this model be clipped per record on this machine? `privcode doctor --model NAME`.
+
+Promises: the model is loaded, gets its adapter and is tried out as `sanitize` would, on made-up
+tokens; no data are touched and nothing is spent. Does not: look at a tokenizer or a template.
+"""
+
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import Any
+
+from privcode.doctor import Check, _check
+from privcode.models import Dtype
+
+_WAYS = {
+    "any number": "with up to {} others that are padded alike",
+    "always as many": "in micro-batches that are always filled up to {} rows",
+    "alone": "unit by unit, whatever the micro-batch of {}",
+}
+
+
+def model_checks(name: str, dtype: Dtype, micro_batch: int, max_tokens: int) -> Iterator[Check]:
+    """The checks, one after the other; those that need a model that could not be had are left out.
+
+    Args:
+        name: a directory, hub name, or bundled model.
+        dtype: of its weights.
+        micro_batch: most records together.
+        max_tokens: the longest record.
+    """
+    had: list[Any] = []
+    for title, test in (
+        ("weights", partial(_weights, name, dtype, had)),
+        ("layers", partial(_layers, had)),
+        ("records by themselves", partial(_records, had, micro_batch, max_tokens)),
+    ):
+        check = _named(title, test, name)
+        yield check
+        if not check.ok:
+            return
+
+
+def _named(title: str, test: Callable[[], str], name: str) -> Check:
+    return _check(title, True, test, f"{name} can be clipped per record on this machine")
+
+
+def _weights(name: str, dtype: Dtype, had: list[Any]) -> str:
+    from privcode.models import load_model
+    from privcode.privacy.independence import rope_types
+
+    model = load_model(name, dtype)
+    had.append(model)
+    ropes = ", ".join(rope_types(model)) or "none"
+    return (
+        f"{model.num_parameters() / 1e6:.1f} M parameters in {dtype}, all there and finite; "
+        f"on {model.device.type}; rotary positions: {ropes}"
+    )
+
+
+def _layers(had: list[Any]) -> str:
+    from privcode.config import Lora
+    from privcode.models import attach_lora
+    from privcode.privacy.clipping import Clipper
+
+    lora = Lora()
+    model = attach_lora(had.pop(), lora.r, lora.alpha, lora.dropout, lora.targets)
+    clipper = Clipper(model, 1.0)
+    had += [model, clipper]
+    return f"{clipper.parameters:,} trainable parameters, each in a layer that can be clipped"
+
+
+def _records(had: list[Any], micro_batch: int, max_tokens: int) -> str:
+    from privcode.stages.sanitize import Settings, try_out
+
+    model, clipper = had
+    settings = Settings(micro_batch=micro_batch, max_tokens=max_tokens)
+    way = try_out(model, clipper, 0, settings)
+    return (
+        f"a record of up to {max_tokens} tokens gives the same bits in any company: trained "
+        f"{_WAYS[way].format(micro_batch)}; nothing is added to the sensitivity"
+    )

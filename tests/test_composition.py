@@ -9,17 +9,20 @@ from pathlib import Path
 
 import pytest
 
-from privcode.budget import SWEEP, begin
+from privcode.budget import SWEEP, begin, digest
+from privcode.comparison import keep
 from privcode.config import load_config
 from privcode.errors import UserError
-from privcode.files import write_sealed
+from privcode.files import read_sealed, sha256_file, write_sealed
 from privcode.privacy.accounting import Spent
 from privcode.privacy.ledger import Ledger, read_ledger
 from privcode.privacy.registry import place, register, registered, registry
 from privcode.private import DataIdentity
 from privcode.records import Record, Unit
+from privcode.results import verify
 from privcode.run import Run
 from privcode.spending import spent_beside
+from privcode.stages.sweep import variant
 
 CONFIG = """\
 data: {source: private.jsonl, language: python}
@@ -297,27 +300,34 @@ def swept(config: Path) -> Path:
     return config.with_name("t.yaml")
 
 
+def drawn(config: Path, trials: list[dict[str, float]]) -> Path:
+    """The `private/` of a sweep that has drawn these settings."""
+    whole, out = load_config(config), config.parent / "sweep"
+    keep(out / "sweep.yaml", whole)
+    facts = {"sweep": "s", "config": digest(whole), "trials": trials}
+    write_sealed(out / "private" / SWEEP, facts)
+    return out / "private"
+
+
 def test_all_trials_of_a_sweep_count_as_one_choice(config: Path, swept: Path) -> None:
-    private = config.parent / "sweep" / "private"
-    write_sealed(private / SWEEP, {"sweep": "s", "trials": []})
+    private = drawn(swept, [{}, {}, {}])
     whole = Spent(WHOLE.sampling_rate, WHOLE.noise_multiplier, 6, 3.0)
     source = str(config.parent / "private.jsonl")
     register("s", data=DATA.fingerprint, source=source, spent=whole, ledger=None, sweep="s")
     assert others(begun(config, "a")) == [whole]  # which may have had no trial
-    for name, steps in (("one", 2), ("two", 6), ("three", 1)):
+    for name, steps in (("trial-1", 2), ("trial-2", 6), ("trial-3", 1)):
         trial = Run(load_config(swept), private / name)
         begin(trial.config, trial.plan, trial.ledger, DATA)
         trial.close()
         for step in range(steps):
             Ledger(trial.ledger).step(step)
     assert others(trial) == [taken(0)]
-    shutil.rmtree(private / "two")
+    shutil.rmtree(private / "trial-2")
     assert others(begun(config, "b")) == [taken(0), whole]
 
 
 def test_a_trial_is_taken_once_and_in_its_place(swept: Path) -> None:
-    private = swept.parent / "sweep" / "private"
-    write_sealed(private / SWEEP, {"sweep": "s", "trials": []})
+    private = drawn(swept, [{}])
 
     def trial(place: Path) -> None:
         run = Run(load_config(swept), place)
@@ -334,7 +344,64 @@ def test_a_trial_is_taken_once_and_in_its_place(swept: Path) -> None:
     shutil.rmtree(private / "trial-1")
     with pytest.raises(UserError, match="pays for each trial once"):
         trial(private / "trial-1")
+    shutil.copytree(private.parent, swept.parent / "again")
+    with pytest.raises(UserError, match="pays for each trial once"):
+        trial(swept.parent / "again" / "private" / "trial-1")
     assert len(registered()) == 1
+
+
+RATE = "sanitize.learning_rate"
+
+
+@pytest.mark.parametrize(
+    ("name", "rate", "word"),
+    [
+        ("mine", 0.01, "none of the trials"),
+        ("trial-3", 0.01, "none of the trials"),
+        ("trial-1", 0.02, "other settings than the sweep drew"),
+        ("trial-2", 0.5, "other settings than the sweep drew"),
+    ],
+)
+def test_a_run_that_the_sweep_did_not_draw_is_none_of_its_trials(
+    swept: Path, name: str, rate: float, word: str
+) -> None:
+    private, whole = drawn(swept, [{RATE: 0.01}, {RATE: 0.02}]), load_config(swept)
+    run = Run(variant(whole, {RATE: rate}), private / name)
+    with pytest.raises(UserError, match=word):
+        begin(run.config, run.plan, run.ledger, DATA)
+    run.close()
+    assert not run.ledger.exists()
+    assert not registered()
+    run = Run(variant(whole, {RATE: 0.02}), private / "trial-2")
+    begin(run.config, run.plan, run.ledger, DATA)
+    run.close()
+    assert len(registered()) == 1
+
+
+def test_a_sweep_whose_settings_were_edited_after_the_draw_has_no_trial(swept: Path) -> None:
+    private = drawn(swept, [{RATE: 0.01}])
+    kept = private.parent / "sweep.yaml"
+    kept.write_text(kept.read_text().replace("clip_norm: 1.0", "clip_norm: 2.0"))
+    run = Run(variant(load_config(kept), {RATE: 0.01}), private / "trial-1")
+    with pytest.raises(UserError, match="none of the trials"):
+        begin(run.config, run.plan, run.ledger, DATA)
+    run.close()
+
+
+def test_a_trial_that_was_edited_later_is_not_verified(swept: Path) -> None:
+    run = Run(variant(load_config(swept), {RATE: 0.01}), drawn(swept, [{RATE: 0.01}]) / "trial-1")
+    with run.stage("sanitize", [], []):
+        begin(run.config, run.plan, run.ledger, DATA)
+        for step in range(6):
+            Ledger(run.ledger).step(step)
+    verify(run)
+    kept = run.out / "config.yaml"
+    kept.write_text(kept.read_text().replace("learning_rate: 0.01", "learning_rate: 0.5"))
+    manifest = read_sealed(run.manifest)
+    write_sealed(run.manifest, manifest | {"config": {"config.yaml": sha256_file(kept)}})
+    with pytest.raises(UserError, match="other settings than the sweep drew"):
+        verify(run)
+    run.close()
 
 
 def test_a_run_that_is_no_trial_cannot_pass_for_the_best_of_several(swept: Path) -> None:

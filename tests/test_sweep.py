@@ -88,6 +88,16 @@ def test_what_may_not_be_tried_is_refused_before_anything_is_drawn(
     assert not registered()
 
 
+def test_a_setting_that_changes_the_plan_is_not_tried(
+    config: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("privcode.stages.sweep.SECTIONS", ("privacy",))  # if it were let through
+    loaded = load_config(config)
+    found = loaded.sweep.model_copy(update={"settings": {"privacy.steps": [2, 3]}})
+    with pytest.raises(UserError, match=r"privacy\.steps: changes the privacy plan"):
+        checked(loaded.model_copy(update={"sweep": found}))
+
+
 def test_settings_are_drawn_evenly_from_the_whole_grid(config: Path) -> None:
     loaded = load_config(config)
     everything = grid(checked(loaded))

@@ -2,7 +2,8 @@
 
 Promises: a run is registered before its ledger begins, and its ledger begins before a step is
 taken, so a crash in between counts a run too many, never one too few; a run that goes on in another
-place than it began counts as one more; a trial of a sweep is paid for once.
+place than it began counts as one more; a trial of a sweep is paid for once, and is one that the
+sweep drew, with the settings that it drew.
 Does not: account for what was spent (`results` and `privacy.accounting` do).
 """
 
@@ -11,10 +12,10 @@ import json
 import secrets
 from pathlib import Path
 
-from privcode.config import Config, dump_config
+from privcode.config import Config, dump_config, load_config, with_settings
 from privcode.console import say
 from privcode.errors import UserError
-from privcode.files import Row, read_sealed
+from privcode.files import Row, read_sealed, sha256_file
 from privcode.privacy.ledger import Ledger, identity, read_ledger, sketch_in
 from privcode.privacy.plan import PrivacyPlan
 from privcode.privacy.registry import keep, place, register, registered, secret
@@ -40,7 +41,7 @@ def begin(config: Config, plan: PrivacyPlan, path: Path, data: DataIdentity) -> 
     """
     ledger, run = Ledger(path), _name(config, plan, data)
     machine = {} if plan.reproducible_seed is None else {"bits": bits()}
-    here, sweep = str(path.resolve()), sweep_of(plan, path)
+    here, sweep = str(path.resolve()), sweep_of(config, plan, path)
     drawn = None if config.data.public else keep(data.sketch(secret()))
 
     def note(run: str) -> None:
@@ -59,13 +60,16 @@ def begin(config: Config, plan: PrivacyPlan, path: Path, data: DataIdentity) -> 
 
     known = [] if config.data.public else registered()
     if not ledger.entries:
-        if sweep and any((e["sweep"], e["ledger"]) == (sweep, here) for e in known):
-            raise UserError(
+        trials = [e["ledger"] for e in known if sweep and e["sweep"] == sweep and e["ledger"]]
+        if any(Path(at).parts[-3:] == path.resolve().parts[-3:] for at in trials):
+            raise UserError(  # here, or in a copy of the sweep
                 f"{path}: is gone, but this trial was begun, and a sweep pays for each "
                 "trial once; put it back, or start a fresh sweep with another --out"
             )
         note(run)
         facts = {"exact": data.exact, "sketch": drawn, **machine}
+        if sweep:
+            facts["trial"] = digest(config)
         ledger.begin(plan, data.fingerprint, run, sweep, **facts)
         return
     ledger.begin(plan, data.fingerprint, exact=data.exact)  # insists that nothing changed
@@ -118,20 +122,55 @@ def _name(config: Config, plan: PrivacyPlan, data: DataIdentity) -> str:
     return hashlib.sha256(said.encode()).hexdigest()[:32]
 
 
-def sweep_of(plan: PrivacyPlan, ledger: Path) -> str | None:
+def digest(config: Config) -> str:
+    """SHA-256 of all settings, as a run and a sweep keep them in a file."""
+    return hashlib.sha256(dump_config(config).encode()).hexdigest()
+
+
+def sweep_of(config: Config, plan: PrivacyPlan, ledger: Path) -> str | None:
     """Identity of the sweep that the run with this ledger is a trial of.
 
     Raises:
-        UserError: the plan pays for the best of several trials, and this is none of them.
+        UserError: the plan pays for the best of several trials, and this is none that was drawn.
     """
     if plan.trials is None:
         return None
     if (begun := read_ledger(ledger)) and "sweep" in begun[0]:
+        check_trial(ledger, begun)
         return str(begun[0]["sweep"])
-    drawn = ledger.parent.parent.parent / SWEEP
+    run = ledger.parent.parent
+    drawn = run.parent / SWEEP
     if not drawn.exists():
         raise UserError(
-            f"{ledger.parent.parent}: privacy.selection is trials, which charges the best run of a "
+            f"{run}: privacy.selection is trials, which charges the best run of a "
             "sweep; start it with privcode sweep CONFIG"
         )
-    return str(read_sealed(drawn)["sweep"])
+    facts = read_sealed(drawn)
+    whole = load_config(run.parent.parent / "sweep.yaml")
+    names = [f"trial-{n}" for n in range(1, len(facts["trials"]) + 1)]
+    now = sha256_file(run.parent.parent / "sweep.yaml")
+    if run.name not in names or facts.get("config", now) != now:
+        raise UserError(
+            f"{run}: is none of the trials that the sweep in {run.parent.parent} drew; a run with "
+            "settings of your own needs a plan of its own, without privacy.selection: trials"
+        )
+    settings = facts["trials"][names.index(run.name)]
+    if with_settings(whole, settings, "sweep.settings") != config:
+        raise UserError(
+            f"{run}: has other settings than the sweep drew for this trial; let privcode sweep "
+            "start its trials"
+        )
+    return str(facts["sweep"])
+
+
+def check_trial(ledger: Path, begun: list[Row]) -> None:
+    """Refuse a trial whose settings are not those that it was begun with, which were drawn.
+
+    Raises:
+        UserError: they differ.
+    """
+    kept = ledger.parent.parent / "config.yaml"
+    if "trial" in begun[0] and begun[0]["trial"] != sha256_file(kept):
+        raise UserError(
+            f"{kept}: has other settings than the sweep drew for this trial; restore it"
+        )

@@ -9,6 +9,7 @@ from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from privcode.budget import check_trial
 from privcode.config import Config, json_number
 from privcode.errors import UserError
 from privcode.files import Row, read_jsonl
@@ -156,6 +157,8 @@ def verify(run: "Run") -> dict[str, Any]:
         return facts | {"epsilon": None, "delta": run.plan.delta}
     if not entries or planned_in(entries) != run.plan.describe():
         raise UserError(f"{run.ledger}: was not written under the plan of config.yaml")
+    if run.plan.trials:
+        check_trial(run.ledger, entries)
     taken = spent_in(entries)
     if taken.steps != run.plan.steps:
         raise UserError(f"{run.ledger}: holds {taken.steps} of {run.plan.steps} steps; restore it")

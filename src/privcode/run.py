@@ -501,7 +501,7 @@ class Run(Workspace):
 
     def _check(self) -> None:
         if "sanitize" in (todo := [name for name in self.stages if name not in self.done()]):
-            sweep_of(self.plan, self.ledger)
+            sweep_of(self.config, self.plan, self.ledger)
         refuse_early(self.config, todo)
 
     def _finished(self) -> None:

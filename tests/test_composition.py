@@ -9,13 +9,13 @@ from pathlib import Path
 
 import pytest
 
-from privcode.budget import SWEEP, begin, digest
+from privcode.budget import SELECTED, SWEEP, begin, digest, select
 from privcode.comparison import keep
 from privcode.config import load_config
 from privcode.errors import UserError
 from privcode.files import read_sealed, sha256_file, write_sealed
 from privcode.privacy.accounting import Spent
-from privcode.privacy.ledger import Ledger, read_ledger
+from privcode.privacy.ledger import Ledger, identity, read_ledger
 from privcode.privacy.registry import place, register, registered, registry
 from privcode.private import DataIdentity
 from privcode.records import Record, Unit
@@ -419,6 +419,54 @@ def test_a_trial_is_not_released_before_the_best_is_chosen(swept: Path) -> None:
     with pytest.raises(UserError, match="one trial of a sweep"):
         run.release()
     run.close()
+
+
+def finished(config: Path, out: Path) -> Run:
+    """A trial whose steps are taken and that is noted, but for the models."""
+    run = Run(load_config(config), out)
+    with run.stage("sanitize", [], []):
+        begin(run.config, run.plan, run.ledger, DATA)
+        for step in range(6):
+            Ledger(run.ledger).step(step)
+    run.close()
+    return run
+
+
+def refusal(run: Run) -> str:
+    opened = Run.open(run.out)
+    with pytest.raises(UserError) as refused:
+        opened.release()
+    opened.close()
+    return str(refused.value)
+
+
+def test_of_the_trials_of_a_sweep_only_the_selected_one_is_released(
+    config: Path, swept: Path
+) -> None:
+    private = drawn(swept, [{}, {}])
+    for name in ("trial-1", "trial-2"):
+        finished(swept, private / name)
+    moved = []
+    for name in ("trial-1", "trial-2"):
+        shutil.move(private / name, config.parent / name)
+        moved.append(Run.open(config.parent / name))
+        moved[-1].close()
+        assert "only the best is released" in refusal(moved[-1])
+    best, other = moved
+    select(best.config, best.out, private)
+    select(best.config, best.out, private)
+    assert "synthesize is not done" in refusal(best)  # and not that it is one of several
+    assert "only the best is released" in refusal(other)
+    shutil.copy(best.private / SELECTED, other.private / SELECTED)
+    assert "only the best is released" in refusal(other)
+    with pytest.raises(UserError, match="another trial of this sweep was selected"):
+        select(other.config, other.out, private)
+    (private / SELECTED).unlink()  # the registry remembers
+    with pytest.raises(UserError, match="another trial of this sweep was selected"):
+        select(other.config, other.out, private)
+    facts = {"sweep": "s", "run": identity(read_ledger(other.ledger))}
+    write_sealed(other.private / SELECTED, facts)
+    assert "another trial of this sweep was selected" in refusal(other)
 
 
 def test_nothing_of_the_registry_is_in_what_a_ledger_says_in_public(config: Path) -> None:

@@ -15,7 +15,8 @@ from pathlib import Path
 from privcode.config import Config, dump_config, load_config, with_settings
 from privcode.console import say
 from privcode.errors import UserError
-from privcode.files import Row, read_sealed, sha256_file
+from privcode.files import Row, read_sealed, sha256_file, write_sealed
+from privcode.privacy import registry
 from privcode.privacy.ledger import Ledger, identity, read_ledger, sketch_in
 from privcode.privacy.plan import PrivacyPlan
 from privcode.privacy.registry import keep, place, register, registered, secret
@@ -24,6 +25,9 @@ from privcode.workspace import bits
 
 SWEEP = "sweep.json"
 """What a sweep has drawn: in its `private/`, beside the directories of its trials."""
+_ANOTHER = "another trial of this sweep was selected, and a sweep pays for releasing one"
+SELECTED = "selected.json"
+"""Which trial a sweep has selected: in its `private/`, and in that of the trial."""
 
 
 def begin(config: Config, plan: PrivacyPlan, path: Path, data: DataIdentity) -> None:
@@ -161,6 +165,46 @@ def sweep_of(config: Config, plan: PrivacyPlan, ledger: Path) -> str | None:
             "start its trials"
         )
     return str(facts["sweep"])
+
+
+def select(config: Config, run: Path, private: Path) -> None:
+    """Note, once for a sweep, that the run in this folder is the one that may be released.
+
+    It is noted in the sweep's `private`, in the registry, and in the run.
+
+    Raises:
+        UserError: another run was noted.
+    """
+    begun = read_ledger(run / "private" / "ledger.jsonl")
+    facts = {"sweep": str(begun[0]["sweep"]), "run": str(identity(begun))}
+    other = (private / SELECTED).exists() and not _says(private / SELECTED, facts)
+    noted = facts["run"] if config.data.public else registry.select(facts["sweep"], facts["run"])
+    if other or noted != facts["run"]:
+        raise UserError(f"{run}: {_ANOTHER}")
+    write_sealed(private / SELECTED, facts, mode=0o600)
+    write_sealed(run / "private" / SELECTED, facts, mode=0o600)
+
+
+def _says(path: Path, facts: Row) -> bool:
+    kept = read_sealed(path)
+    return all(kept.get(name) == value for name, value in facts.items())
+
+
+def check_selected(run: Path) -> None:
+    """Refuse to release a trial that its sweep did not select, wherever it lies.
+
+    Raises:
+        UserError: it did not, or selected another.
+    """
+    begun, noted = read_ledger(run / "private" / "ledger.jsonl"), run / "private" / SELECTED
+    own = {"sweep": begun[0].get("sweep"), "run": identity(begun)} if begun else {}
+    if not own or not noted.exists() or not _says(noted, own):
+        raise UserError(
+            f"{run}: is one trial of a sweep, of which only the best is released; let privcode "
+            "sweep finish, and release its best"
+        )
+    if registry.selected(str(own["sweep"])) not in (None, own["run"]):
+        raise UserError(f"{run}: {_ANOTHER}")
 
 
 def check_trial(ledger: Path, begun: list[Row]) -> None:

@@ -19,7 +19,7 @@ from privcode.privacy.ledger import Ledger, identity, read_ledger
 from privcode.privacy.registry import place, register, registered, registry
 from privcode.private import DataIdentity
 from privcode.records import Record, Unit
-from privcode.results import verify
+from privcode.results import evidence, verify
 from privcode.run import Run
 from privcode.spending import spent_beside
 from privcode.stages.sweep import variant
@@ -234,6 +234,7 @@ def test_public_data_are_not_registered_and_look_up_nothing(config: Path) -> Non
     assert len(registered()) == 1
     assert others(public) == []
     assert others(private) == []
+    assert (evidence(public).public, evidence(private).public) == (True, False)
 
 
 def test_a_crash_between_registry_and_ledger_counts_a_run_too_many(config: Path) -> None:

@@ -17,11 +17,12 @@ from privcode.console import say
 from privcode.errors import UserError
 from privcode.files import Row, read_sealed, sha256_file, write_sealed
 from privcode.privacy import registry
-from privcode.privacy.ledger import Ledger, identity, read_ledger, sketch_in
+from privcode.privacy.ledger import Ledger, identity, read_ledger, sketch_in, source_in
 from privcode.privacy.plan import PrivacyPlan
 from privcode.privacy.registry import keep, place, register, registered, secret
 from privcode.private import DataIdentity
 from privcode.workspace import bits
+from privcode.yaml_file import read_yaml
 
 SWEEP = "sweep.json"
 """What a sweep has drawn: in its `private/`, beside the directories of its trials."""
@@ -45,12 +46,13 @@ def begin(config: Config, plan: PrivacyPlan, path: Path, data: DataIdentity) -> 
     """
     ledger, run = Ledger(path), _name(config, plan, data)
     machine = {} if plan.reproducible_seed is None else {"bits": bits()}
+    settings = settings_digest(config.model_dump(by_alias=True))
     here, sweep = str(path.resolve()), sweep_of(config, plan, path)
     drawn = None if config.data.public else keep(data.sketch(secret()))
 
     def note(run: str) -> None:
         if not config.data.public:
-            source = place(config.data.source)
+            source = source_in(ledger.entries) or place(config.data.source)
             spent = plan.spent()
             register(
                 run,
@@ -71,12 +73,13 @@ def begin(config: Config, plan: PrivacyPlan, path: Path, data: DataIdentity) -> 
                 "trial once; put it back, or start a fresh sweep with another --out"
             )
         note(run)
-        facts = {"exact": data.exact, "sketch": drawn, **machine}
+        facts = {"exact": data.exact, "sketch": drawn, **machine, "settings": settings}
+        facts |= {"public": config.data.public, "source": place(config.data.source)}
         if sweep:
             facts["trial"] = digest(config)
         ledger.begin(plan, data.fingerprint, run, sweep, **facts)
         return
-    ledger.begin(plan, data.fingerprint, exact=data.exact)  # insists that nothing changed
+    ledger.begin(plan, data.fingerprint, exact=data.exact, settings=settings)  # nothing changed
     if drawn and drawn != sketch_in(ledger.entries):  # begun before there were sketches
         ledger.append(kind="sketched", sketch=drawn)
     moved = bool(machine) and machine["bits"] != _bits_in(ledger.entries)
@@ -205,6 +208,30 @@ def check_selected(run: Path) -> None:
         )
     if registry.selected(str(own["sweep"])) not in (None, own["run"]):
         raise UserError(f"{run}: {_ANOTHER}")
+
+
+_TRAINING = ("method", "data", "privacy", "sanitize", "audit")
+
+
+def settings_digest(values: Row) -> str:
+    """SHA-256 of the settings that training under the plan reads, of a config's plain values."""
+    model = "premium" if values["method"] in ("dpft", "jft") else "junior"
+    read = {name: values[name] for name in (*_TRAINING, model)}
+    return hashlib.sha256(json.dumps(read, sort_keys=True).encode()).hexdigest()
+
+
+def check_settings(run: Path, begun: list[Row]) -> None:
+    """Refuse a run whose config.yaml is not what its ledger was begun with.
+
+    Raises:
+        UserError: it was edited.
+    """
+    kept = run / "config.yaml"
+    if "settings" not in begun[0]:  # begun before that was noted
+        return
+    values = read_yaml(kept)
+    if not isinstance(values, dict) or begun[0]["settings"] != settings_digest(values):
+        raise UserError(f"{kept}: was edited after the run had begun; restore it")
 
 
 def check_trial(ledger: Path, begun: list[Row]) -> None:

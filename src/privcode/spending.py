@@ -17,7 +17,14 @@ from privcode.console import say
 from privcode.errors import UserError
 from privcode.files import Row
 from privcode.privacy.accounting import Spent, read_spent
-from privcode.privacy.ledger import identity, lost_steps, read_ledger, sketch_in, spent_in
+from privcode.privacy.ledger import (
+    identity,
+    lost_steps,
+    read_ledger,
+    sketch_in,
+    source_in,
+    spent_in,
+)
 from privcode.privacy.registry import kept, place, registered, registry, secret
 from privcode.privacy.sketch import SHARE, Sketch, shared
 from privcode.private import DataIdentity
@@ -76,21 +83,21 @@ def spent_beside(run: "Run", data: DataIdentity | None = None) -> tuple[Spent, .
 def runs_beside(run: "Run", data: DataIdentity | None = None) -> dict[str, Other]:
     """The runs of `spent_beside`, by name."""
     own = read_ledger(run.ledger)
-    source = place(run.config.data.source)
+    source = source_in(own) or place(run.config.data.source)
     ours = _Data(source, records=data)
     if data:
         ours = replace(ours, fingerprint=data.fingerprint)
     elif own:
         ours = _Data(source, own[0]["data"], sketch_in(own))
-    found = _elsewhere(run.config, ours)
+    found = {} if is_public(run.config, own) else _elsewhere(ours)
     for path in sorted(run.out.resolve().parent.glob("*/private/ledger.jsonl")):
         entries = read_ledger(path)
         if not entries or path == run.ledger.resolve():
             continue
-        config = path.parent.parent / "config.yaml"
-        theirs = _Data(
-            place(load_config(config).data.source) if config.exists() else "", entries[0]["data"]
-        )
+        config, noted = path.parent.parent / "config.yaml", source_in(entries)
+        if noted is None:  # begun before it was
+            noted = place(load_config(config).data.source) if config.exists() else ""
+        theirs = _Data(noted, entries[0]["data"])
         if (name := sketch_in(entries)) and kept(name):  # else of another registry
             theirs = replace(theirs, sketch=name)
         same, share = _same(ours, theirs)
@@ -116,12 +123,19 @@ def runs_elsewhere(config: Config, data: DataIdentity | None = None) -> dict[str
     over public data are not registered and look up nothing.
     """
     source = place(config.data.source)
-    return _elsewhere(config, _Data(source, data.fingerprint if data else None, records=data))
+    if config.data.public:
+        return {}
+    return _elsewhere(_Data(source, data.fingerprint if data else None, records=data))
 
 
-def _elsewhere(config: Config, ours: _Data) -> dict[str, Other]:
+def is_public(config: Config, entries: list[Row]) -> bool:
+    """Whether the owner declared the data public before the run spent anything."""
+    return bool(entries[0].get("public", config.data.public) if entries else config.data.public)
+
+
+def _elsewhere(ours: _Data) -> dict[str, Other]:
     found: dict[str, Other] = {}
-    for entry in () if config.data.public else registered():
+    for entry in registered():
         same, share = _same(ours, _Data(entry["source"], entry["data"], entry.get("sketch")))
         if not same:
             continue

@@ -69,14 +69,26 @@ def others(run: Run) -> list[Spent]:
     return sorted(spent_beside(run), key=lambda s: s.steps)
 
 
-def taken(steps: int) -> Spent:
-    return Spent(WHOLE.sampling_rate, WHOLE.noise_multiplier, steps)
-
-
-def test_runs_in_other_places_count_with_the_steps_they_took(config: Path) -> None:
+def test_runs_in_other_places_count_with_all_they_may_take(config: Path) -> None:
     begun(config, "a", 6)
     begun(config, "b", 2)
-    assert others(begun(config, "c")) == [taken(2), WHOLE]
+    assert others(begun(config, "c")) == [WHOLE, WHOLE]
+
+
+@pytest.mark.parametrize("rows", [1, 3, 7])
+@pytest.mark.parametrize("kept", [True, False])
+def test_a_ledger_that_was_put_back_from_a_backup_takes_nothing_from_what_counts(
+    config: Path, rows: int, kept: bool
+) -> None:
+    first = begun(config, "a", 6)
+    if not kept:  # a run next to this one that is in no registry
+        registry().unlink()
+    lines = first.ledger.read_text().splitlines(keepends=True)
+    first.ledger.write_text("".join(lines[:rows]))
+    beside = Run(load_config(config), config.parent / "a" / "other")
+    begin(beside.config, beside.plan, beside.ledger, DATA)
+    beside.close()
+    assert others(beside) == [WHOLE]
 
 
 def test_a_deleted_run_counts_with_all_it_may_have_taken(config: Path) -> None:
@@ -84,7 +96,7 @@ def test_a_deleted_run_counts_with_all_it_may_have_taken(config: Path) -> None:
     shutil.rmtree(first.out)
     assert others(begun(config, "b")) == [WHOLE]
     again = begun(config, "a", 3)  # in the place of the deleted run: not the same run
-    assert others(again) == [taken(0), WHOLE]
+    assert others(again) == [WHOLE, WHOLE]
 
 
 def test_a_run_whose_ledger_was_spoilt_elsewhere_counts_with_all_it_may_have_taken(
@@ -122,7 +134,7 @@ def test_a_copy_that_goes_on_is_counted_as_one_run_more(config: Path) -> None:
     first = begun(config, "a", 3)
     shutil.copytree(first.out.parent, config.parent / "b")
     copy = begun(config, "b", 6)
-    assert others(copy) == [taken(3)]
+    assert others(copy) == [WHOLE]
     begun(config, "a", 6)
     shutil.rmtree(config.parent / "a")
     assert others(begun(config, "c")) == [WHOLE, WHOLE]
@@ -143,7 +155,7 @@ def test_of_copies_under_one_name_the_one_that_went_furthest_counts(config: Path
     assert others(beside) == [WHOLE]
 
 
-def test_a_reproducible_run_begun_in_two_places_counts_where_it_went_furthest(
+def test_a_reproducible_run_begun_in_two_places_counts_once(
     config: Path,
 ) -> None:
     config.with_name("r.yaml").write_text(
@@ -213,7 +225,7 @@ def test_the_same_source_or_the_same_records_are_the_same_data(config: Path) -> 
     begun(config.with_name("d.yaml"), "b", 5)
     config.with_name("e.yaml").write_text(CONFIG.replace("private.jsonl", "c.yaml"))
     begun(config.with_name("e.yaml"), "c", 4, data="something else")
-    assert others(begun(config, "d")) == [taken(5), WHOLE]
+    assert others(begun(config, "d")) == [WHOLE, WHOLE]
 
 
 def test_a_folder_is_one_place_however_it_is_written(
@@ -322,9 +334,9 @@ def test_all_trials_of_a_sweep_count_as_one_choice(config: Path, swept: Path) ->
         trial.close()
         for step in range(steps):
             Ledger(trial.ledger).step(step)
-    assert others(trial) == [taken(0)]
+    assert others(trial) == [WHOLE]
     shutil.rmtree(private / "trial-2")
-    assert others(begun(config, "b")) == [taken(0), whole]
+    assert sorted(others(begun(config, "b")), key=lambda s: s.trials or 0) == [WHOLE, whole]
 
 
 def test_a_trial_is_taken_once_and_in_its_place(swept: Path) -> None:
@@ -397,7 +409,7 @@ def test_a_trial_that_was_edited_later_is_not_verified(swept: Path) -> None:
             Ledger(run.ledger).step(step)
     verify(run)
     kept = run.out / "config.yaml"
-    kept.write_text(kept.read_text().replace("learning_rate: 0.01", "learning_rate: 0.5"))
+    kept.write_text(kept.read_text().replace("  epochs: 2", "  epochs: 3"))
     manifest = read_sealed(run.manifest)
     write_sealed(run.manifest, manifest | {"config": {"config.yaml": sha256_file(kept)}})
     with pytest.raises(UserError, match="other settings than the sweep drew"):

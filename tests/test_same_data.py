@@ -429,5 +429,5 @@ def test_a_run_whose_settings_were_edited_half_way_does_not_go_on(tmp_path: Path
     write(tmp_path / "one.jsonl", ROWS)
     run = run_over(config(tmp_path, "one.jsonl"), tmp_path / "a")
     opened = edited(run, "learning_rate: 0.0001\n  schedule", "learning_rate: 0.1\n  schedule")
-    with pytest.raises(UserError, match="other settings"):
+    with pytest.raises(UserError, match="private data or settings"):
         opened._begin(private_records(opened.config)[2])

@@ -1,8 +1,9 @@
 """What other runs spent on the data of a run: on the same records, or on many of them.
 
-Promises: every run that is known counts once, wherever it lies, if it read the same file, the same
-records, or records of which a material share is in both (`privacy.sketch`). Where that cannot be
-told, since a sketch is lost or was made with another key, it counts, and the owner is told.
+Promises: every run that is known counts once and with its whole plan, wherever it lies, if it read
+the same file, the same records, or records of which a material share is in both
+(`privacy.sketch`). Where that cannot be told, since a sketch is lost or was made with another key,
+it counts, and the owner is told.
 Does not: see what no registry and no neighbouring folder of this machine holds.
 """
 
@@ -14,12 +15,12 @@ from typing import TYPE_CHECKING
 
 from privcode.config import Config, load_config
 from privcode.console import say
-from privcode.errors import UserError
 from privcode.files import Row
 from privcode.privacy.accounting import Spent, read_spent
 from privcode.privacy.ledger import (
     identity,
     lost_steps,
+    planned_in,
     read_ledger,
     sketch_in,
     source_in,
@@ -118,9 +119,9 @@ def spent_elsewhere(config: Config, data: DataIdentity | None = None) -> dict[st
 def runs_elsewhere(config: Config, data: DataIdentity | None = None) -> dict[str, Other]:
     """The runs over the same data that the registry knows, by name.
 
-    A run's own ledger counts where it still is what was registered, else the whole plan; of
-    several under one name, the one that went furthest. All trials of a sweep count as one. Runs
-    over public data are not registered and look up nothing.
+    Each counts with its whole plan: how far it went would be its ledger's word, which may have been
+    put back from a backup. All trials of a sweep count as one. Runs over public data are not
+    registered and look up nothing.
     """
     source = place(config.data.source)
     if config.data.public:
@@ -139,11 +140,8 @@ def _elsewhere(ours: _Data) -> dict[str, Other]:
         same, share = _same(ours, _Data(entry["source"], entry["data"], entry.get("sketch")))
         if not same:
             continue
-        entries = [] if entry["ledger"] is None else _still_readable(Path(entry["ledger"]))
-        there = identity(entries) == entry["run"]
-        spent = _spent(entries) if there else read_spent(entry["spent"])
         name = entry["sweep"] or entry["run"]
-        _count(found, name, Other(spent, entry["ledger"] or "", share))
+        _count(found, name, Other(read_spent(entry["spent"]), entry["ledger"] or "", share))
     return found
 
 
@@ -181,17 +179,9 @@ def overlaps(found: dict[str, Other]) -> Iterator[str]:
 
 
 def _count(found: dict[str, Other], name: str, other: Other) -> None:
-    """Ledgers under one name are copies, of which one may have gone on after it was copied."""
+    """Ledgers under one name are copies; the largest counts."""
     if name not in found or found[name].spent.steps < other.spent.steps:
         found[name] = other
-
-
-def _still_readable(ledger: Path) -> list[Row]:
-    """Entries of another run's ledger; none where they are gone or spoilt: its plan counts."""
-    try:
-        return read_ledger(ledger)
-    except (UserError, OSError):
-        return []
 
 
 def _named(entries: list[Row]) -> str | None:
@@ -200,9 +190,5 @@ def _named(entries: list[Row]) -> str | None:
 
 
 def _spent(entries: list[Row]) -> Spent:
-    """What a run spent; a trial stands for its sweep, of which others may have gone further."""
-    taken = spent_in(entries)
-    taken = replace(taken, steps=taken.steps + lost_steps(entries))
-    if "sweep" not in entries[0]:
-        return taken
-    return replace(taken, steps=entries[0]["plan"]["steps"])
+    """What another run may spend: its plan, and what it took twice."""
+    return replace(spent_in(entries), steps=planned_in(entries)["steps"] + lost_steps(entries))

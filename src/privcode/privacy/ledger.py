@@ -140,7 +140,7 @@ class Ledger:
         stated |= {k: facts[k] for k in ("exact", "settings") if k in begun and k in facts}
         if any(begun.get(k) != v for k, v in stated.items()):
             raise UserError(
-                f"{self.path}: was begun with another plan, other settings or other private data; "
+                f"{self.path}: was begun with another plan or other private data or settings; "
                 "use a new run directory"
             )
 

@@ -73,7 +73,7 @@ def begin(config: Config, plan: PrivacyPlan, path: Path, data: DataIdentity) -> 
                 "trial once; put it back, or start a fresh sweep with another --out"
             )
         note(run)
-        facts = {"exact": data.exact, "sketch": drawn, **machine, "settings": settings}
+        facts: Row = {"exact": data.exact, "sketch": drawn, **machine, "settings": settings}
         facts |= {"public": config.data.public, "source": place(config.data.source)}
         if sweep:
             facts["trial"] = digest(config)

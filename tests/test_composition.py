@@ -9,17 +9,20 @@ from pathlib import Path
 
 import pytest
 
-from privcode.budget import SWEEP, begin
+from privcode.budget import SELECTED, SWEEP, begin, digest, select
+from privcode.comparison import keep
 from privcode.config import load_config
 from privcode.errors import UserError
-from privcode.files import write_sealed
+from privcode.files import read_sealed, sha256_file, write_sealed
 from privcode.privacy.accounting import Spent
-from privcode.privacy.ledger import Ledger, read_ledger
+from privcode.privacy.ledger import Ledger, identity, read_ledger
 from privcode.privacy.registry import place, register, registered, registry
 from privcode.private import DataIdentity
 from privcode.records import Record, Unit
+from privcode.results import evidence, verify
 from privcode.run import Run
 from privcode.spending import spent_beside
+from privcode.stages.sweep import variant
 
 CONFIG = """\
 data: {source: private.jsonl, language: python}
@@ -66,14 +69,26 @@ def others(run: Run) -> list[Spent]:
     return sorted(spent_beside(run), key=lambda s: s.steps)
 
 
-def taken(steps: int) -> Spent:
-    return Spent(WHOLE.sampling_rate, WHOLE.noise_multiplier, steps)
-
-
-def test_runs_in_other_places_count_with_the_steps_they_took(config: Path) -> None:
+def test_runs_in_other_places_count_with_all_they_may_take(config: Path) -> None:
     begun(config, "a", 6)
     begun(config, "b", 2)
-    assert others(begun(config, "c")) == [taken(2), WHOLE]
+    assert others(begun(config, "c")) == [WHOLE, WHOLE]
+
+
+@pytest.mark.parametrize("rows", [1, 3, 7])
+@pytest.mark.parametrize("kept", [True, False])
+def test_a_ledger_that_was_put_back_from_a_backup_takes_nothing_from_what_counts(
+    config: Path, rows: int, kept: bool
+) -> None:
+    first = begun(config, "a", 6)
+    if not kept:  # a run next to this one that is in no registry
+        registry().unlink()
+    lines = first.ledger.read_text().splitlines(keepends=True)
+    first.ledger.write_text("".join(lines[:rows]))
+    beside = Run(load_config(config), config.parent / "a" / "other")
+    begin(beside.config, beside.plan, beside.ledger, DATA)
+    beside.close()
+    assert others(beside) == [WHOLE]
 
 
 def test_a_deleted_run_counts_with_all_it_may_have_taken(config: Path) -> None:
@@ -81,7 +96,7 @@ def test_a_deleted_run_counts_with_all_it_may_have_taken(config: Path) -> None:
     shutil.rmtree(first.out)
     assert others(begun(config, "b")) == [WHOLE]
     again = begun(config, "a", 3)  # in the place of the deleted run: not the same run
-    assert others(again) == [taken(0), WHOLE]
+    assert others(again) == [WHOLE, WHOLE]
 
 
 def test_a_run_whose_ledger_was_spoilt_elsewhere_counts_with_all_it_may_have_taken(
@@ -119,7 +134,7 @@ def test_a_copy_that_goes_on_is_counted_as_one_run_more(config: Path) -> None:
     first = begun(config, "a", 3)
     shutil.copytree(first.out.parent, config.parent / "b")
     copy = begun(config, "b", 6)
-    assert others(copy) == [taken(3)]
+    assert others(copy) == [WHOLE]
     begun(config, "a", 6)
     shutil.rmtree(config.parent / "a")
     assert others(begun(config, "c")) == [WHOLE, WHOLE]
@@ -140,7 +155,7 @@ def test_of_copies_under_one_name_the_one_that_went_furthest_counts(config: Path
     assert others(beside) == [WHOLE]
 
 
-def test_a_reproducible_run_begun_in_two_places_counts_where_it_went_furthest(
+def test_a_reproducible_run_begun_in_two_places_counts_once(
     config: Path,
 ) -> None:
     config.with_name("r.yaml").write_text(
@@ -210,7 +225,7 @@ def test_the_same_source_or_the_same_records_are_the_same_data(config: Path) -> 
     begun(config.with_name("d.yaml"), "b", 5)
     config.with_name("e.yaml").write_text(CONFIG.replace("private.jsonl", "c.yaml"))
     begun(config.with_name("e.yaml"), "c", 4, data="something else")
-    assert others(begun(config, "d")) == [taken(5), WHOLE]
+    assert others(begun(config, "d")) == [WHOLE, WHOLE]
 
 
 def test_a_folder_is_one_place_however_it_is_written(
@@ -231,6 +246,7 @@ def test_public_data_are_not_registered_and_look_up_nothing(config: Path) -> Non
     assert len(registered()) == 1
     assert others(public) == []
     assert others(private) == []
+    assert (evidence(public).public, evidence(private).public) == (True, False)
 
 
 def test_a_crash_between_registry_and_ledger_counts_a_run_too_many(config: Path) -> None:
@@ -297,27 +313,34 @@ def swept(config: Path) -> Path:
     return config.with_name("t.yaml")
 
 
+def drawn(config: Path, trials: list[dict[str, float]]) -> Path:
+    """The `private/` of a sweep that has drawn these settings."""
+    whole, out = load_config(config), config.parent / "sweep"
+    keep(out / "sweep.yaml", whole)
+    facts = {"sweep": "s", "config": digest(whole), "trials": trials}
+    write_sealed(out / "private" / SWEEP, facts)
+    return out / "private"
+
+
 def test_all_trials_of_a_sweep_count_as_one_choice(config: Path, swept: Path) -> None:
-    private = config.parent / "sweep" / "private"
-    write_sealed(private / SWEEP, {"sweep": "s", "trials": []})
+    private = drawn(swept, [{}, {}, {}])
     whole = Spent(WHOLE.sampling_rate, WHOLE.noise_multiplier, 6, 3.0)
     source = str(config.parent / "private.jsonl")
     register("s", data=DATA.fingerprint, source=source, spent=whole, ledger=None, sweep="s")
     assert others(begun(config, "a")) == [whole]  # which may have had no trial
-    for name, steps in (("one", 2), ("two", 6), ("three", 1)):
+    for name, steps in (("trial-1", 2), ("trial-2", 6), ("trial-3", 1)):
         trial = Run(load_config(swept), private / name)
         begin(trial.config, trial.plan, trial.ledger, DATA)
         trial.close()
         for step in range(steps):
             Ledger(trial.ledger).step(step)
-    assert others(trial) == [taken(0)]
-    shutil.rmtree(private / "two")
-    assert others(begun(config, "b")) == [taken(0), whole]
+    assert others(trial) == [WHOLE]
+    shutil.rmtree(private / "trial-2")
+    assert sorted(others(begun(config, "b")), key=lambda s: s.trials or 0) == [WHOLE, whole]
 
 
 def test_a_trial_is_taken_once_and_in_its_place(swept: Path) -> None:
-    private = swept.parent / "sweep" / "private"
-    write_sealed(private / SWEEP, {"sweep": "s", "trials": []})
+    private = drawn(swept, [{}])
 
     def trial(place: Path) -> None:
         run = Run(load_config(swept), place)
@@ -334,7 +357,64 @@ def test_a_trial_is_taken_once_and_in_its_place(swept: Path) -> None:
     shutil.rmtree(private / "trial-1")
     with pytest.raises(UserError, match="pays for each trial once"):
         trial(private / "trial-1")
+    shutil.copytree(private.parent, swept.parent / "again")
+    with pytest.raises(UserError, match="pays for each trial once"):
+        trial(swept.parent / "again" / "private" / "trial-1")
     assert len(registered()) == 1
+
+
+RATE = "sanitize.learning_rate"
+
+
+@pytest.mark.parametrize(
+    ("name", "rate", "word"),
+    [
+        ("mine", 0.01, "none of the trials"),
+        ("trial-3", 0.01, "none of the trials"),
+        ("trial-1", 0.02, "other settings than the sweep drew"),
+        ("trial-2", 0.5, "other settings than the sweep drew"),
+    ],
+)
+def test_a_run_that_the_sweep_did_not_draw_is_none_of_its_trials(
+    swept: Path, name: str, rate: float, word: str
+) -> None:
+    private, whole = drawn(swept, [{RATE: 0.01}, {RATE: 0.02}]), load_config(swept)
+    run = Run(variant(whole, {RATE: rate}), private / name)
+    with pytest.raises(UserError, match=word):
+        begin(run.config, run.plan, run.ledger, DATA)
+    run.close()
+    assert not run.ledger.exists()
+    assert not registered()
+    run = Run(variant(whole, {RATE: 0.02}), private / "trial-2")
+    begin(run.config, run.plan, run.ledger, DATA)
+    run.close()
+    assert len(registered()) == 1
+
+
+def test_a_sweep_whose_settings_were_edited_after_the_draw_has_no_trial(swept: Path) -> None:
+    private = drawn(swept, [{RATE: 0.01}])
+    kept = private.parent / "sweep.yaml"
+    kept.write_text(kept.read_text().replace("clip_norm: 1.0", "clip_norm: 2.0"))
+    run = Run(variant(load_config(kept), {RATE: 0.01}), private / "trial-1")
+    with pytest.raises(UserError, match="none of the trials"):
+        begin(run.config, run.plan, run.ledger, DATA)
+    run.close()
+
+
+def test_a_trial_that_was_edited_later_is_not_verified(swept: Path) -> None:
+    run = Run(variant(load_config(swept), {RATE: 0.01}), drawn(swept, [{RATE: 0.01}]) / "trial-1")
+    with run.stage("sanitize", [], []):
+        begin(run.config, run.plan, run.ledger, DATA)
+        for step in range(6):
+            Ledger(run.ledger).step(step)
+    verify(run)
+    kept = run.out / "config.yaml"
+    kept.write_text(kept.read_text().replace("  epochs: 2", "  epochs: 3"))
+    manifest = read_sealed(run.manifest)
+    write_sealed(run.manifest, manifest | {"config": {"config.yaml": sha256_file(kept)}})
+    with pytest.raises(UserError, match="other settings than the sweep drew"):
+        verify(run)
+    run.close()
 
 
 def test_a_run_that_is_no_trial_cannot_pass_for_the_best_of_several(swept: Path) -> None:
@@ -352,6 +432,54 @@ def test_a_trial_is_not_released_before_the_best_is_chosen(swept: Path) -> None:
     with pytest.raises(UserError, match="one trial of a sweep"):
         run.release()
     run.close()
+
+
+def finished(config: Path, out: Path) -> Run:
+    """A trial whose steps are taken and that is noted, but for the models."""
+    run = Run(load_config(config), out)
+    with run.stage("sanitize", [], []):
+        begin(run.config, run.plan, run.ledger, DATA)
+        for step in range(6):
+            Ledger(run.ledger).step(step)
+    run.close()
+    return run
+
+
+def refusal(run: Run) -> str:
+    opened = Run.open(run.out)
+    with pytest.raises(UserError) as refused:
+        opened.release()
+    opened.close()
+    return str(refused.value)
+
+
+def test_of_the_trials_of_a_sweep_only_the_selected_one_is_released(
+    config: Path, swept: Path
+) -> None:
+    private = drawn(swept, [{}, {}])
+    for name in ("trial-1", "trial-2"):
+        finished(swept, private / name)
+    moved = []
+    for name in ("trial-1", "trial-2"):
+        shutil.move(private / name, config.parent / name)
+        moved.append(Run.open(config.parent / name))
+        moved[-1].close()
+        assert "only the best is released" in refusal(moved[-1])
+    best, other = moved
+    select(best.config, best.out, private)
+    select(best.config, best.out, private)
+    assert "synthesize is not done" in refusal(best)  # and not that it is one of several
+    assert "only the best is released" in refusal(other)
+    shutil.copy(best.private / SELECTED, other.private / SELECTED)
+    assert "only the best is released" in refusal(other)
+    with pytest.raises(UserError, match="another trial of this sweep was selected"):
+        select(other.config, other.out, private)
+    (private / SELECTED).unlink()  # the registry remembers
+    with pytest.raises(UserError, match="another trial of this sweep was selected"):
+        select(other.config, other.out, private)
+    facts = {"sweep": "s", "run": identity(read_ledger(other.ledger))}
+    write_sealed(other.private / SELECTED, facts)
+    assert "another trial of this sweep was selected" in refusal(other)
 
 
 def test_nothing_of_the_registry_is_in_what_a_ledger_says_in_public(config: Path) -> None:

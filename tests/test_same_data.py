@@ -15,11 +15,13 @@ from privcode import planned
 from privcode.budget import begin
 from privcode.config import Config, load_config
 from privcode.errors import UserError
+from privcode.files import read_sealed, sha256_file, write_sealed
 from privcode.privacy import sketch as sketches
 from privcode.privacy.ledger import Ledger, read_ledger
 from privcode.privacy.registry import kept, registered, registry, secret
 from privcode.privacy.sketch import SHARE, Sketch, from_bytes, shared, sketch
 from privcode.private import private_records
+from privcode.results import verify
 from privcode.run import Run
 from privcode.spending import runs_beside, spent_beside, spent_elsewhere
 
@@ -342,3 +344,90 @@ def test_a_million_records_are_sketched_in_seconds() -> None:
     started = time.process_time()
     assert shared(found, found) == 1.0
     assert time.process_time() - started < 5
+
+
+def edited(run: Run, old: str, new: str) -> Run:
+    kept = run.out / "config.yaml"
+    text = kept.read_text()
+    assert old in text
+    kept.write_text(text.replace(old, new))
+    opened = Run.open(run.out)
+    opened.close()
+    return opened
+
+
+def two_runs(tmp_path: Path, rows: list[dict[str, Any]]) -> Run:
+    """The second of two runs over one file, which holds other rows by then."""
+    write(tmp_path / "one.jsonl", OTHERS)
+    run_over(config(tmp_path, "one.jsonl"), tmp_path / "a")
+    write(tmp_path / "one.jsonl", rows)
+    return run_over(config(tmp_path, "one.jsonl"), tmp_path / "b")
+
+
+def test_a_config_that_was_edited_to_public_does_not_hide_other_runs(tmp_path: Path) -> None:
+    run = two_runs(tmp_path, ROWS)
+    assert len(spent_beside(run)) == 1
+    assert len(spent_beside(edited(run, "public: false", "public: true"))) == 1
+
+
+def test_a_source_that_was_edited_or_is_gone_does_not_hide_other_runs(tmp_path: Path) -> None:
+    (tmp_path / "real").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "real")
+    write(tmp_path / "real" / "one.jsonl", OTHERS)
+    name = str(tmp_path / "link" / "one.jsonl")
+    run_over(config(tmp_path, name), tmp_path / "a")
+    write(tmp_path / "real" / "one.jsonl", ROWS)
+    run = run_over(config(tmp_path, name), tmp_path / "b")
+    assert len(spent_beside(run)) == 1
+    (tmp_path / "link").unlink()
+    assert len(spent_beside(run)) == 1
+    assert len(spent_beside(edited(run, "link/one.jsonl", "real/two.jsonl"))) == 1
+
+
+def test_a_neighbour_whose_source_is_gone_is_known_by_its_ledger(tmp_path: Path) -> None:
+    (tmp_path / "real").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "real")
+    loaded = config(tmp_path, str(tmp_path / "link" / "one.jsonl"))
+    for name, rows in (("a", OTHERS), ("b", ROWS)):
+        write(tmp_path / "real" / "one.jsonl", rows)
+        run = Run(loaded, tmp_path / "runs" / name)
+        run._begin(private_records(loaded)[2])
+        run.close()
+    registry().unlink()
+    (tmp_path / "link").unlink()
+    assert len(spent_beside(run)) == 1
+
+
+@pytest.mark.parametrize(
+    ("old", "new"), [("public: false", "public: true"), ("max_tokens: 1024", "max_tokens: 512")]
+)
+def test_a_config_that_was_edited_after_a_stage_is_refused_ever_after(
+    tmp_path: Path, old: str, new: str
+) -> None:
+    write(tmp_path / "one.jsonl", ROWS)
+    loaded = config(tmp_path, "one.jsonl")
+    run = Run(loaded, tmp_path / "a")
+    with run.stage("sanitize", [], []):
+        run._begin(private_records(loaded)[2])
+        for step in range(run.plan.steps):
+            Ledger(run.ledger).step(step)
+    run.close()
+    verify(run)
+    run = edited(run, old, new)
+    with pytest.raises(UserError, match="was edited"), run.stage("synthesize", [], []):
+        pass
+    with pytest.raises(UserError, match="was edited"):
+        run.note("report", {})
+    kept = sha256_file(run.out / "config.yaml")  # as earlier versions entered it again
+    manifest = read_sealed(run.manifest)
+    write_sealed(run.manifest, manifest | {"config": {"config.yaml": kept}})
+    with pytest.raises(UserError, match="was edited"):
+        verify(run)
+
+
+def test_a_run_whose_settings_were_edited_half_way_does_not_go_on(tmp_path: Path) -> None:
+    write(tmp_path / "one.jsonl", ROWS)
+    run = run_over(config(tmp_path, "one.jsonl"), tmp_path / "a")
+    opened = edited(run, "learning_rate: 0.0001\n  schedule", "learning_rate: 0.1\n  schedule")
+    with pytest.raises(UserError, match="private data or settings"):
+        opened._begin(private_records(opened.config)[2])

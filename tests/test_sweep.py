@@ -12,13 +12,14 @@ import pytest
 
 from privcode import results
 from privcode import sweep as sweeping
+from privcode.budget import SELECTED, SWEEP
 from privcode.config import Config, load_config, plan_of
 from privcode.errors import UserError
 from privcode.exercises.corpus import prelude, private_records, public_prompts, tasks
 from privcode.files import PUBLIC_TIME, read_json, read_sealed, write_jsonl, write_sealed
 from privcode.privacy.ledger import read_ledger
 from privcode.privacy.registry import registered
-from privcode.run import SWEEP, Run
+from privcode.run import Run
 from privcode.spending import spent_elsewhere
 from privcode.stages.release import verify_bundle
 from privcode.stages.sweep import best, checked, draw, grid, variant
@@ -86,6 +87,16 @@ def test_what_may_not_be_tried_is_refused_before_anything_is_drawn(
         sweep(load_config(config), config.parent / "out")
     assert not (config.parent / "out").exists()
     assert not registered()
+
+
+def test_a_setting_that_changes_the_plan_is_not_tried(
+    config: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("privcode.stages.sweep.SECTIONS", ("privacy",))  # if it were let through
+    loaded = load_config(config)
+    found = loaded.sweep.model_copy(update={"settings": {"privacy.steps": [2, 3]}})
+    with pytest.raises(UserError, match=r"privacy\.steps: changes the privacy plan"):
+        checked(loaded.model_copy(update={"sweep": found}))
 
 
 def test_settings_are_drawn_evenly_from_the_whole_grid(config: Path) -> None:
@@ -166,7 +177,7 @@ def test_a_sweep_keeps_the_best_trial_and_goes_on_where_it_was_killed(
     assert facts["settings"] == {"sanitize.learning_rate": 0.02, field: -99}
     assert facts["score"] == 0.75
     kept = {str(p.relative_to(private)) for p in private.rglob("*") if p.is_file()}
-    assert kept == {".lock", SWEEP, *(f"trial-{n}/private/ledger.jsonl" for n in (1, 3))}
+    assert kept == {".lock", SWEEP, SELECTED, *(f"trial-{n}/private/ledger.jsonl" for n in (1, 3))}
     for path, content in ledgers.items():  # no trial took a step twice, and none is lost
         moved = out / "best" / "private" / path.name if "trial-2" in str(path) else path
         assert moved.read_bytes() == content

@@ -9,6 +9,7 @@ from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from privcode.budget import check_settings, check_trial
 from privcode.config import Config, json_number
 from privcode.errors import UserError
 from privcode.files import Row, read_jsonl
@@ -16,7 +17,7 @@ from privcode.plain import files_below, is_text, read_object, shown
 from privcode.privacy.accounting import Spent
 from privcode.privacy.ledger import planned_in, read_ledger, spent_in
 from privcode.privacy.plan import Charge
-from privcode.spending import spent_beside
+from privcode.spending import is_public, spent_beside
 from privcode.workspace import changed, passing, read_manifest, read_private, versions
 
 if TYPE_CHECKING:
@@ -156,6 +157,9 @@ def verify(run: "Run") -> dict[str, Any]:
         return facts | {"epsilon": None, "delta": run.plan.delta}
     if not entries or planned_in(entries) != run.plan.describe():
         raise UserError(f"{run.ledger}: was not written under the plan of config.yaml")
+    check_settings(run.out, entries)
+    if run.plan.trials:
+        check_trial(run.ledger, entries)
     taken = spent_in(entries)
     if taken.steps != run.plan.steps:
         raise UserError(f"{run.ledger}: holds {taken.steps} of {run.plan.steps} steps; restore it")
@@ -252,4 +256,5 @@ def evidence(run: "Run") -> "Evidence":
         evaluation=evaluation(run),
         audit=audit(run),
         versions=versions(),
+        public=is_public(run.config, read_ledger(run.ledger)),
     )

@@ -13,7 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from privcode.budget import SWEEP, begin, sweep_of
+from privcode.budget import SWEEP, begin, check_selected, sweep_of
 from privcode.config import Config, load_config, plan_of
 from privcode.console import epsilon_text, progress_bar, say, say_private
 from privcode.errors import UserError
@@ -459,6 +459,8 @@ class Run(Workspace):
                 f"{self.out}: is one trial of a sweep, of which only the best is released; let "
                 f"privcode sweep finish, and release {self.out.parent.parent / 'best'}"
             )
+        if self.plan.trials:
+            check_selected(self.out)
         self._finished()
         verify(self)
         folder = f"{self.premium.relative_to(self.out)}/"
@@ -507,7 +509,7 @@ class Run(Workspace):
 
     def _check(self) -> None:
         if "sanitize" in (todo := [name for name in self.stages if name not in self.done()]):
-            sweep_of(self.plan, self.ledger)
+            sweep_of(self.config, self.plan, self.ledger)
         refuse_early(self.config, todo)
 
     def _finished(self) -> None:

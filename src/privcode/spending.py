@@ -1,8 +1,9 @@
 """What other runs spent on the data of a run: on the same records, or on many of them.
 
-Promises: every run that is known counts once, wherever it lies, if it read the same file, the same
-records, or records of which a material share is in both (`privacy.sketch`). Where that cannot be
-told, since a sketch is lost or was made with another key, it counts, and the owner is told.
+Promises: every run that is known counts once and with its whole plan, wherever it lies, if it read
+the same file, the same records, or records of which a material share is in both
+(`privacy.sketch`). Where that cannot be told, since a sketch is lost or was made with another key,
+it counts, and the owner is told.
 Does not: see what no registry and no neighbouring folder of this machine holds.
 """
 
@@ -14,10 +15,17 @@ from typing import TYPE_CHECKING
 
 from privcode.config import Config, load_config
 from privcode.console import say
-from privcode.errors import UserError
 from privcode.files import Row
 from privcode.privacy.accounting import Spent, read_spent
-from privcode.privacy.ledger import identity, lost_steps, read_ledger, sketch_in, spent_in
+from privcode.privacy.ledger import (
+    identity,
+    lost_steps,
+    planned_in,
+    read_ledger,
+    sketch_in,
+    source_in,
+    spent_in,
+)
 from privcode.privacy.registry import kept, place, registered, registry, secret
 from privcode.privacy.sketch import SHARE, Sketch, shared
 from privcode.private import DataIdentity
@@ -76,21 +84,21 @@ def spent_beside(run: "Run", data: DataIdentity | None = None) -> tuple[Spent, .
 def runs_beside(run: "Run", data: DataIdentity | None = None) -> dict[str, Other]:
     """The runs of `spent_beside`, by name."""
     own = read_ledger(run.ledger)
-    source = place(run.config.data.source)
+    source = source_in(own) or place(run.config.data.source)
     ours = _Data(source, records=data)
     if data:
         ours = replace(ours, fingerprint=data.fingerprint)
     elif own:
         ours = _Data(source, own[0]["data"], sketch_in(own))
-    found = _elsewhere(run.config, ours)
+    found = {} if is_public(run.config, own) else _elsewhere(ours)
     for path in sorted(run.out.resolve().parent.glob("*/private/ledger.jsonl")):
         entries = read_ledger(path)
         if not entries or path == run.ledger.resolve():
             continue
-        config = path.parent.parent / "config.yaml"
-        theirs = _Data(
-            place(load_config(config).data.source) if config.exists() else "", entries[0]["data"]
-        )
+        config, noted = path.parent.parent / "config.yaml", source_in(entries)
+        if noted is None:  # begun before it was
+            noted = place(load_config(config).data.source) if config.exists() else ""
+        theirs = _Data(noted, entries[0]["data"])
         if (name := sketch_in(entries)) and kept(name):  # else of another registry
             theirs = replace(theirs, sketch=name)
         same, share = _same(ours, theirs)
@@ -111,25 +119,29 @@ def spent_elsewhere(config: Config, data: DataIdentity | None = None) -> dict[st
 def runs_elsewhere(config: Config, data: DataIdentity | None = None) -> dict[str, Other]:
     """The runs over the same data that the registry knows, by name.
 
-    A run's own ledger counts where it still is what was registered, else the whole plan; of
-    several under one name, the one that went furthest. All trials of a sweep count as one. Runs
-    over public data are not registered and look up nothing.
+    Each counts with its whole plan: how far it went would be its ledger's word, which may have been
+    put back from a backup. All trials of a sweep count as one. Runs over public data are not
+    registered and look up nothing.
     """
     source = place(config.data.source)
-    return _elsewhere(config, _Data(source, data.fingerprint if data else None, records=data))
+    if config.data.public:
+        return {}
+    return _elsewhere(_Data(source, data.fingerprint if data else None, records=data))
 
 
-def _elsewhere(config: Config, ours: _Data) -> dict[str, Other]:
+def is_public(config: Config, entries: list[Row]) -> bool:
+    """Whether the owner declared the data public before the run spent anything."""
+    return bool(entries[0].get("public", config.data.public) if entries else config.data.public)
+
+
+def _elsewhere(ours: _Data) -> dict[str, Other]:
     found: dict[str, Other] = {}
-    for entry in () if config.data.public else registered():
+    for entry in registered():
         same, share = _same(ours, _Data(entry["source"], entry["data"], entry.get("sketch")))
         if not same:
             continue
-        entries = [] if entry["ledger"] is None else _still_readable(Path(entry["ledger"]))
-        there = identity(entries) == entry["run"]
-        spent = _spent(entries) if there else read_spent(entry["spent"])
         name = entry["sweep"] or entry["run"]
-        _count(found, name, Other(spent, entry["ledger"] or "", share))
+        _count(found, name, Other(read_spent(entry["spent"]), entry["ledger"] or "", share))
     return found
 
 
@@ -167,17 +179,9 @@ def overlaps(found: dict[str, Other]) -> Iterator[str]:
 
 
 def _count(found: dict[str, Other], name: str, other: Other) -> None:
-    """Ledgers under one name are copies, of which one may have gone on after it was copied."""
+    """Ledgers under one name are copies; the largest counts."""
     if name not in found or found[name].spent.steps < other.spent.steps:
         found[name] = other
-
-
-def _still_readable(ledger: Path) -> list[Row]:
-    """Entries of another run's ledger; none where they are gone or spoilt: its plan counts."""
-    try:
-        return read_ledger(ledger)
-    except (UserError, OSError):
-        return []
 
 
 def _named(entries: list[Row]) -> str | None:
@@ -186,9 +190,5 @@ def _named(entries: list[Row]) -> str | None:
 
 
 def _spent(entries: list[Row]) -> Spent:
-    """What a run spent; a trial stands for its sweep, of which others may have gone further."""
-    taken = spent_in(entries)
-    taken = replace(taken, steps=taken.steps + lost_steps(entries))
-    if "sweep" not in entries[0]:
-        return taken
-    return replace(taken, steps=entries[0]["plan"]["steps"])
+    """What another run may spend: its plan, and what it took twice."""
+    return replace(spent_in(entries), steps=planned_in(entries)["steps"] + lost_steps(entries))

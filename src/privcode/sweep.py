@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from privcode import results
-from privcode.budget import SWEEP
+from privcode.budget import SWEEP, digest, select
 from privcode.comparison import done_in, keep, run_all
 from privcode.config import Config, plan_of
 from privcode.errors import UserError
@@ -82,6 +82,7 @@ def _best_trial(config: Config, out: Path) -> str:
             "sweep", trials, private, private, parallel, counted=False, may_fail=_nothing_accepted
         )
         os.replace(private / _chosen(config, {name: private / name for name in trials}), kept)
+    select(config, kept, private)
     for path in private.glob("trial-*"):
         if path.is_dir():
             _strip(path)
@@ -108,7 +109,8 @@ def _drawn(config: Config, private: Path) -> list[Settings]:
             )
         assert plan.trials is not None
         drawn = draw(checked(config), plan.trials)
-        write_sealed(path, {"sweep": identity, "trials": drawn}, mode=0o600)
+        facts = {"sweep": identity, "config": digest(config), "trials": drawn}
+        write_sealed(path, facts, mode=0o600)
     found: list[Settings] = read_sealed(path)["trials"]
     return found
 

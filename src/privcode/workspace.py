@@ -174,10 +174,20 @@ class Workspace:
         }
         facts_inside = {"files": hidden, "seconds": taken}
         write_sealed(self.private / "manifest.json", facts_inside, mode=0o600)
-        config = self.hashes([self.out / "config.yaml"])
+        config = self._config()
         noted = self._noted() | {"config": config, "versions": versions(), key: facts}
         write_sealed(self.manifest, noted)
         settle(self.out)
+
+    def _config(self) -> dict[str, str]:
+        """The hash of config.yaml, which must be what it was when the first stage was noted."""
+        config, noted = self.hashes([self.out / "config.yaml"]), self._noted().get("config")
+        if noted is not None and noted != config:
+            raise UserError(
+                f"{self.out / 'config.yaml'}: was edited after the run had begun; restore it, or "
+                "choose another --out"
+            )
+        return config
 
     @contextmanager
     def stage(self, name: str, inputs: Sequence[Path], outputs: Sequence[Path]) -> Iterator[bool]:
@@ -229,6 +239,7 @@ class Workspace:
         self.note("stages", self.done() | wanted, {n: s for n, s in took.items() if n in wanted})
 
     def _needed(self, name: str, inputs: Sequence[Path]) -> bool:
+        self._config()
         every = self.done()
         done = every.get(name)
         if done is None:

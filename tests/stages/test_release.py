@@ -27,6 +27,7 @@ from tests.bundles import (
     ROWS,
     evidence,
     make_bundle,
+    reseal,
     write_adapter,
     write_tensors,
 )
@@ -76,12 +77,25 @@ def test_privacy_json_states_public_facts_and_nothing_else(bundle: Path) -> None
             "trials",
             "sweep",
             "not_charged",
+            "data_declared_public",
             "epsilon_of_all_runs",
             "epsilon_lower_bounds",
         ),
         *("covered", "not_covered", "versions", "files", "digest"),
         *("format", "rows", "stated"),
     }
+
+
+def test_a_bundle_of_a_run_over_data_declared_public_says_so(tmp_path: Path) -> None:
+    bundle = make_bundle(tmp_path, evidence(public=True))
+    facts = verify_bundle(bundle)
+    assert facts["data_declared_public"] is True
+    assert any("declares that the data are public" in line for line in facts["not_covered"])
+    for name in ("README.md", "report.html"):
+        assert "The owner declares that the data are public" in (bundle / name).read_text()
+    reseal(bundle, data_declared_public=False)
+    with pytest.raises(UserError):
+        verify_bundle(bundle)
 
 
 def test_the_data_load_with_datasets_alone(bundle: Path, tmp_path: Path) -> None:

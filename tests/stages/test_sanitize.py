@@ -124,6 +124,26 @@ def test_a_step_lost_with_cryptographic_noise_stays_spent_and_is_not_taken_again
     assert [e["step"] for e in ledger.entries[1:]] == [0, 1, 2, 3, 4]
 
 
+@pytest.mark.parametrize("seed", [None, 0])
+def test_a_ledger_that_is_older_than_the_checkpoint_is_refused(
+    tmp_path: Path, seed: int | None
+) -> None:
+    plan, path = plan_for(reproducible_seed=seed), tmp_path / "ledger.jsonl"
+    with pytest.raises(KeyboardInterrupt):
+        train(tmp_path, plan, stop=2)
+    whole = path.read_text()
+    rows = whole.splitlines(keepends=True)
+    path.write_text("".join(rows[:2]))
+    with pytest.raises(UserError, match=r"ledger\.jsonl: holds 1 steps and not those .* after, 2"):
+        train(tmp_path, plan)
+    path.write_text("".join(rows[:1]))
+    with pytest.raises(UserError, match="holds 0 steps"):
+        train(tmp_path, plan)
+    path.write_text(whole)
+    _, ledger = train(tmp_path, plan)
+    assert ledger.steps == plan.steps
+
+
 def test_all_spent_and_the_checkpoint_gone_is_refused_not_saved_untrained(tmp_path: Path) -> None:
     plan = plan_for(reproducible_seed=None)
     train(tmp_path, plan)

@@ -122,7 +122,9 @@ class Ledger:
             run: the ledger's identity, a fresh random name: moved or copied, it stays the same.
             sweep: identity of the sweep that the run is a trial of.
             facts: "exact", a second fingerprint, which holds for ledgers that have it; "sketch",
-                the name of that of the data; "bits", see `workspace.bits`: both are noted only.
+                the name of that of the data; "bits", see `workspace.bits`: both are noted only;
+                "settings", a digest of those that training read, which holds like "exact";
+                "public" and "source": what decides which other runs count.
 
         Raises:
             UserError: the ledger was begun with another plan or other data.
@@ -132,14 +134,13 @@ class Ledger:
             stated["seed"] = plan.reproducible_seed
         if not self.entries:
             named = {"run": run, "sweep": sweep, **facts}
-            self.append(**stated, **{name: value for name, value in named.items() if value})
+            self.append(**stated, **{k: v for k, v in named.items() if v is not None})
             return
         begun = {**self.entries[0], "plan": planned_in(self.entries)}
-        if "exact" in begun and "exact" in facts:
-            stated["exact"] = facts["exact"]
+        stated |= {k: facts[k] for k in ("exact", "settings") if k in begun and k in facts}
         if any(begun.get(k) != v for k, v in stated.items()):
             raise UserError(
-                f"{self.path}: was begun with another plan or other private data; "
+                f"{self.path}: was begun with another plan or other private data or settings; "
                 "use a new run directory"
             )
 
@@ -203,6 +204,11 @@ def lost_steps(entries: list[Row]) -> int:
 def sketch_in(entries: list[Row]) -> str | None:
     """The name of the sketch of a ledger's data, if it has one."""
     return next((e["sketch"] for e in reversed(entries) if "sketch" in e), None)
+
+
+def source_in(entries: list[Row]) -> str | None:
+    """Where a run's data lay when it began; see `registry.place`. None where that is not noted."""
+    return entries[0].get("source") if entries else None
 
 
 def identity(entries: list[Row]) -> str | None:

@@ -118,7 +118,42 @@ def register(
             )
 
 
+def select(sweep: str, run: str) -> str:
+    """The trial of `sweep` that may be released: `run`, unless another was noted before.
+
+    Raises:
+        UserError: the file cannot be written, or was altered.
+    """
+    with _open() as known:
+        if (noted := _selected(known.entries, sweep)) is None:
+            known.append(kind="selected", sweep=sweep, run=run)
+    return noted or run
+
+
+def selected(sweep: str) -> str | None:
+    """The run that `select` noted, if it noted one.
+
+    Raises:
+        UserError: the file cannot be read, or was altered.
+    """
+    return _selected(_entries(), sweep)
+
+
+def _selected(entries: list[Row], sweep: str) -> str | None:
+    of = (e["run"] for e in entries if e["kind"] == "selected" and e["sweep"] == sweep)
+    return next(of, None)
+
+
 def registered() -> list[Row]:
+    """What `register` noted.
+
+    Raises:
+        UserError: the file cannot be read, or was altered.
+    """
+    return [entry for entry in _entries() if entry["kind"] == "run"]
+
+
+def _entries() -> list[Row]:
     """All entries.
 
     Raises:

@@ -35,6 +35,10 @@ NOT_COVERED = (
     "here, are not charged.",
     "Two records of different units that describe the same person are two units.",
 )
+PUBLIC = (
+    "The owner declares that the data are public: runs over them are not noted, and other runs are "
+    "not counted."
+)
 CHOICE = (
     "That the settings are the best of a random number of trials (Poisson, mean {:g}), each with "
     "settings drawn from those that are listed, by their score on public tasks."
@@ -55,6 +59,8 @@ def guarantee(evidence: Evidence) -> dict[str, Any]:
     warning = [SEED_WARNING] if facts["noise"] == "reproducible" else []
     if charge and charge.words:
         warning.append(charge.words)
+    if evidence.public:
+        warning.append(PUBLIC)
     return {
         **facts,
         "epsilon": None if charge is None else json_number(charge.cost.epsilon),
@@ -66,6 +72,7 @@ def guarantee(evidence: Evidence) -> dict[str, Any]:
         "spent": [asdict(s) for s in spent],
         "not_charged": [asdict(s) for s in left_out],
         "sweep": evidence.sweep,
+        "data_declared_public": evidence.public,
         "protects": f"{whom(plan)} added to or removed from the private data",
         "covered": [*COVERED, *([CHOICE.format(plan.trials)] if plan.trials else [])],
         "not_covered": [*warning, *NOT_COVERED],
@@ -107,7 +114,9 @@ def on_the_makers_word(evidence: Evidence) -> list[str]:
         "that the training followed the plan stated here, and drew its noise so",
         f"that the private data were declared as {evidence.plan.units:,} units, and each unit's "
         "records were given its name",
-        "that no other run over the same data spent budget"
+        "that the data are public, so that other runs over them need not be counted"
+        if evidence.public
+        else "that no other run over the same data spent budget"
         if not others
         else f"that no more than the {others} other run{'s' * (others > 1)} listed here spent "
         "budget on the same data",

@@ -27,6 +27,7 @@ class Evidence:
             or None}, where canaries were planted; {"one_run": {what was looked at:
             `audit.one_run.Bound`}}, where coins were thrown.
         versions: package -> version.
+        public: whether the owner declares that the private data are public.
     """
 
     title: str
@@ -41,3 +42,4 @@ class Evidence:
     audit: dict[str, Any] | None
     versions: dict[str, str]
     sweep: dict[str, Any] | None = None
+    public: bool = False

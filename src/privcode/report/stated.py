@@ -347,5 +347,6 @@ def evidence_of(facts: Mapping[str, Any], where: str) -> tuple[Evidence, str | N
         sweep=None
         if facts.get("sweep") is None
         else read(Sweep, facts["sweep"], f"{where}, sweep"),
+        public=read(bool, facts.get("data_declared_public"), f"{where}, data_declared_public"),
     )
     return evidence, told["license"]

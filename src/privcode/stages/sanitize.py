@@ -278,7 +278,7 @@ def sanitize(
     Raises:
         UserError: the model cannot be clipped per record; the ranks hold different data or
             settings; an example is longer than `settings.max_tokens`; the ledger cannot be
-            written; all is spent and the checkpoint is gone.
+            written, or is older than the checkpoint; all is spent and the checkpoint is gone.
     """
     start()
     public = () if canaries is None else canaries.coordinates.tolist()
@@ -306,12 +306,19 @@ def sanitize(
     def state(step: int) -> dict[str, Any]:
         adapter = [p.detach().cpu() for p in trained]
         kept = {"step": step, "adapter": adapter, "optimizer": optimizer.state_dict()}
-        return kept | {"curve": curve, "scores": None if canaries is None else canaries.scores}
+        kept |= {"curve": curve, "scores": None if canaries is None else canaries.scores}
+        return kept | {"ledger": ledger.entries[-1]["hash"], "spent": ledger.steps}
 
     def opening() -> tuple[dict[str, Any], int]:
         at = state(0)
         if checkpoint.exists():
             at = torch.load(checkpoint, weights_only=True, map_location="cpu")
+            if at.get("ledger") not in (None, *(entry["hash"] for entry in ledger.entries)):
+                raise UserError(
+                    f"{ledger.path}: holds {ledger.steps} steps and not those that {checkpoint} "
+                    f"was made after, {at['spent']}; restore the newer file from a backup, or "
+                    "start a run with another --out, which is charged anew"
+                )
         elif plan.reproducible_seed is None and ledger.steps == plan.steps:
             raise UserError(
                 f"{checkpoint}: is gone, and all steps are spent, so nothing is left to train; "

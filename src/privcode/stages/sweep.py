@@ -13,7 +13,7 @@ from itertools import product
 from random import SystemRandom
 from typing import Any
 
-from privcode.config import Config, Sweep, with_settings
+from privcode.config import Config, Sweep, plan_of, with_settings
 from privcode.errors import UserError
 
 SECTIONS = ("junior", "sanitize", "synthesize", "validate", "premium", "boost")
@@ -39,7 +39,8 @@ def checked(config: Config) -> Sweep:
         if not values:
             raise UserError(f"sweep.settings, {field}: has no values; give at least one")
         for value in values:
-            variant(config, {field: value})
+            if plan_of(variant(config, {field: value})) != plan_of(config):
+                raise UserError(f"sweep.settings, {field}: changes the privacy plan; leave it out")
     if (count := math.prod(map(len, sweep.settings.values()))) > MOST_SETTINGS:
         raise UserError(f"sweep.settings: are {count:.3g}, over {MOST_SETTINGS}; try fewer")
     task = sweep.score.task or next(iter(tasks), None)

@@ -105,7 +105,7 @@ def test_without_noise_a_canary_shows_one_clip_norm_when_drawn_and_nothing_else(
         expected = np.zeros(CANARIES)
         # The clipper keeps 2^-17 of the clip norm for rounding.
         expected[numbers[drawn[drawn >= 12] - 12]] = 1 - 2.0**-17
-        # To the last digits of fp32; exactly nothing where none was drawn, whatever records there are.
+        # And exactly nothing where none was drawn, whatever records there are.
         assert seen == pytest.approx(expected, abs=1e-6)
         assert not seen[expected == 0].any()
 

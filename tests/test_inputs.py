@@ -409,7 +409,7 @@ SURROUNDINGS: Sequence[tuple[str, dict[str, str], int, str]] = [
     (EXECUTE, {"WORLD_SIZE": "x"}, 2, "WORLD_SIZE: is x, not a whole number"),
     (EXECUTE, {"WORLD_SIZE": "2", "RANK": "x"}, 2, "runs in one process"),
     (EXECUTE, {"HOME": "/proc/nothing", "TMPDIR": "/proc/nothing"}, 0, ""),
-    ("privcode nosuch", {}, 2, "No such command 'nosuch'; see privcode --help"),
+    ("privcode nosuch", {}, 2, "privcode: No such command 'nosuch'; see "),
     ("privcode account --help", {"PYTHONIOENCODING": "ascii"}, 0, ""),
 ]
 

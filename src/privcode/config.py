@@ -308,7 +308,7 @@ class TaskFile(Section):
     )
     mode: Literal["complete", "instruct"] = "instruct"
     prelude: File | None = Field(None, description="file of code put before each program")
-    inTextuction: Text = Field(INSTRUCT, description="instruct: asks for the solution of {problem}")
+    instruction: Text = Field(INSTRUCT, description="instruct: asks for the solution of {problem}")
     response: Text = Field(
         RESPONSE, description="instruct: what every answer is made to begin with"
     )

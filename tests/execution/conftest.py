@@ -67,7 +67,7 @@ class Caller:
         package = folder / "package" / "privcode"
         source = Path(privcode.__file__).parent
         shutil.copytree(source / "execution", package / "execution")
-        for name in ("__init__.py", "errors.py", "files.py", "syntax/__init__.py"):
+        for name in ("__init__.py", "errors.py", "files.py", "outputs.py", "syntax/__init__.py"):
             (package / name).parent.mkdir(exist_ok=True)
             shutil.copy(source / name, package / name)
         for place in (self.home, self.scratch):

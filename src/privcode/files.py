@@ -28,6 +28,8 @@ Row = dict[str, Any]
 
 LINE = 64 << 20
 """Bytes that one line of JSON Lines may have."""
+CODE = 16 << 20
+"""Bytes that a file of code may have."""
 DOCUMENT = 1 << 30
 """Bytes that a file may have which is read as a whole, after it was unpacked."""
 

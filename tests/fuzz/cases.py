@@ -356,6 +356,8 @@ def _called(arguments: list[str]) -> tuple[int, str, str, str]:
         with redirect_stdout(out), redirect_stderr(err):
             main()
     except SystemExit as end:
+        if end.code == 143:  # not the command, the test itself is told to stop
+            raise
         code = end.code if isinstance(end.code, int) else 1
     except _Hang:
         code, ended = 1, "hang"

@@ -268,7 +268,7 @@ def score(
     as_json: Json = False,
 ) -> None:
     """pass@k by itself: HumanEval, MBPP, their + sets, BigCodeBench, MultiPL-E."""
-    from privcode.files import read_text
+    from privcode.files import CODE, read_text
     from privcode.scoring import format_named
     from privcode.stages.score import score_files
 
@@ -279,7 +279,7 @@ def score(
         format=format_named(format),
         stdlib_only=stdlib_only,
         k=k or (1,),
-        prelude=read_text(prelude) if prelude else "",
+        prelude=read_text(prelude, CODE) if prelude else "",
         cpu_seconds=cpu_seconds,
         memory_mb=memory_mb,
         sandbox=sandbox,

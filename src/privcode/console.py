@@ -13,9 +13,9 @@ import math
 import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from decimal import ROUND_UP, Context, Decimal
-from typing import Any
+from typing import IO, Any, cast
 
 from rich.console import Console
 from rich.progress import (
@@ -37,19 +37,32 @@ _PLAIN = str.maketrans(
 )
 
 
-class _Console(Console):
-    def on_broken_pipe(self) -> None:
-        """Nobody reads what is said any more: work goes on without a word."""
-        self.quiet = True
+class _Stderr:
+    """Standard error; once it cannot be written, what is said is lost, and work goes on."""
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(sys.stderr, name)
+
+    def write(self, text: str) -> int:
+        return self._or_lose(lambda: sys.stderr.write(text))
+
+    def flush(self) -> None:
+        self._or_lose(sys.stderr.flush)
+
+    def _or_lose(self, use: Callable[[], int | None]) -> int:
+        try:
+            return use() or 0
+        except OSError:  # a full disk behind it, or a reader that is gone
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stderr.fileno())
+            return 0
 
 
-stderr = _Console(stderr=True, highlight=False, quiet=not FIRST)
+stderr = Console(file=cast(IO[str], _Stderr()), highlight=False, quiet=not FIRST)
 
 
 def say(text: str) -> None:
     """One line to the person."""
-    with suppress(OSError):  # a full disk behind it: nothing can be said about that
-        stderr.print(text, soft_wrap=True, markup=False)
+    stderr.print(text, soft_wrap=True, markup=False)
 
 
 def at_terminal() -> bool:

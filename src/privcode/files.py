@@ -32,6 +32,8 @@ PUBLIC_TIME = 315_532_800
 """Of every public file and folder: 1 January 1980 (UTC), the earliest that zip files can state."""
 LINE = 64 << 20
 """Bytes that one line of JSON Lines may have."""
+CODE = 16 << 20
+"""Bytes that a file of code may have."""
 DOCUMENT = 1 << 30
 """Bytes that a file may have which is read as a whole, after it was unpacked."""
 

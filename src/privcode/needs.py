@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from privcode.config import Config, Evaluate, Execution, TaskFile
 from privcode.errors import UserError
-from privcode.files import read_bytes, read_text
+from privcode.files import CODE, read_bytes, read_text
 from privcode.masking import need_detectors
 from privcode.privacy.registry import check
 
@@ -80,4 +80,4 @@ def beside(section: Execution, language: str | None = None) -> dict[str, bytes]:
 
 def text_of(name: str | None) -> str:
     """The text of a file that a config may name."""
-    return "" if name is None else read_text(Path(name))
+    return "" if name is None else read_text(Path(name), CODE)

@@ -14,7 +14,7 @@ from typing import Any
 
 from privcode.config import json_number
 from privcode.errors import UserError
-from privcode.files import Row, read_json, read_jsonl, read_text
+from privcode.files import CODE, Row, read_json, read_jsonl, read_text
 from privcode.scoring.programs import Verdict, whole
 from privcode.scoring.tasks import Task
 
@@ -39,7 +39,7 @@ def read_samples(path: Path) -> list[tuple[str, Sample]]:
         return [
             (
                 str(file),
-                {"task_id": file.parent.name.replace("_", "/"), "solution": read_text(file)},
+                {"task_id": file.parent.name.replace("_", "/"), "solution": read_text(file, CODE)},
             )
             for file in files
         ]

@@ -14,9 +14,9 @@ from pathlib import Path
 import pytest
 
 from privcode.config import load_config
-from privcode.errors import LONGEST, UserError
+from privcode.errors import UserError
 from privcode.execution import execute_file, wrong_names
-from privcode.files import LINE, open_regular, read_json, read_jsonl, read_text, write_text
+from privcode.files import open_regular, read_json, read_jsonl, read_text, write_text
 from privcode.scoring import load_tasks, read_samples
 from privcode.yaml_file import read_yaml
 
@@ -101,7 +101,7 @@ def test_what_is_no_regular_file_is_not_read(tmp_path: Path, reader: str, kind: 
     path = special(tmp_path, kind)
     with pytest.raises(UserError, match=r"special-.*: (is|cannot|no|holds)") as caught:
         READERS[reader](path)
-    assert len(str(caught.value)) <= LONGEST
+    assert len(str(caught.value)) <= 500
     assert not (tmp_path / "out.jsonl").exists()
 
 
@@ -136,7 +136,7 @@ def test_a_link_to_a_regular_file_stays_a_link(tmp_path: Path) -> None:
 def test_a_line_without_end_does_not_fill_memory(tmp_path: Path) -> None:
     path = tmp_path / "a.jsonl"
     with path.open("wb") as file:
-        file.truncate(LINE * 4)  # a file of zeros that takes no space
+        file.truncate(256 << 20)  # a file of zeros that takes no space
     with pytest.raises(UserError, match="row 1: is longer than 64 MB"):
         list(read_jsonl(path))
 
@@ -324,7 +324,7 @@ def test_a_number_that_is_none_or_too_large_names_its_field(field: str, value: s
 
     with pytest.raises(UserError, match=field.replace(".", r"\.")) as caught:
         with_settings(parse_config(values), {field: yaml.safe_load(value)}, "config")
-    assert len(str(caught.value)) <= LONGEST
+    assert len(str(caught.value)) <= 500
 
 
 @pytest.mark.parametrize(
@@ -382,7 +382,7 @@ def test_no_error_quotes_a_header_that_may_be_a_record(tmp_path: Path) -> None:
 
 def test_lines_are_short_and_printable() -> None:
     line = str(UserError("a" * 10_000 + " " + "\x1b[31m" + " b" * 10_000))
-    assert len(line) <= LONGEST
+    assert len(line) <= 500
     assert line.isprintable()
 
 

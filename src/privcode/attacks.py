@@ -95,8 +95,8 @@ def _one_run(run: Run, targets: list[Target]) -> dict[str, Any]:
 def _membership(run: Run, targets: list[Target]) -> Path:
     """Membership inference: the one thing after training that reads private records."""
     limit = run.config.boost.limit if run.config.method == "nondpft" else None
-    trained, held_out, _, fingerprint = split_records(run.config)
-    if any(entry["data"] != fingerprint for entry in read_ledger(run.ledger)[:1]):
+    trained, held_out, _, data = split_records(run.config)
+    if any(entry["data"] != data.fingerprint for entry in read_ledger(run.ledger)[:1]):
         raise UserError(
             f"{run.config.data.source}: was changed since sanitize; restore it, or the audit "
             "would take the wrong records for members"

@@ -268,7 +268,7 @@ def test_in_one_process_everything_is_its_own() -> None:
 
 def test_a_launcher_that_is_not_one_is_a_clear_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WORLD_SIZE", "2")
-    with pytest.raises(UserError, match=r"WORLD_SIZE is 2.*torchrun"):
+    with pytest.raises(UserError, match=r"RANK: is not set.*torchrun"):
         start()
     with pytest.raises(UserError, match=r"privcode synthesize: runs in one process"):
         alone("privcode synthesize")

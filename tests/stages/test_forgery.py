@@ -15,6 +15,7 @@ import pytest
 import torch
 
 from privcode.audit.one_run import bound_of
+from privcode.console import epsilon_text
 from privcode.files import write_sealed, write_text
 from privcode.privacy.accounting import Spent
 from privcode.report.stated import stated
@@ -97,11 +98,11 @@ def telling(**changes: Any) -> Callable[[Path], None]:
 
 
 def epsilon_on_the_card(bundle: Path) -> None:
-    edit(bundle, "README.md", f"ε = {PLAN.cost().epsilon:.4g}", "ε = 0.01")
+    edit(bundle, "README.md", f"ε = {epsilon_text(PLAN.cost().epsilon)}", "ε = 0.01")
 
 
 def epsilon_on_the_page(bundle: Path) -> None:
-    edit(bundle, "report.html", f"ε = {PLAN.cost().epsilon:.4g}", "ε = 0.01")
+    edit(bundle, "report.html", f"ε = {epsilon_text(PLAN.cost().epsilon)}", "ε = 0.01")
 
 
 def another_picture(bundle: Path) -> None:
@@ -159,10 +160,6 @@ def pickle_for_an_adapter(bundle: Path) -> None:
 def torch_pickle_for_an_adapter(bundle: Path) -> None:
     torch.save({"weight": torch.ones(3)}, bundle / WEIGHTS)
     reseal(bundle)
-
-
-def many_records_per_record(bundle: Path) -> None:
-    forge(bundle, plan=replace(PLAN, max_records_per_unit=10**6))
 
 
 def other_plan(**changes: Any) -> Callable[[Path], None]:
@@ -365,7 +362,7 @@ ATTACKS: dict[str, Callable[[Path], None]] = {
     "a pickle next to the adapter": extra("adapter/adapter_model.bin", pickle.dumps(1)),
     "a pickle for an adapter": pickle_for_an_adapter,
     "a torch pickle for an adapter": torch_pickle_for_an_adapter,
-    "a million records of a record": many_records_per_record,
+    "a million records of a record": forged(max_records_per_unit=10**6),
     "empty versions": forged(versions={}),
     "versions that are no text": forged(versions={"privcode": 1, "dp-accounting": None}),
     "a version of nothing": forged(versions={"privcode": "", "dp-accounting": "", "python": ""}),
@@ -378,9 +375,9 @@ ATTACKS: dict[str, Callable[[Path], None]] = {
     "more noise": other_plan(noise_multiplier=9.0),
     "a larger δ": other_plan(delta=9e-4),
     "another clip norm": other_plan(clip_norm=0.1),
-    "an owner for a record": other_plan(unit="owner", max_records_per_unit=3),
+    "an owner for a record": other_plan(owner_column="author", max_records_per_unit=3),
     "the words of a dearer plan": stale_words,
-    "steps without end": other_plan(steps=10**18),
+    "steps without end": forged(steps=10**18),
     "noise of 1e-300": other_plan(noise_multiplier=1e-300),
     "NaN as text": forged(epsilon="nan"),
     "infinity as text": forged(epsilon="inf"),

@@ -14,6 +14,7 @@ import pytest
 import torch
 from datasets import load_dataset
 
+from privcode.console import epsilon_text
 from privcode.errors import UserError
 from privcode.files import Row, read_json, sha256_tree, write_sealed
 from privcode.privacy.accounting import Spent
@@ -227,7 +228,7 @@ def test_runs_that_are_not_charged_are_counted_and_said_loudly(
     assert facts["epsilon_of_all_runs"] == together
     words = (
         "NOT CHARGED: 2 other runs over the same data were made; settings chosen by looking at "
-        f"such runs are not covered by this ε; with all of them ε = {together:.4g}"
+        f"such runs are not covered by this ε; with all of them ε = {epsilon_text(together)}"
     )
     for name in ("README.md", "report.html", "privacy.json"):
         assert words in (out / name).read_text()
@@ -378,7 +379,7 @@ def test_a_failed_release_leaves_the_old_one(bundle: Path, adapter: Path) -> Non
     assert sorted(p.name for p in bundle.parent.iterdir()) == ["adapter", "release"]
 
 
-WORDS = "cb1cf138507a1fc281d0c633f6f7f2d147035ee0bbc9fcf7315f0511995d598e"
+WORDS = "09f7627fce24e20368aeb910054772fdbf6a282c51158d7f16c57db2503bc4f3"
 
 
 def test_the_words_of_card_and_page_are_those_of_this_format(bundle: Path) -> None:

@@ -25,9 +25,11 @@ _MMAP, _SETSOCKOPT = (9, 222), (54, 208)
 _CLONE_FLAGS = 0x7E020000 | 0x8000
 _CLONE_FILES, _CLONE_THREAD = 0x400, 0x10000
 # PR_{SET,GET}_PDEATHSIG, GET_DUMPABLE, {SET,GET}_NAME, CAPBSET_READ, {SET,GET}_TIMERSLACK,
-# {SET,GET}_CHILD_SUBREAPER, {SET,GET}_NO_NEW_PRIVS, {SET,GET}_THP_DISABLE. Not SET_DUMPABLE: what a
-# process that is closed to its server's eyes holds could not be counted.
+# {SET,GET}_CHILD_SUBREAPER, {SET,GET}_NO_NEW_PRIVS, {SET,GET}_THP_DISABLE.
 _PRCTL_OPTIONS = (1, 2, 3, 15, 16, 23, 29, 30, 36, 37, 38, 39, 41, 42)
+# How the judge closes itself to the solution. Where the server has no power over its programs, what
+# a process that is closed to its eyes holds could not be counted.
+_SET_DUMPABLE = (4,)
 # F_{DUPFD,GETFD,SETFD,GETFL,SETFL,GETLK,SETLK,SETLKW,GETOWN,GETSIG,GETOWN_EX},
 # F_{DUPFD_CLOEXEC,GETPIPE_SZ,ADD_SEALS,GET_SEALS}: no larger pipe, no lease or notice on another's
 # file, no lock that outlives its process.
@@ -134,7 +136,7 @@ def bpf(*, shared: bool, own_user: bool, landlock: int) -> bytes:
         # A datagram socket of a pair can still send to any address: stream pairs only.
         _SOCKETPAIR: _only(1, 1, mask=0xF),
         _SETSOCKOPT: _if(1, (1,), _EVERY_BIT, option, _refused()),
-        _PRCTL: _only(0, *_PRCTL_OPTIONS),
+        _PRCTL: _only(0, *_PRCTL_OPTIONS, *(() if shared else _SET_DUMPABLE)),
         _PRLIMIT: _only(0, 0),  # its own
         _FCNTL: _only(1, *fcntl),
         _IOCTL: _only(1, *ioctl, error=errno.ENOTTY),

@@ -38,7 +38,7 @@ from privcode.stages.bundle import (
     write_data,
 )
 
-FORMAT = 2
+FORMAT = 1
 """Of the bundle: what `privacy.json` states, and the words of card and page. It goes up with any
 change of these, since `verify` writes them again and compares."""
 ACCOUNTANT = "dp-accounting"

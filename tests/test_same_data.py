@@ -136,17 +136,15 @@ def test_other_data_are_other_data_though_their_prompts_are_the_same(tmp_path: P
 
 
 def test_how_much_is_shared_is_said_to_the_owner_alone(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     write(tmp_path / "one.jsonl", ROWS)
     write(tmp_path / "two.jsonl", [*OTHERS[:150], *ROWS[:50]])
     first = run_over(config(tmp_path, "one.jsonl"), tmp_path / "a")
     loaded = config(tmp_path, "two.jsonl")
     (tmp_path / "prompts.jsonl").write_text('{"prompt": "a"}\n')
-    said: list[str] = []
-    monkeypatch.setattr(planned, "say", said.append)
     run = Run(loaded, tmp_path / "b")
-    planned.say_shared(loaded, run.plan)
+    said = planned.shared_by_many(loaded, run.plan).splitlines()
     part = "! 25% of the smaller data set is both in these data and in those of"
     assert f"{part} {first.out}" in said
     run.close()

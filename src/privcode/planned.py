@@ -136,8 +136,7 @@ def shared_by_many(config: Config, plan: PrivacyPlan) -> str:
             f"count as well: with them ε = {epsilon_text(together)}"
         )
     lines += overlaps({name: by_content[name] for name in by_content if name not in known})
-    return "\
-".join([f"! {line}" for line in lines] + [KEEP] * bool(lines))
+    return "\n".join([f"! {line}" for line in lines] + [KEEP] * bool(lines))
 
 
 def _selection(config: Config, plan: PrivacyPlan) -> tuple[dict[str, Any], str]:

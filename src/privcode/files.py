@@ -24,7 +24,7 @@ from typing import IO, Any
 
 from privcode.errors import UserError, why
 from privcode.outputs import check_output, deliver, is_stdout, kind_of
-from privcode.plain import parse_object, read_plain, shown
+from privcode.plain import once, parse_object, read_plain, shown
 
 Row = dict[str, Any]
 
@@ -95,7 +95,7 @@ def private_folder(path: Path) -> None:
         raise UserError(f"{path}: is in the way and no folder; move it elsewhere") from None
     except OSError as error:
         raise UserError(
-            f"{path}: cannot be made ({error.strerror or error}); choose another directory"
+            f"{path}: cannot be made ({why(error)}); choose another directory"
         ) from error
 
 
@@ -251,14 +251,7 @@ def loads(text: str) -> Any:
     return _DECODER.decode(text)
 
 
-def _object(pairs: list[tuple[str, Any]]) -> Row:
-    found = dict(pairs)
-    if len(found) != len(pairs):
-        raise ValueError("a key comes twice in an object")
-    return found
-
-
-_DECODER = json.JSONDecoder(object_pairs_hook=_object)
+_DECODER = json.JSONDecoder(object_pairs_hook=once)
 
 
 def not_json(error: Exception) -> str:

@@ -11,7 +11,7 @@ import hashlib
 import json
 import os
 import stat
-from collections.abc import Iterable
+from collections.abc import Sequence
 from io import BufferedReader
 from pathlib import Path
 from typing import Any
@@ -127,9 +127,7 @@ def parse_object(data: bytes, where: str) -> dict[str, Any]:
         UserError: begins with `where`.
     """
     try:
-        value = json.loads(
-            data.decode("utf-8"), object_pairs_hook=_once, parse_constant=_not_finite
-        )
+        value = json.loads(data.decode("utf-8"), object_pairs_hook=once, parse_constant=_not_finite)
         json.dumps(value, ensure_ascii=False, allow_nan=False).encode()
     except (ValueError, RecursionError):  # also numbers too long to read
         raise UserError(f"{where}: is not valid JSON; restore it") from None
@@ -143,13 +141,16 @@ def read_object(path: Path, limit: int = LIMIT) -> dict[str, Any]:
     return parse_object(read_plain(path, limit), shown(path))
 
 
-def _once(pairs: Iterable[tuple[str, Any]]) -> dict[str, Any]:
-    value: dict[str, Any] = {}
-    for key, entry in pairs:
-        if key in value:
-            raise ValueError("a key stands twice")
-        value[key] = entry
-    return value
+def once(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
+    """A JSON object of these pairs, for a decoder's `object_pairs_hook`.
+
+    Raises:
+        ValueError: a key comes twice. The message quotes nothing.
+    """
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        raise ValueError("a key comes twice in an object")
+    return found
 
 
 def _not_finite(text: str) -> Any:

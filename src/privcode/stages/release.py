@@ -22,7 +22,6 @@ from privcode.audit.one_run import CONFIDENCE, bound_of
 from privcode.errors import UserError
 from privcode.files import Row, read_sealed, sha256_tree, write_sealed, write_text
 from privcode.plain import files_below, hash_plain, is_plain_name, open_plain, read_plain, shown
-from privcode.privacy.plan import PrivacyPlan
 from privcode.report import card, guarantee, on_the_makers_word, page
 from privcode.report.evidence import Evidence
 from privcode.report.stated import evidence_of, public, read, stated
@@ -229,7 +228,7 @@ def _check_sense(where: Path, facts: Row, evidence: Evidence) -> None:
         raise UserError(f"{where}: states a run that cannot be; get the bundle again")
     if evidence.spent != (plan.spent(),):
         raise UserError(f"{where}: what was spent is not what the plan says; get the bundle again")
-    if protects_records(plan) and plan.max_records_per_unit != 1:
+    if plan.unit == "record" and plan.max_records_per_unit != 1:
         raise UserError(f"{where}: max_records_per_unit is not 1, and the unit is the record")
     if type(rows) is not int or rows != filters["accepted"]:
         raise UserError(f"{where}: rows is not the number of samples accepted")
@@ -257,11 +256,6 @@ def _check_sense(where: Path, facts: Row, evidence: Evidence) -> None:
         for group in model["by_repetitions"].values():
             if not group["least"] - 1e-3 <= group["mean"] <= group["most"] + 1e-3:
                 raise UserError(f"{where}: states a mean exposure outside of its range")
-
-
-def protects_records(plan: PrivacyPlan) -> bool:
-    """Whether one unit is one record."""
-    return plan.unit == "record"
 
 
 def _check_statement(where: Path, facts: Row, again: Row) -> None:

@@ -155,7 +155,7 @@ def test_an_unexpected_error_quotes_nothing(folder: Path, monkeypatch: pytest.Mo
 
     said = run(*COMMANDS[1], code=1)
     assert "private record" not in said
-    assert said.startswith("privcode: stopped by RuntimeError in test_console.py, line ")
+    assert said.startswith("privcode: failed unexpectedly (RuntimeError in test_console.py, line ")
     monkeypatch.setenv("PRIVCODE_DEBUG", "1")
     with pytest.raises(RuntimeError, match="a private record"):
         run(*COMMANDS[1])

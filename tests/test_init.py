@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from pydantic import BaseModel
 
 from privcode.config import Config, load_config, parse_config, plan_of
+from privcode.console import epsilon_text
 from privcode.errors import UserError
 from privcode.files import write_jsonl, write_text
 from privcode.init import (
@@ -277,7 +278,7 @@ def test_the_summary_has_the_figures_and_says_what_weakens_the_guarantee() -> No
 
 
 def test_what_several_units_share_is_told_with_the_figure_of_their_number() -> None:
-    one, many = f"{PLAN.cost().epsilon:.3g}", f"{PLAN.group_epsilon(37):.3g}"
+    one, many = (epsilon_text(e, 3) for e in (PLAN.cost().epsilon, PLAN.group_epsilon(37)))
     said = summary(FINDINGS, PLAN)
     mail = "! the same e-mail address stands in 37 records"
     assert f"{mail}: protected at ε = {many}, not {one}\n" in said

@@ -72,7 +72,10 @@ def beside(section: Execution, language: str | None = None) -> dict[str, bytes]:
     for path in map(Path, section.files):
         if path.name in found:
             raise UserError(f"validate.execution.files: two are called {path.name}; rename one")
-        found[path.name] = read_bytes(path, Limits.files_mb << 20, unpack=False)
+        try:
+            found[path.name] = read_bytes(path, Limits.files_mb << 20, unpack=False)
+        except UserError as error:
+            raise UserError(f"validate.execution.files: {error}; give a file") from error
     if wrong := wrong_names(found, language or "python"):
         raise UserError(f"validate.execution.files: {wrong}")
     return found

@@ -192,6 +192,7 @@ some_targets = given(
 @example(Spent(1e-9, 0.1, 10**9), 1e-5, 2)
 @example(Spent(0.01, 1e4, 10**9), 1e-5, 2)
 @example(Spent(0.01, 0.02, 10**6), 1e-5, 2)
+@example(Spent(1e-7, 4e6, 1), 5.5e-6, 20)
 def test_any_spending_is_answered(spent: Spent, delta: float, group: int) -> None:
     check_any_spending(spent, delta, group)
 

@@ -180,11 +180,20 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = configure(tmp_path_factory.mktemp("finished"))
     done = privcode("run", path, "--out", path.parent / "whole", "--json")
     assert done.returncode == 0, done.stderr
+    shutil.copy(Path(os.environ["PRIVCODE_STATE"]) / "key", path.parent)
     assert json.loads(done.stdout)["stages"] == list(STAGES["privcode"])
     return path
 
 
+@pytest.fixture
+def same_key(finished: Path, state: Path) -> None:
+    """The secret that the finished run's sketch of the data was made with: it is in the ledger."""
+    state.mkdir(mode=0o700)
+    shutil.copy(finished.parent / "key", state / "key")
+
+
 @pytest.mark.slow
+@pytest.mark.usefixtures("same_key")
 def test_killed_in_every_stage_and_run_again_gives_the_same_bytes(finished: Path) -> None:
     whole, cut = finished.parent / "whole", finished.parent / "cut" / "whole"
     private = cut / "private"
@@ -368,6 +377,7 @@ def test_a_wrong_data_or_model_name_is_one_line(
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("same_key")
 @pytest.mark.parametrize("kilobytes", [20, 600])
 def test_a_full_disk_is_one_line_and_the_run_goes_on_when_there_is_room(
     finished: Path, tmp_path: Path, kilobytes: int

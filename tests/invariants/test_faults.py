@@ -342,7 +342,7 @@ def figure(fault: str) -> str:
     if epsilon is None:
         return "–"
     value = epsilon()
-    return "∞" if math.isinf(value) else "> 100" if value > 100 else f"{value:.1f}"
+    return "∞" if math.isinf(value) else f"{value:.1f}"
 
 
 DOCUMENT = ROOT / "docs" / "faults.md"

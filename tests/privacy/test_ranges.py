@@ -208,14 +208,14 @@ def test_any_target_is_met_or_refused(
 
 
 @pytest.mark.slow
-@settings(CHECKS, max_examples=300)
+@settings(CHECKS, max_examples=100)
 @some_spendings
 def test_very_many_spendings_are_answered(spent: Spent, delta: float, group: int) -> None:
     check_any_spending(spent, delta, group)
 
 
 @pytest.mark.slow
-@settings(CHECKS, max_examples=150)
+@settings(CHECKS, max_examples=80)
 @some_targets
 def test_very_many_targets_are_met_or_refused(
     epsilon: float, delta: float, rate: float, steps: int

@@ -24,10 +24,10 @@ results: install
 	cp runs/compare/results.json runs/compare/table.md runs/compare/*.png docs/results
 
 test: install lint
-	$(BIN)/python -m pytest -m "not slow" -n 2
+	$(BIN)/python -m pytest -m "not slow" -n 2 --dist worksteal
 
 slow: install
-	$(BIN)/python -m pytest -m slow -n 2
+	$(BIN)/python -m pytest -m slow -n 2 --dist worksteal
 
 lint: install
 	$(BIN)/ruff check .

@@ -422,6 +422,13 @@ SURROUNDINGS: Sequence[tuple[str, dict[str, str], int, str]] = [
     (EXECUTE, {"WORLD_SIZE": "x"}, 2, "WORLD_SIZE: is x, not a whole number"),
     (EXECUTE, {"WORLD_SIZE": "2", "RANK": "x"}, 2, "runs in one process"),
     (EXECUTE, {"HOME": "/proc/nothing", "TMPDIR": "/proc/nothing"}, 0, ""),
+    (f"umask 077; {EXECUTE} --sandbox bubblewrap", {}, 0, ""),
+    (f"umask 077; {EXECUTE} --sandbox namespaces", {}, 0, ""),
+    (f"umask 077; {EXECUTE} --sandbox landlock", {}, 0, ""),
+    (f"ulimit -n 24; {EXECUTE}", {}, 0, ""),
+    (f"ulimit -n 12; {EXECUTE}", {}, 2, "Too many open files"),
+    (f"cd $(mktemp -d); rmdir $PWD; {EXECUTE}", {}, 2, "the current folder no longer exists"),
+    (EXECUTE, {"HF_HOME": "/proc/nothing"}, 0, ""),
     ("privcode nosuch", {}, 2, "privcode: No such command 'nosuch'; see "),
     ("privcode account --help", {"PYTHONIOENCODING": "ascii"}, 0, ""),
 ]

@@ -576,6 +576,7 @@ def main() -> None:
     before = signal.signal(signal.SIGTERM, _terminated)
     code = 0
     try:
+        _refuse_lost_folder()
         code = app(standalone_mode=False) or 0
     except (KeyboardInterrupt, typer.Abort):
         code = 130
@@ -589,6 +590,16 @@ def main() -> None:
     if code == 130:
         say("privcode: interrupted; run the same command again to go on")
     sys.exit(code)
+
+
+def _refuse_lost_folder() -> None:
+    """Refuse to start in a folder that was deleted: torch's libraries end the process there."""
+    try:
+        os.getcwd()
+    except FileNotFoundError:
+        raise UserError(
+            "the current folder no longer exists; change to one that does (cd)"
+        ) from None
 
 
 def _ending(error: Exception) -> tuple[int, str]:

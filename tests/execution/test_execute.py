@@ -184,6 +184,23 @@ print(subprocess.run([sys.executable, '-I', '-S', '-c', 'print(1)'], stdout=-1).
     assert "b'1\\n'" in outcome.stdout
 
 
+@pytest.mark.parametrize("sandbox", [state.name for state in sandboxes() if state.available])
+@pytest.mark.parametrize("mask", [0o077, 0])
+def test_the_callers_mask_of_modes_is_not_the_programs(sandbox, mask):
+    code = """
+import os
+os.mkdir('made'); open('made/file', 'w').close(); os.remove('made/file'); os.rmdir('made')
+import wave  # from the interpreter's library, not loaded yet
+assert os.umask(0) == 0o022
+"""
+    before = os.umask(mask)
+    try:
+        (outcome,) = execute([Program("1", code)], Limits(), sandbox=sandbox)
+    finally:
+        os.umask(before)
+    assert (outcome.status, outcome.stderr) == ("ok", "")
+
+
 def test_installed_packages_can_be_imported():
     (outcome,) = execute([Program("a", "import numpy; print(numpy.arange(3).sum())")])
     assert outcome.stdout == "3\n"

@@ -57,6 +57,7 @@ def _serve(control_fd: int, setup_fd: int) -> tuple[str, bytes]:
     with open(setup_fd, "rb") as file:
         setup: dict[str, Any] = marshal.load(file)
     control = socket.socket(fileno=control_fd)
+    os.umask(0o022)  # the caller's may close a program's own folders to it
     os.environ.pop("LD_BIND_NOW", None)  # for this process alone
     if setup["view"] is not None:
         enter(setup["view"])

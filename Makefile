@@ -18,7 +18,7 @@ demo: install
 
 # The table, the pictures and the intervals of docs/results.md; a run that was stopped goes on.
 results: install
-	$(BIN)/python -m privcode.exercises.demo runs/exercises
+	$(BIN)/python -m privcode.experiments.demo runs/exercises
 	$(BIN)/privcode compare configs/compare.yaml --out runs/compare
 	mkdir -p docs/results
 	cp runs/compare/results.json runs/compare/table.md runs/compare/*.png docs/results

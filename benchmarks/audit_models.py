@@ -24,7 +24,7 @@ from scipy.stats import t
 from privcode.config import load_config
 from privcode.exercises.corpus import private_records, public_prompts
 from privcode.files import read_json, write_jsonl, write_text
-from privcode.run import Run
+from privcode.pipeline.run import Run
 
 RECORDS, HELD_OUT, PROMPTS = 2500, 500, 600
 CONFIG = """\

@@ -24,11 +24,11 @@ from scipy.stats import beta
 
 from privcode.audit.one_run import bound_of, choose_guesses, count_right, simulate
 from privcode.audit.trial import trial
+from privcode.data.records import Record, Unit
 from privcode.exercises.corpus import private_records
 from privcode.models import attach_lora, load_model, load_tokenizer
 from privcode.privacy.plan import PrivacyPlan, make_plan
-from privcode.records import Record, Unit
-from privcode.stages.sanitize import encode
+from privcode.training.dp_sgd import encode
 
 UNITS, BATCH, STEPS, DELTA = 4000, 800, 50, 2.5e-5
 RECORDS, TOKENS, CANARIES = 150, 64, 3000

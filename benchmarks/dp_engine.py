@@ -87,8 +87,8 @@ def stepper(engine: str, shape: Shape, parts: int, device: str) -> Callable[[], 
 
     from privcode.models import attach_lora
     from privcode.privacy.plan import make_plan
-    from privcode.stages.sanitize import micro_batches
-    from privcode.syntax.loss import Example, collate, padded, per_example_losses, split_head
+    from privcode.training.dp_sgd import micro_batches
+    from privcode.training.loss import Example, collate, padded, per_example_losses, split_head
 
     torch.manual_seed(0)
     config = Qwen2Config(
@@ -248,7 +248,7 @@ def worker(pipe: Connection, engine: str, shape: Shape, parts: int, device: str)
     import torch
 
     import privcode.privacy.plan
-    import privcode.stages.sanitize  # noqa: F401  what is imported is not the engine's memory
+    import privcode.training.dp_sgd  # noqa: F401  what is imported is not the engine's memory
 
     if engine.startswith("opacus"):
         import opacus  # noqa: F401

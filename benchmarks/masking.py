@@ -16,9 +16,9 @@ from collections import Counter
 from pathlib import Path
 
 from privcode.audit.canaries import KINDS, plant
+from privcode.data.masking import mask
 from privcode.execution import Limits, Program, execute
 from privcode.exercises.corpus import private_records
-from privcode.masking import mask
 
 PERSONAL = re.compile(r"# (owner|host|token): (\S+)")
 

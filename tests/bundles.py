@@ -8,12 +8,12 @@ import torch
 from safetensors.torch import save_file
 
 from privcode.files import Row, read_sealed, sha256_tree, write_json, write_sealed, write_text
+from privcode.pipeline.directory import versions
 from privcode.privacy import make_plan
-from privcode.report import card, page
-from privcode.report.evidence import Evidence
-from privcode.report.stated import evidence_of
-from privcode.stages.release import release, statement
-from privcode.workspace import versions
+from privcode.release.evidence import Evidence
+from privcode.release.page import card, page
+from privcode.release.stated import evidence_of
+from privcode.release.verify import release, statement
 
 PLAN = make_plan(
     epsilon=None, noise_multiplier=2.0, delta=1e-5, units=1000, batch=10, steps=5, clip_norm=0.5

@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 
-from privcode import cli, workspace
+from privcode import cli
+from privcode.pipeline import directory
 
 SECONDS = 10
 """What a command that refuses may take at most."""
@@ -33,7 +34,7 @@ def _limited() -> Iterator[None]:
 def privcode(*arguments: str | Path) -> tuple[int, str, str]:
     """Exit code, stdout and stderr of the command; whatever it does not catch is raised."""
     out, err, held = io.StringIO(), io.StringIO(), list[int]()
-    lock = workspace.lock
+    lock = directory.lock
 
     def remembered(folder: Path) -> int:
         held.append(lock(folder))
@@ -41,7 +42,7 @@ def privcode(*arguments: str | Path) -> tuple[int, str, str]:
 
     with pytest.MonkeyPatch.context() as patch, redirect_stdout(out), redirect_stderr(err):
         patch.setattr("sys.argv", ["privcode", *map(str, arguments)])
-        patch.setattr(workspace, "lock", remembered)
+        patch.setattr(directory, "lock", remembered)
         try:
             with _limited():
                 cli.main()

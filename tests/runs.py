@@ -7,8 +7,8 @@ from privcode.config import load_config
 from privcode.exercises.corpus import tasks
 from privcode.files import write_json, write_jsonl
 from privcode.models import attach_lora, load_model, save_model
+from privcode.pipeline.run import Run
 from privcode.privacy.ledger import Ledger
-from privcode.run import Run
 
 CONFIG = """\
 data: {source: private.jsonl, language: python}

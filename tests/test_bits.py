@@ -7,15 +7,15 @@ from pathlib import Path
 
 import pytest
 
-from privcode import budget, workspace
-from privcode.budget import begin
 from privcode.config import load_config
+from privcode.data.records import Record, Unit
+from privcode.pipeline import budget, directory
+from privcode.pipeline.budget import begin
+from privcode.pipeline.private import DataIdentity
+from privcode.pipeline.run import Run
+from privcode.pipeline.spending import spent_beside
 from privcode.privacy.ledger import Ledger, lost_steps, spent_in
 from privcode.privacy.registry import registered, registry
-from privcode.private import DataIdentity
-from privcode.records import Record, Unit
-from privcode.run import Run
-from privcode.spending import spent_beside
 
 CONFIG = """\
 data: {source: private.jsonl, language: python}
@@ -36,7 +36,7 @@ def config(tmp_path: Path) -> Path:
 
 
 def machine(monkeypatch: pytest.MonkeyPatch, **differs: str) -> None:
-    real = workspace.bits()
+    real = directory.bits()
     monkeypatch.setattr(budget, "bits", lambda: real | differs)
 
 
@@ -54,7 +54,7 @@ def take(run: Run, steps: range) -> None:
         Ledger(run.ledger).step(step)
 
 
-@pytest.mark.parametrize("fact", sorted(workspace.bits()))
+@pytest.mark.parametrize("fact", sorted(directory.bits()))
 def test_the_same_seeded_run_where_other_bits_come_of_it_counts_as_another(
     config: Path, monkeypatch: pytest.MonkeyPatch, fact: str
 ) -> None:
@@ -143,5 +143,5 @@ def test_cryptographic_noise_notes_no_machine(config: Path) -> None:
 
 def test_versions_processor_threads_and_processes_are_among_what_decides_bits() -> None:
     named = {"torch", "numpy", "python", "processor", "instructions", "threads", "processes"}
-    assert named <= set(workspace.bits())
-    assert not {"PRIVCODE_STATE", "HOME"} & set(workspace.bits())
+    assert named <= set(directory.bits())
+    assert not {"PRIVCODE_STATE", "HOME"} & set(directory.bits())

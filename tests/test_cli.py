@@ -11,12 +11,12 @@ from pathlib import Path
 import pytest
 import yaml
 
-from privcode.budget import begin
 from privcode.cli import main
 from privcode.config import load_config
 from privcode.console import NOT_SHOWN
-from privcode.private import private_records
-from privcode.run import Run
+from privcode.pipeline.budget import begin
+from privcode.pipeline.private import private_records
+from privcode.pipeline.run import Run
 
 CONFIG = """\
 data: {source: private.jsonl}

@@ -7,15 +7,15 @@ import pytest
 import torch
 from peft import PeftModel
 
-from privcode.comparison import compare
 from privcode.config import load_config
 from privcode.errors import UserError
 from privcode.exercises.corpus import prelude, private_records, public_prompts, tasks
+from privcode.experiments.compare import compare
 from privcode.files import PUBLIC_TIME, write_jsonl
 from privcode.models import load_model
-from privcode.results import verify
-from privcode.run import Run
-from privcode.spending import spent_beside
+from privcode.pipeline.results import verify
+from privcode.pipeline.run import Run
+from privcode.pipeline.spending import spent_beside
 
 CONFIG = """\
 data: {source: private.jsonl, language: python, public: true}

@@ -9,20 +9,20 @@ from pathlib import Path
 
 import pytest
 
-from privcode.budget import SELECTED, SWEEP, begin, digest, select
-from privcode.comparison import keep
 from privcode.config import load_config
+from privcode.data.records import Record, Unit
 from privcode.errors import UserError
+from privcode.experiments.compare import keep
 from privcode.files import read_sealed, sha256_file, write_sealed
+from privcode.pipeline.budget import SELECTED, SWEEP, begin, digest, select
+from privcode.pipeline.private import DataIdentity
+from privcode.pipeline.results import evidence, verify
+from privcode.pipeline.run import Run
+from privcode.pipeline.spending import spent_beside
+from privcode.pipeline.trials import variant
 from privcode.privacy.accounting import Spent
 from privcode.privacy.ledger import Ledger, identity, read_ledger
 from privcode.privacy.registry import place, register, registered, registry
-from privcode.private import DataIdentity
-from privcode.records import Record, Unit
-from privcode.results import evidence, verify
-from privcode.run import Run
-from privcode.spending import spent_beside
-from privcode.stages.sweep import variant
 
 CONFIG = """\
 data: {source: private.jsonl, language: python}

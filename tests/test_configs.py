@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from privcode.config import Compare, load_config
-from privcode.stages.compare import arms, check_published
+from privcode.pipeline.arms import arms, check_published
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 PAPER = CONFIGS / "paper"

@@ -15,9 +15,10 @@ from unittest.mock import patch
 import datasets
 import pytest
 
-from privcode import console, rows
+from privcode import console
 from privcode.cli import main
 from privcode.console import NOT_SHOWN, epsilon_text, progress_bar, say_private
+from privcode.data import rows
 from privcode.files import write_jsonl
 
 CONFIG = """\
@@ -151,7 +152,7 @@ def test_an_unexpected_error_quotes_nothing(folder: Path, monkeypatch: pytest.Mo
     def broken(*_: object) -> None:
         raise RuntimeError("a private record")
 
-    monkeypatch.setattr("privcode.planned.planned", broken)
+    monkeypatch.setattr("privcode.pipeline.planning.planned", broken)
 
     said = run(*COMMANDS[1], code=1)
     assert "private record" not in said

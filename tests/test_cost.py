@@ -9,10 +9,10 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from privcode.audit import canaries
 from privcode.config import Config, parse_config
-from privcode.cost import BACKWARD, FORWARD, estimate, size
 from privcode.errors import UserError
 from privcode.models import attach_lora, load_model
-from privcode.stages.compare import arms
+from privcode.pipeline.arms import arms
+from privcode.pipeline.cost import BACKWARD, FORWARD, estimate, size
 
 FAST = 312e12 * 0.3
 """Operations a second of the stated GPU at the stated share."""

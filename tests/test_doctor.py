@@ -23,8 +23,8 @@ from privcode.privacy.accounting import Cost
 from privcode.privacy.clipping import Clipper
 from privcode.privacy.noise import gaussian
 from privcode.privacy.sampling import poisson_sample
-from privcode.stages import release
-from privcode.syntax import loss
+from privcode.release import verify
+from privcode.training import loss
 
 sandboxed = pytest.mark.skipif(
     not any(found.available for found in sandboxes()), reason="no sandbox works on this machine"
@@ -213,7 +213,7 @@ def test_a_ledger_that_is_read_whatever_it_holds_is_seen(monkeypatch: pytest.Mon
 @pytest.mark.parametrize("part", ["_check_files", "_check_statement", "_check_words"])
 def test_a_verify_that_does_not_look_is_seen(part: str, monkeypatch: pytest.MonkeyPatch) -> None:
     assert run(evidence.verify).ok
-    monkeypatch.setattr(release, part, lambda *_: None)
+    monkeypatch.setattr(verify, part, lambda *_: None)
     assert "missed" in run(evidence.verify).detail
 
 

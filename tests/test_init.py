@@ -17,10 +17,7 @@ from hypothesis import strategies as st
 from pydantic import BaseModel
 
 from privcode.config import Config, load_config, parse_config, plan_of
-from privcode.console import epsilon_text
-from privcode.errors import UserError
-from privcode.files import write_jsonl, write_text
-from privcode.init import (
+from privcode.config.proposal import (
     _NOTES,
     CHANGE_ME,
     declared,
@@ -30,11 +27,14 @@ from privcode.init import (
     shared,
     summary,
 )
-from privcode.inspect import Findings, Lengths, Repeats, UnitColumn, look
+from privcode.console import epsilon_text
+from privcode.data.records import Columns
+from privcode.data.survey import Findings, Lengths, Repeats, UnitColumn, look
+from privcode.errors import UserError
+from privcode.files import write_jsonl, write_text
 from privcode.models import context_length, load_model
+from privcode.pipeline.private import private_records
 from privcode.privacy import make_plan
-from privcode.private import private_records
-from privcode.records import Columns
 from privcode.syntax import LANGUAGES
 
 DATA = Path(__file__).resolve().parents[1] / "../shared/data"

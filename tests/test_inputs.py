@@ -14,11 +14,11 @@ from pathlib import Path
 import pytest
 
 from privcode.config import load_config
+from privcode.config.yaml_file import read_yaml
 from privcode.errors import UserError
 from privcode.execution import execute_file, wrong_names
 from privcode.files import open_regular, read_json, read_jsonl, read_text, write_text
 from privcode.scoring import load_tasks, read_samples
-from privcode.yaml_file import read_yaml
 
 TASK = {
     "task_id": "T/0",
@@ -350,9 +350,9 @@ def test_a_config_that_cannot_work_is_one_line(
 
 
 def test_no_error_quotes_a_header_that_may_be_a_record(tmp_path: Path) -> None:
-    from privcode.init import draft
-    from privcode.inspect import look
-    from privcode.prompts import read_prompts
+    from privcode.config.proposal import draft
+    from privcode.data.prompts import read_prompts
+    from privcode.data.survey import look
 
     contents = {
         "a.csv": f'"{SECRET}","def f(): 1"\n"a","b"\n',

@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
+from privcode.data.records import Columns
+from privcode.data.survey import Lengths, UnitColumn, guess_language, look
 from privcode.errors import UserError
-from privcode.inspect import Lengths, UnitColumn, guess_language, look
-from privcode.records import Columns
 
 DATA = Path(__file__).resolve().parents[1] / "../shared/data"
 

@@ -14,8 +14,8 @@ from pathlib import Path
 import pytest
 
 from privcode.audit.canaries import KINDS, plant
+from privcode.data.masking import mask
 from privcode.exercises.corpus import private_records
-from privcode.masking import mask
 from privcode.syntax.spans import parse
 
 DATA = Path(__file__).resolve().parents[1] / "../shared/data"

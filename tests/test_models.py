@@ -20,7 +20,7 @@ from privcode.models import (
     load_model,
     save_model,
 )
-from privcode.needs import refuse_early
+from privcode.pipeline.preflight import refuse_early
 
 ASSETS = Path(privcode.__file__).parent / "assets"
 WEIGHT = "model.layers.0.mlp.down_proj.weight"

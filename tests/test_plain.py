@@ -11,10 +11,10 @@ import pytest
 
 from privcode.errors import UserError
 from privcode.files import sha256_tree
+from privcode.pipeline.directory import passing
+from privcode.pipeline.run import Run
 from privcode.plain import files_below, hash_plain, open_plain, read_object, read_plain
-from privcode.run import Run
-from privcode.stages.release import release
-from privcode.workspace import passing
+from privcode.release.verify import release
 from tests.bundles import ROWS, evidence, write_adapter
 from tests.commands import privcode, refused, snapshot
 from tests.runs import make_run

@@ -6,13 +6,13 @@ from pathlib import Path
 
 import pytest
 
-from privcode.comparison import run_all
 from privcode.errors import UserError
+from privcode.experiments.compare import run_all
 from privcode.files import private_folder, write_text
+from privcode.pipeline.directory import lock
 from privcode.privacy import make_plan
 from privcode.privacy.ledger import Ledger
 from privcode.privacy.registry import check, registry, secret
-from privcode.workspace import lock
 
 PLAN = make_plan(epsilon=None, noise_multiplier=1.0, delta=1e-4, units=100, batch=5, steps=3)
 

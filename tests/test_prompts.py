@@ -3,8 +3,8 @@ from pathlib import Path
 
 import pytest
 
+from privcode.data.prompts import read_prompts
 from privcode.errors import UserError
-from privcode.prompts import read_prompts
 
 DATA = Path(__file__).resolve().parents[1] / "../shared/data"
 

@@ -16,8 +16,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from privcode.errors import UserError
-from privcode.records import (
+from privcode.data.records import (
     BadField,
     Columns,
     Record,
@@ -28,7 +27,8 @@ from privcode.records import (
     owner,
     read_records,
 )
-from privcode.rows import read_rows
+from privcode.data.rows import read_rows
+from privcode.errors import UserError
 
 DATA = Path(__file__).resolve().parents[1] / "../shared/data"
 ROWS = [
@@ -173,7 +173,7 @@ def test_a_mistyped_local_path_is_not_sent_to_the_hub(
 
 def test_a_hub_that_cannot_be_reached_is_one_clear_line() -> None:
     program = (
-        "from privcode.errors import UserError\nfrom privcode.rows import read_rows\n"
+        "from privcode.errors import UserError\nfrom privcode.data.rows import read_rows\n"
         "try: list(read_rows('no-such-owner/no-such-data:test'))\n"
         "except UserError as error: print(error)"
     )

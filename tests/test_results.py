@@ -2,9 +2,9 @@
 
 from pathlib import Path
 
+from privcode.experiments.page import markdown
 from privcode.files import read_json
-from privcode.report.comparison import markdown
-from privcode.stages.compare import table
+from privcode.pipeline.arms import table
 
 DOCS = Path(__file__).parents[1] / "docs"
 FACTS = read_json(DOCS / "results" / "results.json")

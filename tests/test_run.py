@@ -13,14 +13,14 @@ from pathlib import Path
 
 import pytest
 
-from privcode import results
 from privcode.config import load_config
 from privcode.errors import UserError
 from privcode.exercises.corpus import prelude, private_records, public_prompts, tasks
 from privcode.files import PUBLIC_TIME, write_jsonl
+from privcode.pipeline import results
+from privcode.pipeline.run import STAGES, Run
 from privcode.privacy.ledger import read_ledger
-from privcode.run import STAGES, Run
-from privcode.stages.release import verify_bundle
+from privcode.release.verify import verify_bundle
 
 CONFIG = """\
 data: {source: private.jsonl, language: python}
@@ -167,7 +167,7 @@ def test_no_time_outside_private_tells_when_a_stage_ended(
     assert set(found.values()) == {PUBLIC_TIME * 10**9}
     assert (run.private / "ledger.jsonl").stat().st_mtime > PUBLIC_TIME
     with monkeypatch.context() as patch:  # nor does one when it ended badly
-        patch.setattr("privcode.prompts.read_prompts", lambda *_: 1 / 0)
+        patch.setattr("privcode.data.prompts.read_prompts", lambda *_: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             run.synthesize()
         assert set(times(run.out).values()) == {PUBLIC_TIME * 10**9}

@@ -11,19 +11,19 @@ from typing import Any
 import numpy as np
 import pytest
 
-from privcode import planned
-from privcode.budget import begin
 from privcode.config import Config, load_config
 from privcode.errors import UserError
 from privcode.files import read_sealed, sha256_file, write_sealed
+from privcode.pipeline import planning
+from privcode.pipeline.budget import begin
+from privcode.pipeline.private import private_records
+from privcode.pipeline.results import verify
+from privcode.pipeline.run import Run
+from privcode.pipeline.spending import runs_beside, spent_beside, spent_elsewhere
 from privcode.privacy import sketch as sketches
 from privcode.privacy.ledger import Ledger, read_ledger
 from privcode.privacy.registry import kept, registered, registry, secret
 from privcode.privacy.sketch import SHARE, Sketch, from_bytes, shared, sketch
-from privcode.private import private_records
-from privcode.results import verify
-from privcode.run import Run
-from privcode.spending import runs_beside, spent_beside, spent_elsewhere
 
 KEY = bytes(range(32))
 ROWS = [
@@ -144,11 +144,11 @@ def test_how_much_is_shared_is_said_to_the_owner_alone(
     loaded = config(tmp_path, "two.jsonl")
     (tmp_path / "prompts.jsonl").write_text('{"prompt": "a"}\n')
     run = Run(loaded, tmp_path / "b")
-    said = planned.shared_by_many(loaded, run.plan).splitlines()
+    said = planning.shared_by_many(loaded, run.plan).splitlines()
     part = "! 25% of the smaller data set is both in these data and in those of"
     assert f"{part} {first.out}" in said
     run.close()
-    facts, text = planned._selection(loaded, run.plan)
+    facts, text = planning._selection(loaded, run.plan)
     assert "smaller data set" not in json.dumps(facts) + text
     assert "smaller data set" not in capfd.readouterr().err  # no terminal: nobody is told
 

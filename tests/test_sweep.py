@@ -10,20 +10,20 @@ from typing import Any
 
 import pytest
 
-from privcode import results
-from privcode import sweep as sweeping
-from privcode.budget import SELECTED, SWEEP
 from privcode.config import Config, load_config, plan_of
 from privcode.errors import UserError
 from privcode.exercises.corpus import prelude, private_records, public_prompts, tasks
+from privcode.experiments import sweep as sweeping
+from privcode.experiments.sweep import sweep
 from privcode.files import PUBLIC_TIME, read_json, read_sealed, write_jsonl, write_sealed
+from privcode.pipeline import results
+from privcode.pipeline.budget import SELECTED, SWEEP
+from privcode.pipeline.run import Run
+from privcode.pipeline.spending import spent_elsewhere
+from privcode.pipeline.trials import best, checked, draw, grid, variant
 from privcode.privacy.ledger import read_ledger
 from privcode.privacy.registry import registered
-from privcode.run import Run
-from privcode.spending import spent_elsewhere
-from privcode.stages.release import verify_bundle
-from privcode.stages.sweep import best, checked, draw, grid, variant
-from privcode.sweep import sweep
+from privcode.release.verify import verify_bundle
 
 CONFIG = """\
 data: {source: private.jsonl, language: python}
@@ -92,7 +92,7 @@ def test_what_may_not_be_tried_is_refused_before_anything_is_drawn(
 def test_a_setting_that_changes_the_plan_is_not_tried(
     config: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("privcode.stages.sweep.SECTIONS", ("privacy",))  # if it were let through
+    monkeypatch.setattr("privcode.pipeline.trials.SECTIONS", ("privacy",))  # if it were let through
     loaded = load_config(config)
     found = loaded.sweep.model_copy(update={"settings": {"privacy.steps": [2, 3]}})
     with pytest.raises(UserError, match=r"privacy\.steps: changes the privacy plan"):
@@ -124,7 +124,7 @@ def test_a_sweep_without_trials_selects_nothing_and_is_charged(config: Path) -> 
 
     loaded, out = load_config(config), config.parent / "out"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("privcode.stages.sweep.SystemRandom", Unlucky)
+        patch.setattr("privcode.pipeline.trials.SystemRandom", Unlucky)
         with pytest.raises(UserError, match=r"selected nothing.*both are charged"):
             sweep(loaded, out)
     with pytest.raises(UserError, match="selected nothing"):  # it does not draw again

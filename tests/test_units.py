@@ -10,14 +10,14 @@ import pytest
 
 from privcode.audit import canaries, coin_canaries
 from privcode.config import Config, parse_config, plan_of
+from privcode.data.records import Record
 from privcode.errors import UserError
+from privcode.pipeline.private import private_records
 from privcode.privacy import PrivacyPlan
 from privcode.privacy.accounting import Spent, read_spent, with_unit
 from privcode.privacy.ledger import Ledger, planned_in, spent_in
-from privcode.private import private_records
-from privcode.records import Record
-from privcode.report import whom
-from privcode.stages.sanitize import by_unit
+from privcode.release.page import whom
+from privcode.training.dp_sgd import by_unit
 
 PLANTED = [
     *canaries.records(canaries.plant([1, 2], 0)),

@@ -11,7 +11,7 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
-from privcode import cli, results, workspace
+from privcode import cli
 from privcode.errors import UserError
 from privcode.exercises.corpus import private_records
 from privcode.files import (
@@ -23,10 +23,11 @@ from privcode.files import (
     write_jsonl,
     write_sealed,
 )
+from privcode.pipeline import directory, results
+from privcode.pipeline.run import Run
 from privcode.privacy import ledger, make_plan
-from privcode.run import Run
-from privcode.stages.bundle import write_data
-from privcode.stages.release import verify_bundle
+from privcode.release.bundle import write_data
+from privcode.release.verify import verify_bundle
 from tests import bundles
 from tests.bundles import forge
 
@@ -132,7 +133,7 @@ def edit(path: Path, old: str, new: str) -> None:
 def test_an_untouched_run_and_its_bundle_verify(folder: Path) -> None:
     facts = verify(folder)
     assert facts["epsilon"] == verify_bundle(folder / "release")["epsilon"] > 0
-    assert facts["versions"] == workspace.versions()
+    assert facts["versions"] == directory.versions()
 
 
 def ledger_line_changed(folder: Path) -> None:
@@ -330,8 +331,8 @@ def test_a_recipient_is_told_the_digest_and_the_versions_that_differ(
     assert code == 0
     assert read_json(bundle / "privacy.json")["digest"] in out
     assert "other versions" not in out
-    here = workspace.versions() | {"dp-accounting": "99.0"}
-    monkeypatch.setattr(workspace, "versions", lambda: here)
+    here = directory.versions() | {"dp-accounting": "99.0"}
+    monkeypatch.setattr(directory, "versions", lambda: here)
     code, out, _ = privcode("verify", bundle)
     assert code == 0
     assert f"dp-accounting {read_json(bundle / 'privacy.json')['versions']['dp-accounting']}" in out

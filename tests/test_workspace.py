@@ -7,7 +7,7 @@ import pytest
 
 from privcode.config import Config, parse_config
 from privcode.errors import UserError
-from privcode.workspace import Workspace
+from privcode.pipeline.directory import Workspace
 
 CONFIG = {
     "data": {"source": "d.jsonl"},

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from privcode.config import load_config
     from privcode.config import plan_of as plan
-    from privcode.run import Run
+    from privcode.pipeline.run import Run
 
 __all__ = ["Run", "load_config", "plan"]
 
@@ -27,7 +27,7 @@ def __getattr__(name: str) -> Any:
 
         return plan_of
     if name == "Run":
-        from privcode.run import Run
+        from privcode.pipeline.run import Run
 
         return Run
     raise AttributeError(f"module 'privcode' has no attribute {name!r}")

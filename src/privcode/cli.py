@@ -23,7 +23,7 @@ from privcode.errors import UserError, why
 from privcode.outputs import check_folder, check_output, is_stdout
 
 if TYPE_CHECKING:
-    from privcode.run import Run
+    from privcode.pipeline.run import Run
 
 app = typer.Typer(
     help="Private code in, a synthetic data set and a tuned model out, under (ε, δ)-DP.",
@@ -41,7 +41,7 @@ def _options(
     debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks and warnings.")] = False,
 ) -> None:
     if launcher.launched() > 1 and context.invoked_subcommand != "sanitize":
-        from privcode.privacy.distributed import alone
+        from privcode.distributed import alone
 
         alone(f"privcode {context.invoked_subcommand}")
     if debug:
@@ -66,7 +66,7 @@ def account(
     as_json: Json = False,
 ) -> None:
     """The accountant by itself: noise for an ε, or ε for a noise multiplier."""
-    from privcode.config import json_number
+    from privcode.fields import json_number
     from privcode.privacy import make_plan
 
     plan = make_plan(
@@ -109,7 +109,10 @@ def plan(
 
     loaded = load_config(config)
     chosen = plan_of(loaded)
-    from privcode.planned import planned, shared_by_many  # slow, and a wrong config ends before
+    from privcode.pipeline.planning import (  # slow, and a wrong config ends before
+        planned,
+        shared_by_many,
+    )
 
     facts, text = planned(loaded, chosen)
     answer(facts, as_json, f"{text}\nnext              privcode run {config}")
@@ -143,10 +146,10 @@ def init(
     as_json: Json = False,
 ) -> None:
     """Look at private data and write a commented config. Figures are shown at a terminal only."""
+    from privcode.config.proposal import declared, draft, proposed_plan, summary
+    from privcode.data.records import Columns
+    from privcode.data.survey import look
     from privcode.files import settle, write_text
-    from privcode.init import declared, draft, proposed_plan, summary
-    from privcode.inspect import look
-    from privcode.records import Columns
 
     if check_output(out).exists():
         raise UserError(f"{out}: exists already; choose another -o")
@@ -270,7 +273,7 @@ def score(
     """pass@k by itself: HumanEval, MBPP, their + sets, BigCodeBench, MultiPL-E."""
     from privcode.files import CODE, read_text
     from privcode.scoring import format_named
-    from privcode.stages.score import score_files
+    from privcode.scoring.score import score_files
 
     facts = score_files(
         tasks,
@@ -320,7 +323,7 @@ Out = Annotated[Path | None, typer.Option(help="Run directory; default runs/NAME
 
 def _opened(where: Path, out: Path | None) -> "Run":
     from privcode.config import load_config
-    from privcode.run import Run
+    from privcode.pipeline.run import Run
 
     if where.is_dir():
         return Run.open(where)
@@ -328,7 +331,7 @@ def _opened(where: Path, out: Path | None) -> "Run":
 
 
 def _summary(run: "Run", as_json: bool) -> None:
-    from privcode.results import summary
+    from privcode.pipeline.results import summary
 
     facts = summary(run)
     answer(facts, as_json, _summary_text(facts))
@@ -388,7 +391,7 @@ _stage("audit", "Attack the tuned models: planted canaries, membership inference
 @app.command()
 def report(run: RunFolder, as_json: Json = False) -> None:
     """One page about a run: the guarantee, what survived, what the models reach, what leaked."""
-    from privcode.run import Run
+    from privcode.pipeline.run import Run
 
     opened = Run.open(run)
     page = opened.report()
@@ -409,9 +412,9 @@ def release(
 ) -> None:
     """Check a run and bundle what may leave the building."""
     from privcode.files import read_sealed
-    from privcode.report import loud
-    from privcode.run import Run
-    from privcode.stages.bundle import FACTS
+    from privcode.pipeline.run import Run
+    from privcode.release.bundle import FACTS
+    from privcode.release.page import loud
 
     opened = Run.open(run)
     stated = opened.bundle / FACTS
@@ -450,18 +453,18 @@ def verify(
     as_json: Json = False,
 ) -> None:
     """Recompute ε and every hash of a run or a release bundle; fails on any byte changed."""
-    from privcode.workspace import versions
+    from privcode.pipeline.directory import versions
 
     if (folder / "privacy.json").exists():
-        from privcode.report import loud
-        from privcode.stages.release import attested, verify_bundle
+        from privcode.release.page import loud
+        from privcode.release.verify import attested, verify_bundle
 
         facts = verify_bundle(folder)
         facts |= attested(folder, facts)
         words = loud(facts)
     else:
-        from privcode import results
-        from privcode.run import Run
+        from privcode.pipeline import results
+        from privcode.pipeline.run import Run
 
         if not (folder / "config.yaml").exists():
             raise UserError(
@@ -505,9 +508,9 @@ def compare(
     as_json: Json = False,
 ) -> None:
     """The methods side by side: every arm a whole run, then a table, pictures and a page."""
-    from privcode.comparison import compare
     from privcode.config import load_config
-    from privcode.report.comparison import text
+    from privcode.experiments.compare import compare
+    from privcode.experiments.page import text
 
     folder = check_folder(out or Path("runs") / f"{config.stem}-compare")
     loaded = load_config(config)
@@ -529,7 +532,7 @@ def sweep(
 ) -> None:
     """Try settings and keep the best run, charged as privacy.selection says."""
     from privcode.config import load_config
-    from privcode.sweep import sweep
+    from privcode.experiments.sweep import sweep
 
     folder = check_folder(out or Path("runs") / f"{config.stem}-sweep")
     facts = sweep(load_config(config), folder)
@@ -544,10 +547,10 @@ def demo(
     as_json: Json = False,
 ) -> None:
     """The whole method on the bundled models and made-up records: offline, two cores, minutes."""
-    from privcode.comparison import compare
-    from privcode.exercises.demo import prepare
-    from privcode.report.comparison import text
-    from privcode.run import Run
+    from privcode.experiments.compare import compare
+    from privcode.experiments.demo import prepare
+    from privcode.experiments.page import text
+    from privcode.pipeline.run import Run
 
     check_folder(out)
     say("demo: untuned, PrivCode and non-private tuning side by side; five to seven minutes")

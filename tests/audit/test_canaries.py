@@ -8,15 +8,7 @@ from ipaddress import ip_address
 import pytest
 
 from privcode.audit import canaries as module
-from privcode.audit.canaries import (
-    KINDS,
-    Canary,
-    candidates,
-    leaks,
-    plant,
-    records,
-    space_bits,
-)
+from privcode.audit.canaries import KINDS, Canary, candidates, leaks, plant, records, space_bits
 from privcode.errors import UserError
 
 COUNTS = (1, 5, 10, 100)

@@ -10,13 +10,13 @@ import torch
 from peft import LoraConfig, get_peft_model
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from privcode.audit.gradient_canaries import GradientCanaries
 from privcode.audit.trial import Trial, short_audit, trial
 from privcode.errors import UserError
 from privcode.privacy.ledger import Ledger
 from privcode.privacy.plan import PrivacyPlan, make_plan
-from privcode.stages.sanitize import Settings, sanitize
-from privcode.syntax.loss import Example
+from privcode.training.dp_sgd import Settings, sanitize
+from privcode.training.gradient_canaries import GradientCanaries
+from privcode.training.loss import Example
 
 CLIP = 0.5
 PARAMETERS = 2048

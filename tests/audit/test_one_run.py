@@ -12,11 +12,11 @@ from privcode.audit.one_run import (
     choose_guesses,
     count_right,
     epsilon_bound,
-    log_likelihood_ratio,
     same_shape_bound,
     simulate,
 )
 from privcode.privacy.plan import PrivacyPlan, make_plan
+from privcode.training.gradient_canaries import log_likelihood_ratio
 
 CANARIES = 1000
 PLANS = {  # by their ε, about

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 import torch
 
-from privcode.audit.scores import token_log_probabilities
 from privcode.models import load_model
-from privcode.syntax.loss import Example
+from privcode.training.likelihood import token_log_probabilities
+from privcode.training.loss import Example
 
 ROWS = [(3, 5), (20, 40), (7, 7), (2, 33), (12, 13)]  # prompt tokens, all tokens
 

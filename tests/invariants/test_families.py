@@ -21,12 +21,12 @@ from transformers import (
     Qwen2ForCausalLM,
 )
 
+from privcode.data.records import Record, Unit
 from privcode.exercises.corpus import private_records
 from privcode.models import Dtype, attach_lora, load_model, load_tokenizer, save_model
 from privcode.privacy.ledger import Ledger
 from privcode.privacy.plan import make_plan
-from privcode.records import Record, Unit
-from privcode.stages.sanitize import Settings, by_unit, encode, sanitize
+from privcode.training.dp_sgd import Settings, by_unit, encode, sanitize
 
 FAMILIES: dict[str, Any] = {
     "llama": (LlamaConfig, LlamaForCausalLM),  # deepseek-coder

@@ -16,8 +16,8 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from privcode.privacy.ledger import Ledger
 from privcode.privacy.plan import PrivacyPlan, make_plan
-from privcode.stages.sanitize import Settings, sanitize
-from privcode.syntax.loss import Example, collate, per_example_losses
+from privcode.training.dp_sgd import Settings, sanitize
+from privcode.training.loss import Example, collate, per_example_losses
 
 POISON = 63  # a token whose embedding is not a number
 CLIP = 0.08  # near the median of the norms: some units are clipped

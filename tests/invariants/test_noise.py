@@ -19,8 +19,8 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from privcode.models import attach_lora
 from privcode.privacy.ledger import Ledger
 from privcode.privacy.plan import PrivacyPlan, make_plan
-from privcode.stages.sanitize import Settings, sanitize
-from privcode.syntax.loss import Example
+from privcode.training.dp_sgd import Settings, sanitize
+from privcode.training.loss import Example
 
 N, ERRORS = 512 * 64, 6.0
 SIGMA, CLIP, BATCH = 1.7, 0.4, 2

@@ -15,13 +15,13 @@ import torch
 from peft import LoraConfig, get_peft_model
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from privcode.audit.gradient_canaries import GradientCanaries
+from privcode.distributed import alone, from_first, rank, start, sum_, world
 from privcode.errors import UserError
-from privcode.privacy.distributed import alone, from_first, rank, start, sum_, world
 from privcode.privacy.ledger import Ledger, read_ledger
 from privcode.privacy.plan import PrivacyPlan, make_plan
-from privcode.stages.sanitize import Settings, micro_batches, sanitize
-from privcode.syntax.loss import Example
+from privcode.training.dp_sgd import Settings, micro_batches, sanitize
+from privcode.training.gradient_canaries import GradientCanaries
+from privcode.training.loss import Example
 
 CLIP, BATCH, STEPS = 0.5, 12, 5
 UNITS = [[i] for i in range(40)] + [[i, i + 1, i + 2] for i in range(40, 58, 3)]

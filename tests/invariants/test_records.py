@@ -6,7 +6,7 @@ from pathlib import Path
 from privcode.config import load_config
 from privcode.exercises.corpus import private_records
 from privcode.files import write_jsonl
-from privcode.run import Run
+from privcode.pipeline.run import Run
 
 CONFIG = """\
 data: {source: private.jsonl, language: python}

@@ -15,15 +15,17 @@ from unittest.mock import patch
 import pytest
 import torch
 
-from privcode import attacks, init, records, run, workspace
+from privcode.config import proposal
 from privcode.console import say
+from privcode.data import records
 from privcode.doctor.replay import CHANGES, UNITS, Seen, World, neighbour, play, replay, world
 from privcode.errors import UserError
 from privcode.execution import sandboxes
 from privcode.files import write_text
+from privcode.pipeline import attacks, directory, run
 from privcode.privacy import PrivacyPlan
 from privcode.privacy.clipping import Clipper
-from privcode.stages import sanitize
+from privcode.training import dp_sgd
 
 sandboxed = pytest.mark.skipif(
     not any(found.available for found in sandboxes()), reason="no sandbox works on this machine"
@@ -112,8 +114,8 @@ def _told(tell: Callable[[int], object]) -> Callable[[], Any]:
 
 def _stated(value: Callable[[], Any]) -> Any:
     """One more value among the versions, in every manifest."""
-    real = workspace.versions
-    return patch.object(workspace, "versions", lambda: real() | {"more": str(value())})
+    real = directory.versions
+    return patch.object(directory, "versions", lambda: real() | {"more": str(value())})
 
 
 @contextmanager
@@ -137,16 +139,16 @@ def _copied(name: str, module: Any, writer: str, to: str) -> Callable[[], Any]:
 
 def _drafted(change: Callable[[str, Any], str]) -> Callable[[], Any]:
     """The config that `init` writes, changed by what was seen in the data."""
-    real = init.draft
+    real = proposal.draft
 
     def draft(findings: Any, *arguments: Any, **options: Any) -> str:
         return change(real(findings, *arguments, **options), findings)
 
-    return lambda: patch.object(init, "draft", draft)
+    return lambda: patch.object(proposal, "draft", draft)
 
 
 def _on_truncation(act: Callable[[], object]) -> Callable[[], Any]:
-    real = sanitize.encode
+    real = dp_sgd.encode
 
     def encode(*arguments: Any, **options: Any) -> Any:
         example, cut = real(*arguments, **options)
@@ -154,7 +156,7 @@ def _on_truncation(act: Callable[[], object]) -> Callable[[], Any]:
             act()
         return example, cut
 
-    return lambda: patch.object(sanitize, "encode", encode)
+    return lambda: patch.object(dp_sgd, "encode", encode)
 
 
 def _end_with_three() -> None:
@@ -162,12 +164,12 @@ def _end_with_three() -> None:
 
 
 def _as_many_steps_as_units() -> Any:
-    real = sanitize.sanitize
+    real = dp_sgd.sanitize
 
     def train(model: Any, pad: int, examples: Any, units: Any, plan: Any, *more: Any) -> Any:
         return real(model, pad, examples, units, replace(plan, steps=len(units)), *more)
 
-    return patch.object(sanitize, "sanitize", train)
+    return patch.object(dp_sgd, "sanitize", train)
 
 
 @contextmanager
@@ -203,7 +205,7 @@ def _totals_in_the_log() -> Any:
 @contextmanager
 def _times_as_they_come() -> Iterator[None]:
     with ExitStack() as stack:
-        for module in (run, workspace):
+        for module in (run, directory):
             stack.enter_context(patch.object(module, "settle", lambda _: None))
         yield
 

@@ -25,17 +25,17 @@ from transformers import (
     Qwen2ForCausalLM,
 )
 
+from privcode.data.records import Record, Unit
 from privcode.doctor import _SNIPPETS
 from privcode.errors import UserError
 from privcode.models import attach_lora, load_tokenizer
 from privcode.privacy.clipping import Clipper
 from privcode.privacy.ledger import Ledger
 from privcode.privacy.plan import make_plan
-from privcode.records import Record, Unit
-from privcode.stages.sanitize import Settings, encode, sanitize, try_out
 from privcode.syntax import LANGUAGES
-from privcode.syntax import loss as loss_module
-from privcode.syntax.loss import Example, collate, per_example_losses, split_head
+from privcode.training import loss as loss_module
+from privcode.training.dp_sgd import Settings, encode, sanitize, try_out
+from privcode.training.loss import Example, collate, per_example_losses, split_head
 
 TOKENIZER = load_tokenizer("bundled:junior")
 FAMILIES: dict[str, Any] = {

@@ -25,16 +25,16 @@ from transformers import (
     Qwen3MoeForCausalLM,
 )
 
+from privcode.data.records import Record
 from privcode.errors import UserError
 from privcode.exercises.corpus import private_records
 from privcode.models import attach_lora, load_model, load_tokenizer
 from privcode.privacy.clipping import Clipper
-from privcode.privacy.independence import Grouping, has_experts, refuse_by_name, rope_types
 from privcode.privacy.ledger import Ledger
 from privcode.privacy.plan import make_plan
-from privcode.records import Record
-from privcode.stages.sanitize import Settings, encode, sanitize, try_out
-from privcode.syntax.loss import Example
+from privcode.training.dp_sgd import Settings, encode, sanitize, try_out
+from privcode.training.independence import Grouping, has_experts, refuse_by_name, rope_types
+from privcode.training.loss import Example
 
 CLIP = 0.05
 ATTENTION = ["q_proj", "k_proj", "v_proj", "o_proj"]
@@ -241,7 +241,7 @@ def test_dynamic_rope_that_still_follows_a_longer_text_is_refused() -> None:
 
 
 def test_a_rope_that_remembers_is_found_by_trial_too(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("privcode.stages.sanitize.refuse_by_name", lambda *_: None)
+    monkeypatch.setattr("privcode.training.dp_sgd.refuse_by_name", lambda *_: None)
     with pytest.raises(UserError, match=r"module .*: "):
         tried(tiny(max_position_embeddings=32, rope_parameters=ROPES["dynamic"]))
 

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from privcode.errors import UserError
+from privcode.pipeline.trials import poisson
 from privcode.privacy import PrivacyPlan, Spent, calibrate_noise_multiplier, make_plan, spend
-from privcode.stages.sweep import poisson
 
 DELTA = 1e-5
 TINY = Spent(256 / 19_500, 0.7, 100)

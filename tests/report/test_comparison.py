@@ -9,9 +9,10 @@ from typing import Any, get_args
 import pytest
 from scipy.stats import t as student
 
+import privcode.experiments.page as shown
 from privcode.config import Compared
-from privcode.report import comparison, plots
-from privcode.report.comparison import (
+from privcode.experiments import drawing
+from privcode.experiments.page import (
     METHODS,
     answer,
     cells,
@@ -21,8 +22,8 @@ from privcode.report.comparison import (
     share_of_gain,
     shares,
 )
-from privcode.report.comparison_plots import Picture, pictures
-from privcode.stages.compare import table
+from privcode.experiments.plots import Picture, pictures
+from privcode.pipeline.arms import table
 
 Arm = tuple[str, "float | str | None", float, float]  # method, ε, pass@1, share that leaks
 
@@ -136,7 +137,7 @@ def test_the_table_has_these_cells() -> None:
 
 def test_text_and_markdown_have_the_same_cells() -> None:
     head, body = cells(ALL)
-    plain, marked = comparison.text(ALL).splitlines(), markdown(ALL).splitlines()[2:]
+    plain, marked = shown.text(ALL).splitlines(), markdown(ALL).splitlines()[2:]
     for number, line in enumerate([head, *body]):
         at = number + (number > 0)  # both have a rule under the head
         assert re.split(r"  +", plain[at]) == line
@@ -145,9 +146,9 @@ def test_text_and_markdown_have_the_same_cells() -> None:
 
 def test_markdown_begins_with_the_answer_and_ends_with_the_shares_of_the_gain() -> None:
     parts = markdown(ALL).strip().split("\n\n")
-    head, body = comparison.shares_table(ALL)
-    assert parts[0] == comparison.answer(ALL)
-    assert parts[-1] == comparison.shares_note(ALL)
+    head, body = shown.shares_table(ALL)
+    assert parts[0] == shown.answer(ALL)
+    assert parts[-1] == shown.shares_note(ALL)
     marked = [line.strip("| ").split(" | ") for line in parts[-2].splitlines()]
     assert [marked[0], *marked[2:]] == [head, *body]
     assert "Share of the gain" not in markdown(facts(made_up(EVERYTHING[:1], 1)))
@@ -193,7 +194,7 @@ def test_the_page_fetches_nothing_and_is_the_same_each_time(found: dict[str, Any
     assert not re.search(r"(src|href)\s*=\s*['\"](?!#)", text)
     assert text == page(found, (), "t", pictures(found))
     assert text.count("<svg") == len(pictures(found))
-    image = [plots.png(pictures(found)[0].figure) for _ in range(2)]
+    image = [drawing.png(pictures(found)[0].figure) for _ in range(2)]
     assert image[0] == image[1]
     assert image[0].startswith(b"\x89PNG")
 

@@ -8,9 +8,9 @@ import pytest
 
 from privcode.privacy import make_plan
 from privcode.privacy.accounting import Spent
-from privcode.report import card, guarantee, page
-from privcode.report.evidence import Evidence
-from privcode.report.pictures import wilson
+from privcode.release.evidence import Evidence
+from privcode.release.page import card, guarantee, page
+from privcode.release.pictures import wilson
 
 PLAN = make_plan(
     epsilon=None, noise_multiplier=1.5, delta=1e-5, units=500, batch=5, steps=3, clip_norm=1.0

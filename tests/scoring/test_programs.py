@@ -16,7 +16,7 @@ from privcode.scoring import (
     unsupported,
     verdict,
 )
-from privcode.stages.evaluate import score
+from privcode.scoring.evaluation import score
 
 ABS = Task(
     "t/0",

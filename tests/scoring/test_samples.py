@@ -11,7 +11,7 @@ import pytest
 from privcode.cli import main
 from privcode.errors import UserError
 from privcode.scoring import read_samples
-from privcode.stages.score import score_files
+from privcode.scoring.score import score_files
 
 TASK = {
     "task_id": "HumanEval/900",

@@ -11,14 +11,14 @@ import pytest
 from privcode.audit.canaries import plant
 from privcode.audit.coin_canaries import records as planted_by_coin
 from privcode.audit.coin_canaries import throw
+from privcode.audit.measure import Target, black_box, exposures, membership, sides, white_box
 from privcode.config import parse_config
+from privcode.data.records import Record, Unit
 from privcode.errors import UserError
 from privcode.generation.local import LocalGenerator
 from privcode.models import load_adapter, load_model, load_tokenizer
 from privcode.privacy.plan import make_plan
-from privcode.records import Record, Unit
-from privcode.stages.audit import Target, black_box, exposures, membership, sides, white_box
-from privcode.stages.boost import boost
+from privcode.training.tuning import boost
 
 TEMPLATE = "Question: {prompt}\n\nAnswer:\n"
 CANDIDATES = 150

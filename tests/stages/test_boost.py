@@ -17,7 +17,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, Llama
 import privcode
 from privcode.errors import UserError
 from privcode.files import failed_write, sha256_tree
-from privcode.stages.boost import boost, encode
+from privcode.training.tuning import boost, encode
 
 ASSET = Path(privcode.__file__).parent / "assets" / "junior"
 PAIRS = [(f"Return {n}.\n", f"def f():\n    return {n}\n") for n in range(24)]

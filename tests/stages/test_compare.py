@@ -4,7 +4,7 @@ import pytest
 
 from privcode.config import Config, parse_config
 from privcode.errors import UserError
-from privcode.stages.compare import arms, check_published, row, table
+from privcode.pipeline.arms import arms, check_published, row, table
 
 
 def config(**changes: object) -> Config:

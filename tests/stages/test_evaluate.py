@@ -11,8 +11,8 @@ import pytest
 from privcode.errors import UserError
 from privcode.execution import sandboxes
 from privcode.scoring import Task, extract, load_tasks, prompt_for
-from privcode.stages.evaluate import evaluate, pass_at_k, score
-from privcode.stages.score import score_files
+from privcode.scoring.evaluation import evaluate, pass_at_k, score
+from privcode.scoring.score import score_files
 
 SHARED = Path(__file__).resolve().parents[2] / "../shared/data"
 ADD = Task(

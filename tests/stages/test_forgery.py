@@ -18,9 +18,9 @@ from privcode.audit.one_run import bound_of
 from privcode.console import epsilon_text
 from privcode.files import write_sealed, write_text
 from privcode.privacy.accounting import Spent
-from privcode.report.stated import stated
-from privcode.stages.bundle import DATA, SCHEMA, write_data
-from privcode.stages.release import verify_bundle
+from privcode.release.bundle import DATA, SCHEMA, write_data
+from privcode.release.stated import stated
+from privcode.release.verify import verify_bundle
 from tests.bundles import (
     BOUND,
     CONFIG,

@@ -18,10 +18,10 @@ from privcode.console import epsilon_text
 from privcode.errors import UserError
 from privcode.files import Row, read_json, sha256_tree, write_sealed
 from privcode.privacy.accounting import Spent
-from privcode.report import card, page
-from privcode.report.evidence import Evidence
-from privcode.stages.release import release as release_files
-from privcode.stages.release import verify_bundle
+from privcode.release.evidence import Evidence
+from privcode.release.page import card, page
+from privcode.release.verify import release as release_files
+from privcode.release.verify import verify_bundle
 from tests.bundles import (
     LAYER,
     PLAN,

@@ -10,7 +10,7 @@ from privcode.exercises.corpus import public_documents
 from privcode.generation import Sampling
 from privcode.generation.local import LocalGenerator
 from privcode.models import load_model, load_tokenizer
-from privcode.stages.roundtrip import (
+from privcode.validation.round_trip import (
     bertscore,
     best_similarity,
     describe,

@@ -10,6 +10,7 @@ import torch
 from peft import LoraConfig, get_peft_model
 from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
+from privcode.data.records import Record, Unit
 from privcode.errors import UserError
 from privcode.exercises.bundle import ASSETS
 from privcode.exercises.corpus import private_records
@@ -17,15 +18,8 @@ from privcode.privacy.clipping import Clipper
 from privcode.privacy.ledger import Ledger, read_ledger, spent_in
 from privcode.privacy.plan import PrivacyPlan, make_plan
 from privcode.privacy.randomness import Randomness
-from privcode.records import Record, Unit
-from privcode.stages.sanitize import (
-    Settings,
-    by_unit,
-    encode,
-    micro_batches,
-    sanitize,
-)
-from privcode.syntax.loss import collate, per_example_losses, syntax_weight
+from privcode.training.dp_sgd import Settings, by_unit, encode, micro_batches, sanitize
+from privcode.training.loss import collate, per_example_losses, syntax_weight
 
 TOKENIZER = AutoTokenizer.from_pretrained(ASSETS / "junior")
 RECORDS = [

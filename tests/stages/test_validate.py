@@ -6,7 +6,7 @@ import pytest
 
 from privcode.execution import execute
 from privcode.files import jsonl_line
-from privcode.stages.validate import code_of, judge, keep_surest, validate
+from privcode.validation.verdicts import code_of, judge, keep_surest, validate
 
 PLAIN = {"language": "python", "prelude": "", "execute": None, "score": None, "threshold": 0.0}
 

@@ -14,8 +14,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from privcode.data.records import Record, Unit
 from privcode.errors import UserError
-from privcode.records import Record, Unit
 
 KINDS = ("email", "name", "ip", "password", "username")
 

@@ -11,7 +11,7 @@ import string
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from privcode.records import Record, Unit
+from privcode.data.records import Record, Unit
 
 _SIGNS = string.ascii_letters + string.digits
 _LENGTH = 32

@@ -19,6 +19,7 @@ from dp_accounting.pld import privacy_loss_distribution
 from scipy.stats import binom
 
 from privcode.privacy.plan import PrivacyPlan
+from privcode.training.gradient_canaries import log_likelihood_ratio
 
 CONFIDENCE = 0.95
 """Of all the bounds of one kind in one audit together."""
@@ -200,20 +201,6 @@ def _too_unlikely(
         if correct + wrong > guesses / canaries:
             return True
     return False
-
-
-def log_likelihood_ratio(seen: np.ndarray, sampling_rate: float, noise: float) -> np.ndarray:
-    """log p(seen | in) − log p(seen | out) of one step, for 1 × drawn + noise × N(0, 1).
-
-    Args:
-        seen: observations in units of the clip norm.
-        sampling_rate: probability with which a canary that is in is drawn.
-        noise: the noise multiplier.
-    """
-    noise = max(noise, 0.05)  # no noise at all: any small one puts the scores in the right order
-    drawn = math.log(sampling_rate) + (2 * seen - 1) / (2 * noise**2)
-    not_drawn = math.log1p(-sampling_rate) if sampling_rate < 1 else -math.inf
-    return np.logaddexp(not_drawn, drawn)
 
 
 def simulate(

@@ -12,11 +12,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from privcode.audit.gradient_canaries import GradientCanaries
 from privcode.audit.one_run import Bound, choose_guesses, lower_bound
 from privcode.privacy.ledger import Ledger
 from privcode.privacy.plan import PrivacyPlan, make_plan
-from privcode.syntax.loss import Example
+from privcode.training.gradient_canaries import GradientCanaries
+from privcode.training.loss import Example
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ def trial(
         seed: of the coins.
         engine: the plan that is really carried out, where a fault is to be shown.
     """
-    from privcode.stages.sanitize import Settings, sanitize
+    from privcode.training.dp_sgd import Settings, sanitize
 
     parameters = sum(p.numel() for p in model.parameters() if p.requires_grad)
     planted = GradientCanaries(claim, parameters, canaries, seed)
@@ -81,10 +81,10 @@ def short_audit() -> Trial:
     that a sound one looks so is below 10 %, in practice far below); a `found` near 0 is one too,
     as the same audit of a sound engine finds about half the claim.
     """
+    from privcode.data.records import Record, Unit
     from privcode.exercises.corpus import private_records
     from privcode.models import attach_lora, load_model, load_tokenizer, render
-    from privcode.records import Record, Unit
-    from privcode.stages.sanitize import encode
+    from privcode.training.dp_sgd import encode
 
     tokenizer = load_tokenizer("bundled:junior")
     template = "Question: {prompt}\n\nAnswer:\n"

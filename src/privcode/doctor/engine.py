@@ -19,8 +19,8 @@ from privcode.doctor import expect
 from privcode.models import attach_lora
 from privcode.privacy import PrivacyPlan, make_plan
 from privcode.privacy.ledger import Ledger
-from privcode.stages.sanitize import Settings, sanitize
-from privcode.syntax.loss import Example, collate, per_example_losses
+from privcode.training.dp_sgd import Settings, sanitize
+from privcode.training.loss import Example, collate, per_example_losses
 
 ERRORS = 6.0  # standard errors
 _TOLERANCE = 1e-4  # fp32, whatever the device's summation order

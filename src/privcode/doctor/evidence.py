@@ -86,10 +86,10 @@ def verify() -> str:
     from safetensors.torch import save_file
 
     from privcode.files import read_sealed, sha256_file, sha256_tree, write_json, write_sealed
-    from privcode.report.evidence import Evidence
-    from privcode.stages.bundle import FACTS
-    from privcode.stages.release import release, verify_bundle
-    from privcode.workspace import versions
+    from privcode.pipeline.directory import versions
+    from privcode.release.bundle import FACTS
+    from privcode.release.evidence import Evidence
+    from privcode.release.verify import release, verify_bundle
 
     plan = _plan(3)
     shown = Evidence(

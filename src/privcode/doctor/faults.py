@@ -19,13 +19,12 @@ from unittest.mock import patch
 import numpy as np
 import torch
 
+from privcode.distributed import rank, world
 from privcode.privacy.clipping import Clipper
-from privcode.privacy.distributed import rank, world
 from privcode.privacy.ledger import Ledger
 from privcode.privacy.plan import PrivacyPlan
 from privcode.privacy.randomness import Randomness
-from privcode.stages import sanitize
-from privcode.syntax import loss
+from privcode.training import dp_sgd, loss
 
 _noise, _sample, _clipper = PrivacyPlan.noise, PrivacyPlan.sample, PrivacyPlan.clipper
 _accumulate, _take_sum = Clipper.accumulate, Clipper.take_sum
@@ -35,7 +34,7 @@ _Planted = AbstractContextManager[Any]
 
 
 def _losses() -> Callable[..., torch.Tensor]:
-    found: Callable[..., torch.Tensor] = vars(sanitize)["per_example_losses"]
+    found: Callable[..., torch.Tensor] = vars(dp_sgd)["per_example_losses"]
     return found
 
 
@@ -124,7 +123,7 @@ def _syntax_term_outside_the_clip() -> Iterator[None]:
         clipper._sum += torch.cat([part.flatten() for part in parts])
 
     with (
-        patch.object(sanitize, "per_example_losses", cross_entropy),
+        patch.object(dp_sgd, "per_example_losses", cross_entropy),
         patch.object(Clipper, "accumulate", accumulate),
     ):
         yield
@@ -139,8 +138,8 @@ def _loss_averaged_over_the_batch() -> Iterator[None]:
         return losses / len(losses)
 
     with (
-        patch.object(sanitize, "per_example_losses", averaged),
-        patch.object(sanitize, "try_out", lambda *_: "any number"),
+        patch.object(dp_sgd, "per_example_losses", averaged),
+        patch.object(dp_sgd, "try_out", lambda *_: "any number"),
     ):
         yield
 
@@ -177,7 +176,7 @@ def _real_batch_in_the_denominator() -> Iterator[None]:
 
 def _records_in_chunks() -> _Planted:
     """A long record becomes several, each a unit of its own."""
-    from privcode import run
+    from privcode.pipeline import run
 
     real = vars(run)["private_records"]
 
@@ -223,8 +222,8 @@ def _padded_to_the_longest_of_the_batch() -> Iterator[None]:
             yield mine[start : start + most]
 
     with (
-        patch.object(sanitize, "micro_batches", batches),
-        patch.object(sanitize, "try_out", lambda *_: "any number"),
+        patch.object(dp_sgd, "micro_batches", batches),
+        patch.object(dp_sgd, "try_out", lambda *_: "any number"),
     ):
         yield
 
@@ -248,8 +247,8 @@ def _first_come_first_served() -> Iterator[None]:
             return real(model, *arguments)
 
     with (
-        patch.object(sanitize, "per_example_losses", losses),
-        patch.object(sanitize, "try_out", lambda *_: "any number"),
+        patch.object(dp_sgd, "per_example_losses", losses),
+        patch.object(dp_sgd, "try_out", lambda *_: "any number"),
     ):
         yield
 
@@ -258,8 +257,8 @@ def _first_come_first_served() -> Iterator[None]:
 def _dropout_left_on() -> Iterator[None]:
     """A model in training mode, whose masks are drawn for a micro-batch at a time."""
     with (
-        patch.object(sanitize, "_without_dropout", lambda model: model.train()),
-        patch.object(sanitize, "try_out", lambda *_: "any number"),
+        patch.object(dp_sgd, "_without_dropout", lambda model: model.train()),
+        patch.object(dp_sgd, "try_out", lambda *_: "any number"),
     ):
         yield
 

@@ -45,7 +45,7 @@ def _named(title: str, test: Callable[[], str], name: str) -> Check:
 
 def _weights(name: str, dtype: Dtype, had: list[Any]) -> str:
     from privcode.models import load_model
-    from privcode.privacy.independence import rope_types
+    from privcode.training.independence import rope_types
 
     model = load_model(name, dtype)
     had.append(model)
@@ -57,8 +57,8 @@ def _weights(name: str, dtype: Dtype, had: list[Any]) -> str:
 
 
 def _layers(had: list[Any]) -> str:
-    from privcode.config import Lora
     from privcode.models import attach_lora
+    from privcode.models.settings import Lora
     from privcode.privacy.clipping import Clipper
 
     lora = Lora()
@@ -69,7 +69,7 @@ def _layers(had: list[Any]) -> str:
 
 
 def _records(had: list[Any], micro_batch: int, max_tokens: int) -> str:
-    from privcode.stages.sanitize import Settings, try_out
+    from privcode.training.dp_sgd import Settings, try_out
 
     model, clipper = had
     settings = Settings(micro_batch=micro_batch, max_tokens=max_tokens)

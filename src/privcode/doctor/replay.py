@@ -7,7 +7,7 @@ byte: what commands print, their exit codes, and names, contents, modes and time
 idea: record and replay, arXiv 2602.17454.)
 
 Promises: noise and sampling are cryptographic, as in any run; all other randomness comes from the
-config's seeds. Nothing of the pipeline but `sanitize.noised_sum` is replaced. Commands run as a
+config's seeds. Nothing of the pipeline but `dp_sgd.noised_sum` is replaced. Commands run as a
 shell would run them whose stdout and stderr are files, on the CPU, each play at the same place and
 with a registry of its own.
 Does not: test the mechanism (`engine` does), see what a watcher sees while a stage runs, or compare
@@ -39,8 +39,8 @@ from privcode.doctor import expect
 from privcode.exercises.corpus import prelude, private_records, public_prompts, tasks
 from privcode.files import Row, write_jsonl, write_text
 from privcode.models import load_tokenizer
-from privcode.stages import sanitize
-from privcode.workspace import Workspace
+from privcode.pipeline.directory import Workspace
+from privcode.training import dp_sgd
 
 UNITS = 12
 """Declared; about as many are there."""
@@ -192,7 +192,7 @@ def play(
             shutil.rmtree(path) if path.is_dir() else path.unlink()
     _write_rows(world.folder / "private.jsonl", rows)
     released: list[torch.Tensor] = []
-    real = sanitize.noised_sum
+    real = dp_sgd.noised_sum
     waiting = None if recorded is None else iter(recorded)
 
     def noised_sum(clipped: torch.Tensor, noise: torch.Tensor | None) -> torch.Tensor:
@@ -206,7 +206,7 @@ def play(
         patch.dict(os.environ, {"PRIVCODE_STATE": state, "PRIVCODE_DEBUG": ""}),
         patch.object(models, "_device", lambda: "cpu"),  # elsewhere bits may differ by chance
         patch.object(os, "sync", lambda: None),  # it waits for everybody's files
-        patch.object(sanitize, "noised_sum", noised_sum),
+        patch.object(dp_sgd, "noised_sum", noised_sum),
         contextlib.chdir(world.folder),
         _same_generators(),
     ):

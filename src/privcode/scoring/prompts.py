@@ -7,7 +7,7 @@ Does not: apply a model's own template; the caller does, and puts `response` beh
 import re
 from typing import Literal
 
-from privcode.config import INSTRUCT
+from privcode.scoring.settings import INSTRUCT
 from privcode.scoring.tasks import Task
 
 Mode = Literal["complete", "instruct"]

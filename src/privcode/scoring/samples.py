@@ -12,8 +12,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from privcode.config import json_number
 from privcode.errors import UserError
+from privcode.fields import json_number
 from privcode.files import CODE, Row, read_json, read_jsonl, read_text
 from privcode.scoring.programs import Verdict, whole
 from privcode.scoring.tasks import Task

@@ -15,10 +15,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_args
 
-from privcode.config import TaskFormat
+from privcode.data.rows import read_rows
 from privcode.errors import UserError
 from privcode.files import Row, unwritable
-from privcode.rows import read_rows
+from privcode.scoring.settings import TaskFormat
 from privcode.syntax import canonical_language
 
 Format = TaskFormat

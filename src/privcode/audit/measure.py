@@ -1,0 +1,193 @@
+"""Audit: attack what a run made, with canaries planted before training and records held out of it.
+
+Promises: what `leakage`, `exposures` and `black_box` ask of the models is made up, so that with a
+model tuned under the plan the result is post-processing, and holds no secret; what `white_box` is
+given depends on no record. Numbers of guesses are fixed before a score is seen. `membership` is
+the exception: it scores real records outside the mechanism, so what it returns is for `private/`
+alone.
+Does not: bound the privacy loss from above, or choose which units are held out
+(`records.hold_out` does).
+"""
+
+import random
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from itertools import islice
+from typing import Any
+
+import numpy as np
+
+from privcode.audit.canaries import Canary, candidates, leaks, space_bits
+from privcode.audit.coin_canaries import CoinCanary
+from privcode.audit.exposure import exposure, summary
+from privcode.audit.membership import SCORES, Curve, inference, roc, scores
+from privcode.audit.one_run import CONFIDENCE, choose_guesses, lower_bound
+from privcode.data.records import Record, Unit
+from privcode.generation.local import LocalGenerator
+from privcode.privacy.plan import PrivacyPlan
+from privcode.training.dp_sgd import by_unit
+from privcode.training.likelihood import record_log_probabilities
+
+Progress = Callable[[int], object]
+
+
+@dataclass(frozen=True)
+class Target:
+    """A tuned model under attack, and the same model before tuning; loaded when called.
+
+    Attributes:
+        name: "junior" or "tuned model".
+        ask: prompts to everything that the model answered.
+        tuned, untuned: load the model.
+        template: how prompts are put to it.
+        max_tokens: longer records were cut in training, or left out.
+        batch_size: examples scored at a time.
+    """
+
+    name: str
+    ask: Callable[[list[str]], list[str]]
+    tuned: Callable[[], LocalGenerator]
+    untuned: Callable[[], LocalGenerator]
+    template: str
+    max_tokens: int
+    batch_size: int
+
+    def score(
+        self, generator: LocalGenerator, records: Sequence[Record], progress: Progress
+    ) -> list[tuple[np.ndarray, bool]]:
+        """`record_log_probabilities` under `generator`, of records as this target saw them."""
+        return record_log_probabilities(
+            generator, records, self.template, self.max_tokens, self.batch_size, progress
+        )
+
+
+def leakage(
+    planted: Sequence[Canary], places: Mapping[str, Sequence[str]], targets: Sequence[Target]
+) -> dict[str, Any]:
+    """Which secrets come out, by place: `places` (name -> texts), and what the targets answer.
+
+    Each model is asked every canary's own prompt.
+    """
+    texts = {place: list(found) for place, found in places.items()}
+    for target in targets:
+        answers = target.ask([canary.prompt for canary in planted])
+        texts[f"{target.name}, asked for them"] = answers
+    texts["anywhere"] = [text for found in texts.values() for text in found]
+    return {place: leaks(planted, found) for place, found in texts.items()}
+
+
+def exposures(
+    planted: Sequence[Canary], targets: Sequence[Target], n: int, seed: int, progress: Progress
+) -> dict[str, Any] | None:
+    """The exposure of every canary among `n` candidates, in the targets and before their tuning.
+
+    `progress` is called with numbers of examples: there are 2 × (n + 1) × canaries × targets.
+
+    Returns:
+        {"candidates": n, "models": {name: `exposure.summary`}}; None for no candidates.
+    """
+    if not n:
+        return None
+    models = {}
+    for target in targets:
+        forms = {target.name: target.tuned, f"{target.name}, before tuning": target.untuned}
+        for name, load in forms.items():
+            generator = load()
+            found = []
+            for canary in planted:
+                texts = [canary.completion, *candidates(canary, n, seed)]
+                records = [
+                    Record(canary.prompt, text, "python", Unit("canary", ""), 0) for text in texts
+                ]
+                likely = [float(p.sum()) for p, _ in target.score(generator, records, progress)]
+                one = exposure(-likely[0], [-p for p in likely[1:]], space_bits(canary.kind))
+                found.append((canary.kind, canary.repetitions, one))
+            models[name] = summary(found)
+    return {"candidates": n, "models": models}
+
+
+def white_box(
+    scores: Sequence[float], included: Sequence[bool], plan: PrivacyPlan
+) -> dict[str, Any]:
+    """Lower bounds on ε from the gradient canaries' scores and coins: `one_run.Bound` as JSON."""
+    return _bound(np.array(scores), included, plan, choose_guesses(plan, len(scores)))
+
+
+def black_box(
+    thrown: Sequence[CoinCanary], targets: Sequence[Target], plan: PrivacyPlan, progress: Progress
+) -> dict[str, dict[str, Any]]:
+    """Lower bounds on ε from each target: what tuning added to the coin canaries' likelihood.
+
+    One canary in ten is guessed, or all. `progress` is called with numbers of examples: there are
+    2 × canaries × targets.
+    """
+    records = [canary.record for canary in thrown]
+    guesses = tuple(dict.fromkeys((-(-len(thrown) // 10), len(thrown))))
+    bounds = {}
+    for target in targets:
+        after, before = (
+            target.score(load(), records, progress) for load in (target.tuned, target.untuned)
+        )
+        gained = [
+            a.mean() - b.mean() if len(a) else 0.0
+            for (a, _), (b, _) in zip(after, before, strict=True)
+        ]
+        coins = [canary.included for canary in thrown]
+        bounds[target.name] = _bound(np.array(gained), coins, plan, guesses)
+    return bounds
+
+
+def _bound(
+    scores: np.ndarray, included: Sequence[bool], plan: PrivacyPlan, guesses: Sequence[int]
+) -> dict[str, Any]:
+    found = lower_bound(scores, np.array(included), plan, guesses)
+    return asdict(found) | {"confidence": CONFIDENCE}
+
+
+def sides(
+    trained: Sequence[Record], held_out: Sequence[Record], seed: int
+) -> tuple[list[list[Record]], list[list[Record]]]:
+    """Members and non-members, by unit: as many of the trained units, drawn, as are held out."""
+    units, others = (
+        [[records[i] for i in unit] for unit in by_unit(records)] for records in (trained, held_out)
+    )
+    return random.Random(seed).sample(units, min(len(units), len(others))), others
+
+
+def membership(
+    members: Sequence[Sequence[Record]],
+    others: Sequence[Sequence[Record]],
+    targets: Sequence[Target],
+    progress: Progress,
+) -> tuple[dict[str, Any], dict[str, Curve]]:
+    """How well units that were trained on can be told from others: private figures.
+
+    A unit's score is the mean over its records. Records longer than the context are left aside on
+    both sides, as some methods train on part of them and others leave them out. `progress` is
+    called with numbers of examples: there are 2 × records × targets.
+
+    Returns:
+        {"members": N, "non_members": N, "models": {target: {score: `membership.inference`}}}, and
+        ROC curves by name.
+    """
+    records = [record for unit in (*members, *others) for record in unit]
+    models: dict[str, Any] = {}
+    curves: dict[str, Curve] = {}
+    for target in targets:
+        after, before = (
+            target.score(load(), records, progress) for load in (target.tuned, target.untuned)
+        )
+        pairs = zip(after, before, strict=True)
+        rows = []  # one a unit: the mean of its records' scores, or NaN for each
+        for unit in (*members, *others):
+            found = [scores(a, b) for (a, cut), (b, _) in islice(pairs, len(unit)) if not cut]
+            rows.append(np.mean(found, axis=0) if found else np.full(len(SCORES), np.nan))
+        models[target.name] = {}
+        columns = np.reshape(rows, (-1, len(SCORES))).T  # also of no unit at all
+        for name, column in zip(SCORES, columns, strict=True):
+            inside, outside = (part[~np.isnan(part)] for part in np.split(column, [len(members)]))
+            if len(inside) and len(outside):
+                models[target.name][name] = inference(inside, outside)
+                curves[f"{target.name}, {name}"] = roc(inside, outside)
+    facts = {"members": len(members), "non_members": len(others), "models": models}
+    return facts, curves

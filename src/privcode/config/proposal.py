@@ -1,0 +1,423 @@
+"""`privcode init DATA`: a commented config for a private data set, and what its owner should know.
+
+Promises: the config names every setting there is, with its default and the words it is documented
+with in `config.py`; it loads once nothing in it says CHANGE_ME. It is published, so it takes from
+the data only what its comments name, and as coarsely as they say: the columns that most rows have,
+the language of nine in ten sampled rows, and the number of units, rounded down (`rounded_down`)
+unless the owner types it. No length, and nothing that one record decides by itself.
+Does not: decide. Whether prompts are public, who the unit is, which rows may be skipped and which
+models to use stay with the owner. `summary` holds private figures: it is for the owner's terminal.
+"""
+
+import inspect
+import math
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict
+from decimal import ROUND_DOWN, Context
+from pathlib import Path
+from typing import Any, Literal, get_args, get_origin
+
+import yaml
+from pydantic import BaseModel
+from pydantic.fields import FieldInfo
+
+from privcode.config import Config, not_public, plan_from
+from privcode.console import epsilon_text
+from privcode.data.prompts import read_prompts
+from privcode.data.survey import Findings, Lengths, Repeats
+from privcode.errors import UserError
+from privcode.models.settings import Model
+from privcode.privacy.accounting import GROUP_CEILING
+from privcode.privacy.plan import PrivacyPlan
+from privcode.privacy.settings import Privacy
+from privcode.syntax import LANGUAGES
+
+CHANGE_ME = "CHANGE_ME"
+"""Stands where only the owner can say; `load_config` refuses a config whose sections hold it."""
+
+_MAIN_SHARE = 0.9  # of the rows looked at, to call one language that of the data
+_BATCHES = 4  # small data: no batch above a quarter, or sampling amplifies nothing
+_RECORDS_PER_OWNER = 10
+_CHARS_PER_TOKEN = 2  # on the safe side: larger models' tokenizers put 3 or 4 into one
+_FEW_UNITS = 1000  # below it any rounding still says much about so few
+_SHOWN = 8
+
+_HEADER = f"""\
+# The settings of one privcode run. {CHANGE_ME} stands where only you can decide. A setting behind
+# a "#" is at its default, which is none. Relative file names start from this file's folder.
+# This file is published with a run. From the private data come column names, a language and the
+# number of units, each only as its comment says.
+# `privcode plan FILE` says what this promises; `privcode run FILE` does it."""
+_TOY = "A toy that comes with privcode, to try the pipeline with; the paper's {} is {}."
+_NOTES = {
+    "data.columns": "Guessed from the names that at least half of the rows have: check.",
+    "privacy.delta": "From units: 1/(10·units), rounded down.",
+    "privacy.batch": "From units: a quarter of them, at most 256.",
+    "prompts.source": "Say public if nothing in the file is private: it is outside the guarantee.",
+    "junior.model": _TOY.format("junior", "Qwen/Qwen2.5-Coder-1.5B"),
+    "premium.model": _TOY.format("premium", "Qwen/Qwen2.5-Coder-7B"),
+}
+_LANGUAGE = "Guessed from a sample of the code, where nine in ten are in it: check."
+_LANGUAGES = "All that privcode knows, as a column names the language; others are left out."
+_TYPED = "As you typed it. Published."
+_ROUNDED = (
+    "From the count of the data, rounded down to 1, 2 or 5 times a power of ten. Published; "
+    "init --units N takes a number of yours."
+)
+_TOO_FEW = (
+    f"Type a number that you are willing to publish, at most the true one: of data with fewer than "
+    f"{_FEW_UNITS:,} units none is taken."
+)
+
+_Line = tuple[str, str]  # YAML, and the comment to its right
+
+
+def rounded_down(count: int) -> int | None:
+    """The largest of 1,000, 2,000, 5,000, 10,000, … up to `count`; None where there is none.
+
+    What becomes public: which of these steps the count has passed, three in a factor of ten. One
+    unit more or less changes it only for a count that stands right at a step.
+    """
+    if count < _FEW_UNITS:
+        return None
+    power: int = 10 ** (len(str(count)) - 1)
+    return next(step * power for step in (5, 2, 1) if step * power <= count)
+
+
+def declared(findings: Findings, units: int | None = None) -> int | None:
+    """The number of units to declare: `units` as its owner typed it, else what the data give."""
+    return units or rounded_down(_counted(findings))
+
+
+def draft(
+    findings: Findings,
+    source: str,
+    out: Path,
+    *,
+    units: int | None = None,
+    prompts: Path | None = None,
+    tasks: Sequence[Path] = (),
+) -> str:
+    """A commented YAML config for `source`, to be written to `out`.
+
+    Args:
+        findings: what `inspect.look` saw in `source`; `guess.unit` is the unit.
+        source: the private data, as `rows.read_rows` takes it.
+        out: where the config will be written; file names in it are made to work from there.
+        units: their number, as its owner declares it; without it see `rounded_down`.
+        prompts: file of prompts, which its owner states to be public; without it the config does
+            not load until the owner has named one.
+        tasks: files of tasks in HumanEval's format.
+
+    Raises:
+        UserError: no row is usable; prompts or tasks cannot be read; the unit is no such column;
+            `units` is below 1.
+    """
+    if units is not None and units < 1:
+        raise UserError(f"--units: is {units}; declare at least 1")
+    folder = out.parent.resolve()
+    unit = findings.guess.unit
+    if not _counted(findings):
+        reasons = ", ".join(findings.unusable) or "no owner is named"
+        raise UserError(f"{source}: no row is usable ({reasons}); fix the data or name columns")
+    number = declared(findings, units)
+    values = {
+        "data": {
+            "source": _reach(source, folder),
+            "columns": asdict(findings.guess),
+            "language": _main_language(findings),
+            "languages": list(LANGUAGES) if findings.guess.language else None,
+        },
+        "privacy": _privacy(unit, number),
+        "junior": {"model": "bundled:junior"},
+        "premium": {"model": "bundled:premium"},
+        "evaluate": {"tasks": [_task(path, folder) for path in tasks]} if tasks else {},
+    }
+    if prompts:
+        if why := not_public(str(prompts), source):
+            raise UserError(f"{prompts}: {why}")
+        read_prompts(str(prompts))
+        values["prompts"] = {"source": "public", "file": _reach(str(prompts), folder)}
+    notes = _NOTES | {"privacy.units": _TYPED if units else _ROUNDED if number else _TOO_FEW}
+    if values["data"]["language"]:
+        notes["data.language"] = _LANGUAGE
+    if values["data"]["languages"]:
+        notes["data.languages"] = _LANGUAGES
+    if findings.unit_columns and not unit:
+        names = " or ".join(_yaml(column.name) for column in findings.unit_columns)
+        notes["data.columns.unit"] = (
+            f"Perhaps {names}: then change privacy's unit, units and delta."
+        )
+    lines = (
+        f"{text.ljust(38)}  # {comment}" if comment else text
+        for text, comment in _section(Config, values, "", notes)
+    )
+    return "\n".join([_HEADER, *lines, ""])
+
+
+def proposed_plan(findings: Findings, units: int | None = None) -> PrivacyPlan:
+    """The plan of the config that `draft` writes; where that names no number, a private one."""
+    number = declared(findings, units) or _counted(findings)
+    return plan_from(Privacy(**_privacy(findings.guess.unit, number)), findings.guess.unit)
+
+
+def _privacy(unit: str | None, units: int | None) -> dict[str, Any]:
+    """The section privacy, from the declared number of units alone."""
+    derived: dict[str, Any] = dict.fromkeys(("units", "delta", "batch"), CHANGE_ME)
+    if units:
+        derived = {
+            "units": units,
+            "delta": float(Context(prec=2, rounding=ROUND_DOWN).divide(1, 10 * units)),
+            "batch": min(_default(Privacy.model_fields["batch"]), max(units // _BATCHES, 1)),
+        }
+    return derived | {
+        "unit": "column" if unit else "record",
+        "max_records_per_unit": _RECORDS_PER_OWNER if unit else 1,
+    }
+
+
+def summary(findings: Findings, plan: PrivacyPlan) -> str:
+    """What the owner should know about the data, for a console: all its figures are private."""
+    guess = findings.guess
+    roles = {"prompt": guess.prompt, "input": guess.input, "code": guess.code}
+    columns = ", ".join(f"{role}: {name}" for role, name in roles.items() if name)
+    looked = sum(findings.languages.values())
+    how = "column " + str(guess.language) if guess.language else f"guessed from {looked} rows"
+    owners = (
+        f"column {column.name}: {column.distinct:,} values, the most frequent in "
+        f"{column.max_rows:,} rows"
+        + (f", several owners in {column.several:,} rows" if column.several else "")
+        for column in findings.unit_columns
+    )
+    rows = [
+        ("rows", f"{findings.rows:,}, of which {findings.usable:,} usable"),
+        ("not usable", _counts(findings.unusable)),
+        ("columns", columns),
+        ("languages", f"{_counts(findings.languages)} ({how})"),
+        ("prompts", _lengths(findings.prompt_chars)),
+        ("code", _lengths(findings.code_chars)),
+        (
+            "duplicates",
+            f"{findings.repeats.exact:,} exact, {findings.repeats.near:,} near",
+        ),
+        ("secrets", f"rows with {_counts(findings.secrets)}"),
+        ("owners", "; ".join(owners) or "no column looks like one"),
+        ("units", f"{_counted(findings):,} {'owners' if guess.unit else 'records'} are there"),
+    ]
+    text = [f"{name.ljust(12)}{value}" for name, value in rows]
+    text += [f"! {warning}" for warning in _warnings(findings)]
+    text += [f"! {warning}" for warning in shared(findings.repeats, plan)]
+    text += [KEEP]
+    return "\n".join(map(_printable, text))
+
+
+KEEP = "These figures were not computed under the guarantee: keep them to yourself."
+
+
+def shared(repeats: Repeats, plan: PrivacyPlan) -> Iterator[str]:
+    """What stands in several units' records, with the ε it really has under `plan`: private.
+
+    Without noise nothing is promised to anyone, and nothing is said.
+    """
+    one = plan.cost().epsilon
+    if math.isinf(one):
+        return
+    owners = "records" if plan.unit == "record" else "owners"
+    widest = {f"the same {kind}": units for kind, units in repeats.widest_secret.items()}
+    widest["the same code, up to names and literals,"] = repeats.widest_code
+    found = sorted((item for item in widest.items() if item[1] > 1), key=lambda item: -item[1])
+    alone = epsilon_text(one, 3)
+    for what, units in found:
+        epsilon = epsilon_words(plan.group_epsilon(units))
+        yield f"{what} stands in {units:,} {owners}: protected at ε = {epsilon}, not {alone}"
+    if found:
+        yield "what must not be learned at all has to be taken out of the data"
+
+
+def epsilon_words(epsilon: float) -> str:
+    """ε of a group, as one reads it."""
+    return f"more than {GROUP_CEILING:.0f}" if math.isinf(epsilon) else epsilon_text(epsilon, 3)
+
+
+def _warnings(findings: Findings) -> Iterator[str]:
+    if findings.unusable:
+        yield (
+            "some rows are not usable, and a run refuses them: mend them, or set data.on_bad_row: "
+            "skip"
+        )
+    for column in findings.unit_columns:
+        if column.several:
+            yield (
+                f"column {column.name} names several owners in {column.several:,} rows: if it is "
+                "the unit, a run refuses them, or leaves them out with data.on_bad_row: skip"
+            )
+    if unsupported := _unsupported(findings):
+        yield f"rows in other languages are left out (data.languages): {_counts(unsupported)}"
+    if not findings.guess.language and not _main_language(findings):
+        yield (
+            "no column names the language and no language prevails: set data.language or "
+            "data.contains, or the syntax term leaves out code whose fence names none"
+        )
+    for column in findings.unit_columns if not findings.guess.unit else ():
+        yield (
+            f"column {column.name} may name an owner: --unit {column.name} protects all records "
+            f"of each of {column.distinct:,} owners"
+        )
+    longest = (findings.prompt_chars.p90 + findings.code_chars.p90) // _CHARS_PER_TOKEN
+    if longest > (context := _default(Model.model_fields["max_tokens"])):
+        yield (
+            f"more than one record in ten may be longer than max_tokens, {context:,}, and is cut "
+            "there: raise it for models that take more"
+        )
+    if _counted(findings) < _FEW_UNITS:
+        yield f"fewer than {_FEW_UNITS:,} units: under a small ε the model will learn little"
+
+
+def _counts(counts: Mapping[str, int]) -> str:
+    ranked = sorted(counts.items(), key=lambda item: -item[1])
+    shown = [f"{name} {count:,}" for name, count in ranked[:_SHOWN]]
+    more = [f"{len(ranked) - _SHOWN} more kinds"] if len(ranked) > _SHOWN else []
+    return ", ".join(shown + more) or "none"
+
+
+def _lengths(lengths: Lengths) -> str:
+    median, p90, longest = f"{lengths.median:,}", f"{lengths.p90:,}", f"{lengths.max:,}"
+    return f"median {median} characters, 90 % up to {p90}, longest {longest}"
+
+
+def _printable(text: str) -> str:
+    """Column and language names come from the data and may hold a terminal's commands."""
+    return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text)
+
+
+def _main_language(findings: Findings) -> str | None:
+    """The language of nearly all rows looked at, where no column names it."""
+    if findings.languages_from == "column" or not findings.languages:
+        return None
+    name, rows = max(findings.languages.items(), key=lambda item: item[1])
+    enough = rows >= _MAIN_SHARE * sum(findings.languages.values())
+    return name if enough and name in LANGUAGES else None
+
+
+def _unsupported(findings: Findings) -> dict[str, int]:
+    """Rows by language, where a column names one that privcode does not know."""
+    if findings.languages_from != "column":
+        return {}
+    return {name: n for name, n in findings.languages.items() if name not in LANGUAGES}
+
+
+def _counted(findings: Findings) -> int:
+    """How many units there are, by the unit of `findings.guess`: private."""
+    unit = findings.guess.unit
+    if unit is None:
+        return findings.usable - sum(_unsupported(findings).values())
+    known = {column.name: column.distinct for column in findings.unit_columns}
+    if unit not in known:
+        raise UserError(
+            f"unit {unit}: not among the {len(known)} columns that look like owners; choose one "
+            "that init shows, or rename the column"
+        )
+    return known[unit]
+
+
+def _task(path: Path, folder: Path) -> dict[str, str]:
+    from privcode.scoring import load_tasks
+
+    load_tasks(path)
+    return {"name": path.name.partition(".")[0], "file": _reach(str(path), folder)}
+
+
+def _reach(name: str, folder: Path) -> str:
+    """`name` so that a config in `folder` finds it: relative where near, hub names unchanged."""
+    path = Path(name)
+    if not path.exists():
+        before, colon, split = name.partition(":")
+        # A folder with a split: `load_config` takes only names that exist from the folder.
+        return f"{Path(before).resolve()}:{split}" if colon and Path(before).is_dir() else name
+    target = path.parent.resolve() / path.name  # a link keeps its name, which tells its format
+    for near in (folder, folder.parent):
+        if near.name and target.is_relative_to(near):
+            return os.path.relpath(target, folder)
+    return str(target)
+
+
+def _section(
+    section: type[BaseModel], values: Mapping[str, Any], path: str, notes: Mapping[str, str]
+) -> Iterator[_Line]:
+    """The lines of all fields of `section`, nested ones too, not indented.
+
+    `values` replace defaults; `notes`, by dotted path, go above a field.
+    """
+    for name, field in section.model_fields.items():
+        key = field.alias or name
+        here = f"{path}{key}"
+        nested = _nested(field.annotation)
+        value = values.get(key, {} if nested and field.is_required() else _default(field))
+        if not path:
+            yield "", ""
+        if nested:
+            yield from _commented(
+                (line, "") for line in inspect.cleandoc(nested.__doc__ or "").splitlines()
+            )
+        if here in notes:
+            yield f"# {notes[here]}", ""
+        if nested is None:
+            line = f"{key}: {_yaml(value)}", _comment(field)
+            yield from _commented([line]) if value is None else [line]
+        elif get_origin(field.annotation) is list:
+            yield f"{key}:" if value else f"{key}: []", _comment(field)
+            for item in value:
+                yield from _item(_section(nested, item, f"{here}.", notes))
+            if not value:
+                yield from _commented(_item(_section(nested, {}, f"{here}.", notes)))
+        else:
+            block = [(f"{key}:", _comment(field))]
+            inner = _section(nested, value or {}, f"{here}.", notes)
+            block += ((f"  {text}", comment) for text, comment in inner)
+            yield from _commented(block) if value is None else block
+
+
+def _commented(lines: Iterable[_Line]) -> Iterator[_Line]:
+    return ((f"# {text}", comment) for text, comment in lines)
+
+
+def _item(lines: Iterator[_Line]) -> Iterator[_Line]:
+    """One item of a list."""
+    return (
+        (f"{'    ' if number else '  - '}{text}", comment)
+        for number, (text, comment) in enumerate(lines)
+    )
+
+
+def _default(field: FieldInfo) -> Any:
+    if field.is_required():
+        return CHANGE_ME
+    value = field.get_default(call_default_factory=True)
+    return value.model_dump(by_alias=True) if isinstance(value, BaseModel) else value
+
+
+def _nested(annotation: Any) -> type[BaseModel] | None:
+    """The section in a field's type: `S`, `S | None` or `list[S]`."""
+    kinds = (annotation, *get_args(annotation))
+    return next((k for k in kinds if isinstance(k, type) and issubclass(k, BaseModel)), None)
+
+
+def _comment(field: FieldInfo) -> str:
+    """A field's description, and its choices where that does not name them."""
+    words = field.description or ""
+    kinds = (field.annotation, *get_args(field.annotation))
+    choices = [str(c) for kind in kinds if get_origin(kind) is Literal for c in get_args(kind)]
+    named = all(choice in words for choice in choices)
+    return words if named else "; ".join(filter(None, (words, " | ".join(choices))))
+
+
+def _yaml(value: Any) -> str:
+    """A scalar or a flat list on one line."""
+    text: str = yaml.safe_dump(
+        value, allow_unicode=True, width=math.inf, default_flow_style=True
+    ).removesuffix("...\n")[:-1]
+    if text.isprintable():
+        return text
+    quoted: str = yaml.safe_dump(value, allow_unicode=True, width=math.inf, default_style='"')
+    return quoted.removesuffix("\n")

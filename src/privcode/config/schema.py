@@ -1,0 +1,151 @@
+"""The configuration of a run: the sections together, and what they must agree on.
+
+Promises: every field is documented where it is declared, and `privcode init` prints these words.
+Does not: read data or models. Everything that bears on the guarantee is in `privacy`.
+"""
+
+import os
+from collections.abc import Iterator
+
+from pydantic import Field, model_validator
+
+from privcode.audit.settings import Audit
+from privcode.config.several import Compare, Method, Sweep
+from privcode.data.settings import Data, Prompts
+from privcode.fields import Section
+from privcode.generation.settings import Synthesize
+from privcode.models.settings import Model
+from privcode.privacy.plan import PrivacyPlan, make_plan
+from privcode.privacy.settings import Privacy
+from privcode.scoring.settings import Evaluate
+from privcode.training.settings import Boost, Sanitize
+from privcode.validation.settings import Validate
+
+
+class Config(Section):
+    """One run."""
+
+    method: Method = Field(
+        "privcode",
+        description="privcode; or, to compare: base (nothing tuned), control (privcode on the "
+        "untuned junior), dpft (DP-SGD on the premium), jft (plain on masked data, then DP-SGD), "
+        "nondpft (plain, on the private data)",
+    )
+    data: Data
+    privacy: Privacy
+    prompts: Prompts
+    junior: Model
+    sanitize: Sanitize = Field(default_factory=Sanitize)
+    synthesize: Synthesize = Field(default_factory=Synthesize)
+    validate_: Validate = Field(default_factory=Validate, alias="validate")
+    premium: Model
+    boost: Boost = Field(default_factory=Boost)
+    evaluate: Evaluate = Field(default_factory=Evaluate)
+    audit: Audit = Field(default_factory=Audit)
+    compare: Compare = Field(default_factory=lambda: Compare())
+    sweep: Sweep = Field(default_factory=lambda: Sweep())
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> "Config":
+        columns = self.data.columns
+        if self.privacy.unit == "column" and not (columns and columns.unit):
+            raise ValueError("privacy.unit is column: name it in data.columns.unit")
+        if self.privacy.unit == "record" and self.privacy.max_records_per_unit != 1:
+            raise ValueError("privacy.max_records_per_unit: must be 1 when the unit is the record")
+        for field, file in () if self.data.public else self._public_files():
+            if why := not_public(file, self.data.source):
+                raise ValueError(f"{field}: {why}")
+        if self.junior.lora.dropout:
+            raise ValueError(
+                "junior.lora.dropout: is not 0, but DP training goes without: a mask is drawn for "
+                "a whole batch, so one record would change what the others give; leave it out"
+            )
+        if 2 * self.audit.holdout > self.privacy.units:
+            raise ValueError("audit.holdout: is more than half of privacy.units; hold out fewer")
+        if self.method in ("jft", "nondpft") and not self.data.public:
+            raise ValueError(
+                f"method {self.method} trains without privacy, so what it prints would be computed "
+                "from private records; it needs data.public: true"
+            )
+        return self
+
+    def _public_files(self) -> Iterator[tuple[str, str]]:
+        """The files that a run takes as public: field, name."""
+        execution = self.validate_.execution
+        yield "prompts.file", self.prompts.file
+        yield "validate.execution.prelude", execution.prelude or ""
+        yield from (("validate.execution.files", file) for file in execution.files)
+        for tasks in self.evaluate.tasks:
+            yield "evaluate.tasks.file", tasks.file
+            yield "evaluate.tasks.prelude", tasks.prelude or ""
+
+    @property
+    def sanitized(self) -> Model:
+        """The model that DP-SGD tunes."""
+        return self.premium if self.method in ("dpft", "jft") else self.junior
+
+    def labelled(self, label: str) -> Model:
+        """The section of the model that a run calls `label`; see `run_models.generator_of`."""
+        return self.junior if "junior" in label else self.premium
+
+    @property
+    def describer(self) -> str | None:
+        """The model that puts code back into words for the round trip; None where there is none."""
+        trip = self.validate_.round_trip
+        return None if trip.method == "off" else trip.describer or self.premium.model
+
+
+def not_public(file: str, source: str) -> str | None:
+    """Why `file` cannot be public, since it is the private `source`; None where nothing is known.
+
+    Links, hard links too, and splits (FOLDER:SPLIT) of one name are the same data.
+    """
+    if not any(_same_data(one, other) for one in _names(file) for other in _names(source)):
+        return None
+    return (
+        "is the private data, and what a run takes as public may be published; name a file of "
+        "public ones"
+    )
+
+
+def _names(source: str) -> set[str]:
+    return {source, source.partition(":")[0]} - {""}
+
+
+def _same_data(one: str, other: str) -> bool:
+    try:
+        return os.path.samefile(one, other)
+    except (OSError, ValueError):  # not both here: a name on the hub, or one that is no path
+        return os.path.realpath(one.replace("\0", "")) == os.path.realpath(other.replace("\0", ""))
+
+
+def plan_of(config: Config) -> PrivacyPlan:
+    """The privacy plan that `config` asks for.
+
+    Raises:
+        UserError: a number is out of range, by field.
+    """
+    columns = config.data.columns
+    return plan_from(config.privacy, columns.unit if columns else None)
+
+
+def plan_from(p: Privacy, owner: str | None) -> PrivacyPlan:
+    """The plan of a privacy section; `owner` is the unit's column, where the unit is one.
+
+    Raises:
+        UserError: a number is out of range, by field.
+    """
+    return make_plan(
+        epsilon=p.epsilon,
+        noise_multiplier=p.noise_multiplier,
+        delta=p.delta,
+        units=p.units,
+        batch=p.batch,
+        steps=p.steps,
+        clip_norm=p.clip_norm,
+        owner_column=owner if p.unit == "column" else None,
+        max_records_per_unit=p.max_records_per_unit,
+        reproducible_seed=p.seed if p.noise == "reproducible" else None,
+        selection=p.selection,
+        trials=p.trials,
+    )

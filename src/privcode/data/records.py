@@ -1,0 +1,329 @@
+"""Private data, read into records: one (prompt, completion) pair each, with its unit and language.
+
+Promises: a row that cannot be used is refused with file, row, field and the mend, or, when the
+caller asks for that, left out and counted by reason; a record is a whole row, never cut or joined;
+a record has one owner, and one with several is refused; which of a unit's records are kept by
+`bound_contributions` depends on that unit alone.
+Does not: quote a record in an error, nor the names of columns, which are a record where a header is
+missing; let one row decide how another is read; guess the unit (whose privacy it is, is the owner's
+choice), or mend text. Counts in a `ReadReport` are private figures.
+"""
+
+import hashlib
+import hmac
+import json
+import unicodedata
+from collections import Counter, defaultdict
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple
+
+from privcode.data.rows import read_rows
+from privcode.errors import UserError
+from privcode.files import Row
+from privcode.syntax import LANGUAGES, canonical_language
+
+
+class Unit(NamedTuple):
+    """Whose a record is: a kind and, within that kind, a name.
+
+    The kind keeps apart what privcode makes up from what people call themselves: an owner's name is
+    any text, "canary-1-1" too.
+    """
+
+    kind: Literal["owner", "row", "canary", "coin canary"]
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """One whole private pair; `row` is its number in the source, from 1, header not counted."""
+
+    prompt: str
+    completion: str
+    language: str | None
+    unit: Unit
+    row: int
+
+
+@dataclass(frozen=True)
+class Columns:
+    """The names of a source's columns.
+
+    `input` is an extra prompt column, appended after a blank line where it is not empty. Without
+    `unit` every row is a unit of its own, even among duplicates.
+    """
+
+    prompt: str
+    code: str
+    language: str | None = None
+    unit: str | None = None
+    input: str | None = None
+
+
+@dataclass(frozen=True)
+class ReadReport:
+    """What reading did: rows seen, records kept, rows left out by reason, records by language."""
+
+    rows: int
+    kept: int
+    left_out: Mapping[str, int]
+    languages: Mapping[str, int]
+
+
+COLUMN_GUESSES: tuple[tuple[str, str], ...] = (
+    ("problem", "solution"),
+    ("instruction", "output"),
+    ("instruction", "response"),
+    ("instruction", "code"),
+    ("prompt", "completion"),
+    ("prompt", "code"),
+    ("prompt", "response"),
+    ("prompt", "canonical_solution"),
+    ("question", "answer"),
+    ("query", "answer"),
+    ("query", "response"),
+    ("input", "output"),
+)
+_LANGUAGE_GUESSES = ("language", "lang", "programming_language")
+
+
+def guess_columns(names: Sequence[str]) -> Columns | None:
+    """The first of `COLUMN_GUESSES` present, whatever its case; the unit is never guessed."""
+    found = {name.lower(): name for name in names}
+    for prompt, code in COLUMN_GUESSES:
+        if prompt in found and code in found:
+            language = next((found[name] for name in _LANGUAGE_GUESSES if name in found), None)
+            extra = found.get("input") if prompt == "instruction" else None
+            return Columns(found[prompt], found[code], language=language, input=extra)
+    return None
+
+
+class BadField(Exception):
+    """A value that cannot be used: in which field, why, and the mend."""
+
+    def __init__(self, field: str, reason: str, mend: str) -> None:
+        super().__init__(field, reason, mend)
+        self.field, self.reason, self.mend = field, reason, mend
+
+    def at(self, source: str, row: int) -> UserError:
+        """The line for the person, once source and row are known."""
+        return UserError(f"{source}, row {row}, field {self.field}: {self.reason}; {self.mend}")
+
+
+def text_field(row: Row, field: str) -> str:
+    """The text in a row's field, unchanged.
+
+    Raises:
+        BadField: absent, null, not a string, blank, or not encodable (lone surrogates).
+    """
+    if field not in row:
+        raise BadField(field, "missing", "add it, or name the right column in the config")
+    value = row[field]
+    if value is None:
+        raise BadField(field, "null", "fill it or drop the row")
+    if not isinstance(value, str):
+        raise BadField(field, f"{type(value).__name__}, not a string", "write it as text")
+    if not value.strip():
+        raise BadField(field, "empty", "fill it or drop the row")
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        raise BadField(field, "broken Unicode", "remove the lone surrogates") from None
+    return value
+
+
+def prompt_text(row: Row, columns: Columns) -> str:
+    """The prompt of a row, with the text of the input column where there is one.
+
+    Raises:
+        BadField: see `text_field`; an input may be null or blank.
+    """
+    prompt = text_field(row, columns.prompt)
+    if columns.input is None:
+        return prompt
+    try:
+        return f"{prompt}\n\n{text_field(row, columns.input)}"
+    except BadField as bad:
+        if bad.reason in ("null", "empty"):
+            return prompt
+        raise
+
+
+SEVERAL_OWNERS = "several owners"
+"""Why a row that belongs to no single unit cannot be used."""
+
+
+def owner(row: Row, field: str) -> str:
+    """The one owner named in a row's field: text, a whole number, or a list that names one.
+
+    A record with several owners belongs to no single unit, so neither sampling nor clipping bounds
+    what each of them gives. Given to the first owner, it is in the data of the others too, outside
+    their bounds. A greedy choice (keep it while every owner has room) is no better: without one
+    owner others have room for other rows, so neighbours differ in more than that owner's records.
+    To leave such a row out is sound, because that depends on the row alone.
+
+    Raises:
+        BadField: no owner, several, or none that can be told (text that spells a list).
+    """
+    value: Any = row.get(field)
+    if hasattr(value, "tolist"):  # an array, or a number or text out of one
+        return owner({field: value.tolist()}, field)
+    if isinstance(value, (list, tuple)):
+        names = {owner({field: name}, field) for name in value}
+        if len(names) > 1:
+            raise BadField(
+                field,
+                SEVERAL_OWNERS,
+                "such a row belongs to no single unit, so neither sampling nor clipping can bound "
+                "each owner's part; keep one owner per row, or leave such rows out with "
+                "data.on_bad_row: skip",
+            )
+        return names.pop() if names else text_field({field: ""}, field)
+    if isinstance(value, int) and not isinstance(value, bool):
+        return str(value)
+    # Spellings that look the same are one owner: composed letters, invisible ones, white space.
+    text = unicodedata.normalize("NFKC", text_field(row, field))
+    text = "".join(letter for letter in text if unicodedata.category(letter) != "Cf")
+    name = text_field({field: " ".join(text.split())}, field)
+    if name.startswith("[") and name.endswith("]"):
+        raise BadField(field, "a list written as text", "write one owner per row, or a real list")
+    return name
+
+
+def _canonical(names: Collection[str]) -> frozenset[str]:
+    canonical = {name: canonical_language(name) for name in names}
+    for name, known in canonical.items():
+        if known is None:
+            raise UserError(f"language {name}: not known; use one of {', '.join(LANGUAGES)}")
+    return frozenset(known for known in canonical.values() if known)
+
+
+def read_records(
+    source: str,
+    columns: Columns | None,
+    *,
+    language: str | None = None,
+    languages: Collection[str] | None = None,
+    contains: str | None = None,
+    on_bad_row: Literal["refuse", "skip"] = "refuse",
+) -> tuple[list[Record], ReadReport]:
+    """Read private records and say what was left out.
+
+    Args:
+        source: see `read_rows`.
+        columns: the source's columns; without `unit` each row is a unit (kind "row"). None
+            guesses them by the names in each row, and by nothing in another row.
+        language: the language of all rows, where no column gives it.
+        languages: keep only rows in these; others count as "other language", unknown names too.
+        contains: keep only rows whose prompt or code contains this text, whatever its case;
+            others count as "not selected".
+        on_bad_row: "skip" leaves bad rows out, counted as "FIELD: REASON". A source that cannot
+            be parsed is always refused.
+
+    Raises:
+        UserError: what `read_rows` raises; a bad row (unless skipped): missing column, null, not a
+            string, empty, broken Unicode, unknown language, no owner or several; no row left.
+    """
+    given = next(iter(_canonical([language])), None) if language else None
+    wanted = None if languages is None else _canonical(languages)
+    records: list[Record] = []
+    left_out: Counter[str] = Counter()
+    rows = 0
+    for number, row in read_rows(source):
+        rows += 1
+        try:
+            named = columns or guess_columns(list(map(str, row)))
+            if named is None:
+                raise BadField(
+                    "prompt and code", "no known pair of columns", "name them in data.columns"
+                )
+            name = text_field(row, named.language) if named.language else None
+            spoken = canonical_language(name) if name else given
+            if wanted is not None and spoken not in wanted:
+                left_out["other language"] += 1
+                continue
+            if named.language and spoken is None:
+                raise BadField(
+                    named.language,
+                    "unknown language",
+                    f"use {', '.join(LANGUAGES)}, or keep only some with data.languages",
+                )
+            record = Record(
+                prompt=prompt_text(row, named),
+                completion=text_field(row, named.code),
+                language=spoken,
+                unit=Unit("owner", owner(row, named.unit))
+                if named.unit
+                else Unit("row", f"row-{number}"),
+                row=number,
+            )
+        except BadField as bad:
+            if on_bad_row == "refuse":
+                raise bad.at(source, number) from None
+            left_out[f"{bad.field}: {bad.reason}"] += 1
+            continue
+        if (
+            contains
+            and contains.casefold() not in f"{record.prompt}\0{record.completion}".casefold()
+        ):
+            left_out["not selected"] += 1
+            continue
+        records.append(record)
+    if not records:
+        reasons = ", ".join(left_out)
+        raise UserError(f"{source}: no row is left ({reasons}); widen the choice or mend the data")
+    kept = Counter(record.language or "unknown" for record in records)
+    return records, ReadReport(rows, len(records), dict(left_out), dict(kept))
+
+
+def bound_contributions(
+    records: Sequence[Record], max_per_unit: int, seed: int
+) -> tuple[list[Record], int]:
+    """Keep at most `max_per_unit` records of each unit, in their order; also the number dropped.
+
+    A unit's records are ranked by a hash of the seed, the unit and the record's own content, not
+    by row numbers or a running generator: adding or removing another unit changes nothing here,
+    which unit-level neighbours need. Among exact duplicates the earlier row is kept.
+
+    Raises:
+        UserError: `max_per_unit` is below 1.
+    """
+    if max_per_unit < 1:
+        raise UserError("the bound on records per unit must be at least 1")
+    key = str(seed).encode()
+    ranked: defaultdict[Unit, list[tuple[bytes, int]]] = defaultdict(list)
+    for index, record in enumerate(records):
+        content = json.dumps([record.unit.name, record.prompt, record.completion, record.language])
+        rank = hmac.digest(key, content.encode(), hashlib.sha256)
+        ranked[record.unit].append((rank, index))
+    kept = sorted(index for unit in ranked.values() for _, index in sorted(unit)[:max_per_unit])
+    return [records[index] for index in kept], len(records) - len(kept)
+
+
+def hold_out(
+    records: Sequence[Record], share: float, seed: int
+) -> tuple[list[Record], list[Record]]:
+    """The records to train on, and those of about a `share` of the units, left out whole.
+
+    Whether a unit is left out is decided by a hash of the seed and of that unit's own records,
+    and by nothing else: not by how many units there are, not by row numbers or names made of them,
+    which adding a unit would shift. So two data sets that differ in one unit have the same units
+    left out, that one aside, and what is trained on differs in that unit or not at all: the
+    mechanism's guarantee carries over as it is. (Its sampling rate comes from the declared number
+    of units and is not changed.) Units with the same content share their fate.
+    """
+    key = f"privcode holdout {seed}".encode()
+    units: defaultdict[Unit, list[str]] = defaultdict(list)
+    for one in records:
+        units[one.unit].append(json.dumps([one.prompt, one.completion, one.language]))
+
+    def left_out(content: list[str]) -> bool:
+        digest = hmac.digest(key, "\0".join(sorted(content)).encode(), hashlib.sha256)
+        return int.from_bytes(digest[:8], "big") < share * 2**64
+
+    chosen = {unit for unit, content in units.items() if left_out(content)}
+    return (
+        [one for one in records if one.unit not in chosen],
+        [one for one in records if one.unit in chosen],
+    )

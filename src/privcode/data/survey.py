@@ -1,0 +1,278 @@
+"""The look at a private data set behind `privcode init DATA` and `privcode plan CONFIG`.
+
+Promises: counts and column names only, never the text of a record; every figure is exact or says
+that it comes from a sample. The figures are themselves private (they were computed without the
+mechanism): show them at the owner's terminal and nowhere else. Which columns there are is decided
+by most rows, so that one row more or less does not.
+Does not: find every secret or every near duplicate. It looks for cheap, common signs, so that the
+owner knows what to ask before training.
+"""
+
+import hashlib
+import re
+from collections import Counter, defaultdict
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from statistics import median_low
+from typing import Literal
+
+from tree_sitter import Node
+
+from privcode.data.masking import signs
+from privcode.data.records import (
+    SEVERAL_OWNERS,
+    BadField,
+    Columns,
+    guess_columns,
+    owner,
+    prompt_text,
+    text_field,
+)
+from privcode.data.rows import read_rows
+from privcode.errors import UserError
+from privcode.files import Row
+from privcode.syntax import LANGUAGES, canonical_language
+from privcode.syntax.spans import code_blocks, parse
+
+SAMPLE = 200
+"""Rows parsed to guess the language where no column names it."""
+
+
+@dataclass(frozen=True)
+class Lengths:
+    """Lengths in characters."""
+
+    median: int
+    p90: int
+    max: int
+
+
+@dataclass(frozen=True)
+class UnitColumn:
+    """A column that names an owner in at least half of the rows, and so could be the unit.
+
+    `distinct` counts the owners, `max_rows` the rows of the most frequent one.
+
+    `several` counts rows with several owners, which belong to no unit and are counted nowhere else.
+    """
+
+    name: str
+    distinct: int
+    max_rows: int
+    several: int = 0
+
+
+@dataclass(frozen=True)
+class Repeats:
+    """What stands in more than one record; every figure is private.
+
+    `exact` and `near` count records whose code an earlier one has too: exact up to white space,
+    near up to white space, literals and consistently renamed words. `widest_code` is the number of
+    units with the code that most units have, exact or near; `widest_secret`, by kind, that of the
+    sign of a secret that most units have in prompt or code. The texts themselves are not kept.
+    """
+
+    exact: int
+    near: int
+    widest_code: int
+    widest_secret: Mapping[str, int]
+
+
+@dataclass(frozen=True)
+class Findings:
+    """What `look` saw; every figure is private.
+
+    `columns` are those that at least half of the rows have, sorted. `unusable` counts rows by
+    "FIELD: REASON". `languages` counts usable rows, all of them where `languages_from` is "column",
+    a sample of at most `SAMPLE` where it is "sample"; "unknown" is what no parser read. `repeats`
+    is about usable rows, by the unit in `guess`. `secrets` counts rows with at least one sign of
+    each kind in any column.
+    """
+
+    rows: int
+    columns: tuple[str, ...]
+    guess: Columns
+    unusable: Mapping[str, int]
+    languages: Mapping[str, int]
+    languages_from: Literal["column", "sample"]
+    prompt_chars: Lengths
+    code_chars: Lengths
+    repeats: Repeats
+    secrets: Mapping[str, int]
+    unit_columns: tuple[UnitColumn, ...]
+
+    @property
+    def usable(self) -> int:
+        """Rows that can be used."""
+        return self.rows - sum(self.unusable.values())
+
+
+_UNIT_WORDS = re.compile(
+    r"(?<![a-z])(author|user|username|owner|repo|repositor(y|ie)|project|e-?mail|committer|developer"
+    r"|contributor|organi[sz]ation|org|team|customer|client|tenant)s?(?![a-z])"
+)
+_TOKEN = re.compile(r"\"(?:[^\"\\\n]|\\.)*\"|'(?:[^'\\\n]|\\.)*'|[^\W\d]\w*|\d[\w.]*|[^\w\s]")
+
+
+def _lengths(texts: Sequence[str]) -> Lengths:
+    lengths = sorted(map(len, texts)) or [0]
+    return Lengths(median_low(lengths), lengths[(len(lengths) - 1) * 9 // 10], lengths[-1])
+
+
+def _digest(parts: Sequence[str]) -> bytes:
+    return hashlib.sha256("\0".join(parts).encode()).digest()
+
+
+def _renamed(code: str) -> list[str]:
+    """The tokens of code, each word replaced by the order of its first use, each literal by 0."""
+    order: dict[str, int] = {}
+    return [
+        f"w{order.setdefault(token, len(order))}"
+        if token[0].isalpha() or token[0] == "_"
+        else "0"
+        if token[0] in "\"'" or token[0].isdigit()
+        else token
+        for token in _TOKEN.findall(code)
+    ]
+
+
+def repeats(records: Iterable[tuple[Hashable, str, str]]) -> Repeats:
+    """Look for what several records share, given (unit, prompt, code) of each."""
+    seen: set[bytes] = set()
+    codes: defaultdict[bytes, set[Hashable]] = defaultdict(set)
+    secrets: defaultdict[tuple[str, bytes], set[Hashable]] = defaultdict(set)
+    exact = near = 0
+    for unit, prompt, code in records:
+        digest, renamed = _digest(code.split()), _digest(_renamed(code))
+        if digest in seen:
+            exact += 1
+        elif renamed in codes:
+            near += 1
+        seen.add(digest)
+        codes[renamed].add(unit)
+        text = f"{prompt}\n{code}"
+        for kind, start, end in signs(text):
+            secrets[kind, _digest(text[start:end].casefold().split())].add(unit)
+    widest: Counter[str] = Counter()
+    for (kind, _), units in secrets.items():
+        widest[kind] = max(widest[kind], len(units))
+    return Repeats(exact, near, max(map(len, codes.values()), default=0), dict(widest))
+
+
+def _errors(root: Node) -> int:
+    """Characters in what a grammar could not read, and one for each token it had to invent."""
+    count, pending = 0, [root]
+    while pending:
+        node = pending.pop()
+        if node.is_error:
+            count += node.end_byte - node.start_byte
+        elif node.is_missing:
+            count += 1
+        elif node.has_error:
+            pending.extend(node.children)
+    return count
+
+
+def guess_language(completion: str) -> str | None:
+    """The language of a completion: what a fence names, else the grammar that reads most of it.
+
+    Ties go to the earlier of `LANGUAGES`, except that Bash, which reads nearly anything as
+    commands, comes last: a short C# method may be called Java. None if every grammar fails on
+    more than a fifth of the characters.
+    """
+    start, end, named = code_blocks(completion, None)[0]
+    if named:
+        return named
+    code = completion[start:end]
+    order = sorted(LANGUAGES, key=lambda language: language == "bash")
+    errors = {language: _errors(parse(code, language).root_node) for language in order}
+    best = min(order, key=errors.__getitem__)
+    return best if errors[best] * 5 <= len(code.encode("utf-8", "surrogatepass")) else None
+
+
+def _unit_columns(rows: Sequence[Row], names: Sequence[str]) -> tuple[UnitColumn, ...]:
+    candidates = []
+    for name in names:
+        if not _UNIT_WORDS.search(name.lower().replace("_", " ")):
+            continue
+        counts: Counter[str] = Counter()
+        several = 0
+        for row in rows:
+            try:
+                counts[owner(row, name)] += 1
+            except BadField as bad:
+                several += bad.reason == SEVERAL_OWNERS
+        if 2 * (counts.total() + several) >= len(rows):
+            most = max(counts.values(), default=0)
+            candidates.append(UnitColumn(name, len(counts), most, several))
+    return tuple(candidates)
+
+
+def look(
+    source: str,
+    columns: Columns | None = None,
+    *,
+    unit: str | None = None,
+    progress: Callable[[int], None] | None = None,
+) -> Findings:
+    """Look at a data set without training on it.
+
+    Args:
+        source: see `rows.read_rows`; all rows are held in memory.
+        columns: its columns, if the guess from their names would be wrong.
+        unit: the column that names each record's owner; without it each record is a unit.
+        progress: is told of rows as they are examined.
+
+    Raises:
+        UserError: the source cannot be read, or no guess of its columns fits.
+    """
+    rows = [row for _, row in read_rows(source)]
+    having = Counter(str(name) for row in rows for name in row)
+    names = tuple(sorted(name for name, count in having.items() if 2 * count >= len(rows)))
+    guess = columns or guess_columns(names)
+    if guess is None:
+        raise UserError(
+            f"{source}: its {len(names)} columns have no usual pair of names for prompt and code; "
+            "name them with --prompt-column and --code-column, or add a header where there is none"
+        )
+    if unit:
+        guess = replace(guess, unit=unit)
+    prompts: list[str] = []
+    codes: list[str] = []
+    units: list[str] = []
+    languages: Counter[str] = Counter()
+    unusable: Counter[str] = Counter()
+    secrets: Counter[str] = Counter()
+    for number, row in enumerate(rows, start=1):
+        if progress:
+            progress(1)
+        try:
+            prompt, code = prompt_text(row, guess), text_field(row, guess.code)
+            whose = owner(row, guess.unit) if guess.unit else f"row-{number}"
+            named = text_field(row, guess.language) if guess.language else None
+        except BadField as bad:
+            unusable[f"{bad.field}: {bad.reason}"] += 1
+            continue
+        prompts.append(prompt)
+        codes.append(code)
+        units.append(whose)
+        if named:
+            languages[canonical_language(named) or named] += 1
+        texts = [value for value in row.values() if isinstance(value, str)]
+        secrets.update({sign.kind for text in texts for sign in signs(text)})
+    if not guess.language:
+        step = max(-(-len(codes) // SAMPLE), 1)
+        languages.update(guess_language(code) or "unknown" for code in codes[::step])
+    return Findings(
+        rows=len(rows),
+        columns=names,
+        guess=guess,
+        unusable=dict(unusable),
+        languages=dict(languages.most_common()),
+        languages_from="column" if guess.language else "sample",
+        prompt_chars=_lengths(prompts),
+        code_chars=_lengths(codes),
+        repeats=repeats(zip(units, prompts, codes, strict=True)),
+        secrets=dict(secrets),
+        unit_columns=_unit_columns(rows, names),
+    )

@@ -1,0 +1,208 @@
+"""`privcode compare`: run the arms of a comparison as processes of their own, and join the figures.
+
+Promises: each arm is an ordinary run in OUT/ARM, resumed where it was when called again; stages
+that arms have in common are done once; no arm outlives this process; the table is computed from
+the runs' own files.
+Does not: decide what an arm is (`stages.compare` does).
+"""
+
+import ctypes
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+from privcode.config import Config, dump_config
+from privcode.console import at_terminal, progress_bar, say
+from privcode.errors import UserError
+from privcode.files import private_folder, read_json, settle, write_bytes, write_json, write_text
+from privcode.pipeline import results
+from privcode.pipeline.arms import arms, row, table
+from privcode.pipeline.preflight import refuse_early
+from privcode.pipeline.run import Run, stages_of
+
+_PR_SET_PDEATHSIG = 1
+
+
+def compare(config: Config, out: Path) -> dict[str, Any]:
+    """Run every arm; write OUT/results.json, table.md, pictures and report.html.
+
+    Returns:
+        {"rows": one an arm, see `stages.compare.row`; "table": joined over seeds; "seconds": of
+        all stages of all arms, each counted once; None where the data are private, as are then
+        the times it takes to read them}.
+
+    Raises:
+        UserError: an arm failed; its last line says why.
+    """
+    chosen = arms(config)
+    takeovers = {name: (a.donor, a.taken) for name, a in chosen.items() if a.donor}
+    configs = {name: arm.config for name, arm in chosen.items()}
+    for name in {arm.method: name for name, arm in chosen.items()}.values():
+        done = done_in(out / name)
+        todo = [stage for stage in stages_of(configs[name]) if stage not in done]
+        refuse_early(configs[name], todo)  # before another arm spends hours
+    parallel, logs = config.compare.parallel, out / "private"
+    run_all("compare", configs, out, logs, parallel, takeovers=takeovers)
+    rows: dict[str, dict[str, Any]] = {}
+    seconds = 0.0
+    for name, arm in chosen.items():
+        run = Run.open(out / name)
+        found = results.evaluation(run)
+        taken = run.seconds()
+        seconds += sum(s for stage, s in taken.items() if stage not in arm.taken)
+        funnel, leaks = results.funnel(run), results.leaks(run)
+        rows[name] = row(
+            arm,
+            evaluation={task: models[arm.config.method] for task, models in found.items()},
+            junior={task: models["junior"] for task, models in found.items() if "junior" in models},
+            kept=funnel["accepted"] if funnel else None,
+            leaks=leaks and leaks["places"]["anywhere"],
+            seconds=round(sum(taken.values()), 1) if config.data.public else None,
+        )
+        if arm.donor:  # its junior is the donor's
+            scores = ("junior_pass@1", "junior_parse_rate")
+            rows[name] |= {score: rows[arm.donor][score] for score in scores}
+        run.close()
+    facts = {
+        "rows": list(rows.values()),
+        "table": table(list(rows.values())),
+        "seconds": round(seconds, 1) if config.data.public else None,
+    }
+    write_json(out / "results.json", facts)
+    _show(facts, config.compare.published, out)
+    settle(out)
+    return facts
+
+
+def _show(facts: Mapping[str, Any], published: Sequence[Mapping[str, Any]], out: Path) -> None:
+    from privcode.experiments import drawing, page, plots
+
+    pictures = plots.pictures(facts)
+    shown = page.page(facts, published, out.resolve().name, pictures)
+    write_text(out / "report.html", shown)
+    write_text(out / "table.md", page.markdown(facts, published))
+    for picture in pictures:
+        write_bytes(out / f"{picture.name}.png", drawing.png(picture.figure))
+
+
+def run_all(
+    title: str,
+    chosen: Mapping[str, Config],
+    out: Path,
+    logs: Path,
+    parallel: int,
+    *,
+    counted: bool = True,
+    may_fail: Callable[[Path], bool] = lambda run: False,
+    takeovers: Mapping[str, tuple[str, Sequence[str]]] = MappingProxyType({}),
+) -> None:
+    """Run every config of `chosen` in OUT/NAME, `parallel` at a time, each in its own process.
+
+    Args:
+        title: of the progress bar.
+        chosen: name -> config.
+        out: where the runs are, and their configs.
+        logs: where their logs are, for their owner's eyes: they say how long reading took.
+        parallel: runs at a time, each on its share of the cores.
+        counted: False does not show how many there are.
+        may_fail: whether the run in this directory is one that may end in an error.
+        takeovers: name -> the run that it takes its first stages from, and their names; it waits
+            until they are done.
+
+    Raises:
+        UserError: a run failed; its last line says why.
+    """
+    for name, config in chosen.items():
+        keep(out / f"{name}.yaml", config)
+    private_folder(logs)
+    threads = max(1, (os.cpu_count() or 1) // parallel)
+    waiting, running = list(chosen), dict[str, subprocess.Popen[bytes]]()
+    finished = 0
+    total = sum(len(stages_of(config)) for config in chosen.values())
+    try:
+        with progress_bar(title, total, counted=counted) as progress:
+            while waiting or running:
+                for name in [name for name in waiting if _ready(out, takeovers.get(name))]:
+                    if len(running) == parallel:
+                        break
+                    waiting.remove(name)
+                    if name in takeovers:
+                        donor, stages = takeovers[name]
+                        _take_over(out / donor, chosen[name], out / name, stages)
+                    running[name] = _start(out, logs, name, threads)
+                time.sleep(0.5)
+                for name, process in list(running.items()):
+                    if process.poll() is not None:
+                        del running[name]
+                        if process.returncode and not may_fail(out / name):
+                            which = f"arm {name}" if counted else "a trial"
+                            raise UserError(f"{which}: {_last_line(logs / f'{name}.log')}")
+                        if counted and at_terminal():  # in which order they end is private
+                            say(f"{title}: {name} done")
+                done = sum(len(done_in(out / name)) for name in chosen)
+                progress(done - finished)
+                finished = done
+    finally:
+        for process in running.values():
+            process.kill()
+            process.wait()
+        settle(out)
+
+
+def keep(path: Path, config: Config) -> None:
+    """Write a config, once.
+
+    Raises:
+        UserError: another one is there.
+    """
+    text = dump_config(config)
+    if path.exists() and path.read_text(encoding="utf-8") != text:
+        raise UserError(f"{path}: has other settings; choose another --out")
+    write_text(path, text)
+
+
+def done_in(run: Path) -> dict[str, Any]:
+    """The stages that are done in the directory of a run: name -> facts."""
+    path = run / "manifest.json"
+    stages: dict[str, Any] = read_json(path)["stages"] if path.exists() else {}
+    return stages
+
+
+def _ready(out: Path, takeover: tuple[str, Sequence[str]] | None) -> bool:
+    return takeover is None or set(takeover[1]) <= set(done_in(out / takeover[0]))
+
+
+def _take_over(donor: Path, config: Config, out: Path, stages: Sequence[str]) -> None:
+    run = Run(config, out)
+    try:
+        run.take_over(donor, stages)
+    finally:
+        run.close()
+
+
+def _start(out: Path, logs: Path, name: str, threads: int) -> subprocess.Popen[bytes]:
+    command = [sys.executable, "-m", "privcode", "run", str(out / f"{name}.yaml")]
+    with (logs / f"{name}.log").open("wb") as log:
+        return subprocess.Popen(
+            [*command, "--out", str(out / name), "--json"],
+            stdout=subprocess.DEVNULL,
+            stderr=log,
+            stdin=subprocess.DEVNULL,
+            env={**os.environ, "OMP_NUM_THREADS": str(threads)},
+            preexec_fn=_die_with_parent,
+        )
+
+
+def _die_with_parent() -> None:
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+def _last_line(log: Path) -> str:
+    lines = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
+    return lines[-1].removeprefix("privcode: ") if lines else "ended without a word"

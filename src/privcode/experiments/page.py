@@ -1,0 +1,398 @@
+"""How a comparison is shown: the table, what it comes to in two sentences, and the page.
+
+Promises: made from results.json and the published rows alone; the same facts give the same bytes;
+the table in plain text, in Markdown and on the page has the same cells; the page is one file that
+fetches nothing, and whatever text is in the facts is shown as text.
+Does not: judge the methods: where there is one seed there is no interval, and the page says so.
+"""
+
+import json
+import math
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from statistics import mean
+from typing import Any
+
+from scipy.stats import t as student
+
+from privcode.console import columns
+from privcode.experiments import drawing
+from privcode.pipeline.arms import BUDGETED
+from privcode.release.page import environment
+from privcode.release.page import markdown as escaped
+
+Row = Mapping[str, Any]
+
+METHODS = {
+    "base": "the premium model, untuned",
+    "control": "privcode with the untuned junior: what synthesis, filters and tuning give without "
+    "the private data",
+    "privcode": "DP-SGD on the junior; its answers to public prompts, filtered; the premium tuned "
+    "on what is left",
+    "dpft": "DP-SGD straight on the premium",
+    "jft": "the premium tuned without noise on the private data with what looks personal masked, "
+    "then with DP-SGD; its ε covers the second half alone",
+    "nondpft": "the premium tuned on the private data without privacy: the ceiling",
+    "no-privsa": "privcode without the syntax-aware term in the junior's loss",
+    "constant-lambda": "privcode with that term at a constant weight",
+    "no-execution": "privcode without the execution filter",
+    "no-round-trip": "privcode without the round-trip filter",
+    "no-surest": "privcode without the choice of what the junior is surest of",
+    "no-filters": "privcode without any filter",
+}
+"""What each method is, in one line."""
+
+
+def number(epsilon: Any) -> float | None:
+    """ε as it stands in results.json or in YAML, as a number ("inf" is ∞)."""
+    return None if epsilon is None else float(epsilon)
+
+
+def epsilon_text(epsilon: Any) -> str:
+    """ε as people read it."""
+    value = number(epsilon)
+    return "–" if value is None else "∞" if math.isinf(value) else f"{value:g}"
+
+
+def value_text(value: Any) -> str:
+    """A value of a grid; of a path only the last part."""
+    if isinstance(value, str):
+        return Path(value).name if Path(value).is_absolute() else value
+    return json.dumps(value, ensure_ascii=False, default=str)
+
+
+def grid_text(grid: Row) -> str:
+    """Values of a grid in words."""
+    return ", ".join(f"{field} {value_text(value)}" for field, value in grid.items())
+
+
+def cells(facts: Row, published: Sequence[Row] = ()) -> tuple[list[str], list[list[str]]]:
+    """Head and body of the table.
+
+    A published row belongs to the row of ours with the same method, ε and values of the grid;
+    where there is none it has a row of its own, and ours is "–".
+
+    Args:
+        facts: results.json.
+        published: `compare.published`; its figures are shown as they are given.
+    """
+    lines = _lines(facts["table"], published)
+    grid = list(dict.fromkeys(field for line in lines for field in line["grid"]))
+    ours = dict.fromkeys(task for row in facts["table"] for task in row["tasks"])
+    theirs = dict.fromkeys(task for line in lines for task in line["published"])
+    counts = sorted({count for row in facts["table"] for count in row["leaks"]}, key=int)
+    head = ["method", "ε", *grid, "seeds"]
+    for task in ours | theirs:
+        head += [f"pass@1 {task}", *([f"published {task}"] if task in theirs else [])]
+    timed = any(row["seconds"] for row in facts["table"])
+    head += ["junior", "parse rate", "kept", *(f"leaked ×{count}" for count in counts)]
+    head += ["seconds"] if timed else []
+    body = []
+    for line in lines:
+        row = line["ours"] or {"tasks": {}, "leaks": {}}
+        body.append([line["method"], epsilon_text(line["epsilon"])])
+        body[-1] += [
+            value_text(line["grid"][field]) if field in line["grid"] else "–" for field in grid
+        ]
+        body[-1].append(str(row.get("seeds", "–")))
+        for task in ours | theirs:
+            body[-1].append(_interval(row["tasks"].get(task), ".3f"))
+            body[-1] += [str(line["published"].get(task, "–"))] if task in theirs else []
+        body[-1] += [_interval(row.get(name), ".3f") for name in ("junior", "parse_rate")]
+        body[-1].append(_interval(row.get("kept"), ".0f"))
+        leaks = [row["leaks"].get(count) for count in counts]
+        body[-1] += [f"{found['leaked']}/{found['planted']}" if found else "–" for found in leaks]
+        body[-1] += [_interval(row.get("seconds"), ".0f")] if timed else []
+    return [plain(cell) for cell in head], [[plain(cell) for cell in line] for line in body]
+
+
+def _lines(table: Sequence[Row], published: Sequence[Row]) -> list[dict[str, Any]]:
+    """{method, epsilon, grid, ours, published}: our rows and the published ones, joined."""
+    tasks = {task for row in table for task in row["tasks"]}
+    fields = {field for row in table for field in row["grid"]}
+    lines: list[dict[str, Any]] = [
+        {
+            "method": row["method"],
+            "epsilon": number(row["epsilon"]),
+            "grid": row["grid"],
+            "ours": row,
+            "published": {},
+        }
+        for row in table
+    ]
+    for figures in published:
+        rest = {name: v for name, v in figures.items() if name not in ("method", "epsilon")}
+        # With no row of ours to tell, a dotted name is a field and not a task.
+        grid = {n: v for n, v in rest.items() if n in fields or ("." in n and n not in tasks)}
+        key: dict[str, Any] = {
+            "method": str(figures.get("method", "–")),
+            "epsilon": number(figures.get("epsilon")),
+            "grid": grid,
+        }
+        line = next((one for one in lines if key.items() <= one.items()), None)
+        if line is None:
+            line = key | {"ours": None, "published": {}}
+            lines.append(line)
+        line["published"] |= {name: v for name, v in rest.items() if name not in grid}
+    grids, methods = [line["grid"] for line in lines], [line["method"] for line in lines]
+    return sorted(
+        lines,
+        key=lambda line: (
+            grids.index(line["grid"]),
+            methods.index(line["method"]),
+            line["epsilon"] or 0.0,
+        ),
+    )
+
+
+def _interval(value: Row | None, form: str) -> str:
+    if value is None:
+        return "–"
+    half = "" if value["half"] is None else f" ± {value['half']:{form}}"
+    return f"{value['mean']:{form}}{half}"
+
+
+def plain(text: str) -> str:
+    """`text` as one line without control characters."""
+    return " ".join("".join(c if c.isprintable() else " " for c in text).split())
+
+
+def notes(facts: Row, published: Sequence[Row] = ()) -> list[str]:
+    """What the columns of the table are, a line each."""
+    table = facts["table"]
+    several = any(row["seeds"] > 1 for row in table)
+    lines = []
+    if several:
+        lines.append(
+            "±: half of the 95 % interval of the mean over seeds, by Student's t; the tasks are "
+            "the same for all seeds."
+        )
+    if table:
+        task = next(iter(table[0]["tasks"]))
+        timed = "; seconds: of one seed's run" if any(row["seconds"] for row in table) else ""
+        lines.append(
+            f"{'' if several else 'One seed, no intervals. '}pass@1: share of the tasks solved at "
+            f"the first answer; junior: of the DP junior on {task}; parse rate: of the answers on "
+            f"{task}; kept: pairs that passed the filters{timed}."
+        )
+    if any(row["leaks"] for row in table):
+        lines.append(
+            "leaked ×N: planted secrets, each in N of the records, that came out verbatim"
+            f"{'; all seeds together' if several else ''}."
+        )
+    if published:
+        lines.append("published: figures of others, in the unit in which the config gives them.")
+    return [plain(line) for line in lines]
+
+
+def text(facts: Row, published: Sequence[Row] = ()) -> str:
+    """The table, its notes and the answer, for a terminal."""
+    table = columns(*cells(facts, published))
+    return "\n".join([table, "", *notes(facts, published), "", answer(facts)])
+
+
+def markdown(facts: Row, published: Sequence[Row] = ()) -> str:
+    """The answer, the table with its notes, and the shares of the gain, in Markdown."""
+    parts = [escaped(answer(facts)), _markdown_table(*cells(facts, published))]
+    parts += map(escaped, notes(facts, published))
+    head, body = shares_table(facts)
+    if body:
+        parts += [_markdown_table(head, body), escaped(shares_note(facts))]
+    return "\n\n".join(parts) + "\n"
+
+
+def _markdown_table(head: list[str], body: list[list[str]]) -> str:
+    lines = [[escaped(cell) for cell in line] for line in (head, *body)]
+    lines.insert(1, [":--", *["--:"] * (len(head) - 1)])
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def share_of_gain(
+    tuned: Sequence[float], ceiling: Sequence[float], base: float
+) -> dict[str, float | None] | None:
+    """What part of the ceiling's gain over `base` a method reached, with its 95 % interval.
+
+    The share is the ratio of mean gains, mean(tuned − base) / mean(ceiling − base). The interval
+    is Fieller's (1954) for paired values: all θ that a t test of the differences
+    (tuned − base) − θ · (ceiling − base) does not reject. `base` is taken as exact.
+
+    Args:
+        tuned: pass@1 of the method, by seed.
+        ceiling: pass@1 without privacy, of the same seeds in the same order.
+        base: pass@1 of the untuned model.
+
+    Returns:
+        {"share", "low", "high"}; None where the ceiling gained nothing. low and high are None for
+        one seed, and where the ceiling's own gain is not significant (no bounded interval exists).
+    """
+    n = len(tuned)
+    ours, most = ([value - base for value in values] for values in (tuned, ceiling))
+    if mean(most) <= 0:
+        return None
+    found: dict[str, float | None] = {"share": mean(ours) / mean(most), "low": None, "high": None}
+    if n < 2:
+        return found
+    square = float(student.ppf(0.975, n - 1)) ** 2 / n
+
+    def term(a: Sequence[float], b: Sequence[float]) -> float:
+        shared = sum((x - mean(a)) * (y - mean(b)) for x, y in zip(a, b, strict=True)) / (n - 1)
+        return mean(a) * mean(b) - square * shared
+
+    if (of_most := term(most, most)) > 0:
+        middle = term(ours, most)
+        root = math.sqrt(max(0.0, middle**2 - of_most * term(ours, ours)))
+        found |= {"low": (middle - root) / of_most, "high": (middle + root) / of_most}
+    return found
+
+
+def shares(facts: Row) -> list[dict[str, Any]]:
+    """`share_of_gain` on the first task of every row of the table between base and nondpft.
+
+    Returns:
+        {method, epsilon, grid, seeds, share, low, high} each; no row where base or nondpft did
+        not run with these values of the grid.
+    """
+    found = []
+    for row in facts["table"]:
+        if row["method"] not in ("control", *BUDGETED):
+            continue
+        task = next(iter(row["tasks"]))
+        by_seed = {
+            method: {
+                one["seed"]: one["tasks"][task]
+                for one in facts["rows"]
+                if (one["method"], one["grid"]) == (method, row["grid"])
+                and (method != row["method"] or one["epsilon"] == row["epsilon"])
+            }
+            for method in ("base", "nondpft", row["method"])
+        }
+        base, ceiling, ours = by_seed.values()
+        seeds = [seed for seed in ours if seed in ceiling]
+        if base and seeds:
+            share = share_of_gain(
+                [ours[s] for s in seeds], [ceiling[s] for s in seeds], mean(base.values())
+            )
+            key = {name: row[name] for name in ("method", "epsilon", "grid")}
+            found += [{**key, "seeds": len(seeds), **share}] if share else []
+    return found
+
+
+def headline(table: Sequence[Row]) -> tuple[dict[str, Any], float | None]:
+    """The values of the grid and the ε that the answer and most pictures are about.
+
+    The first values of the grid; of privcode's ε the one that most other methods have too, of
+    equals the smallest.
+    """
+    grid: dict[str, Any] = table[0]["grid"] if table else {}
+    rows = [row for row in table if row["grid"] == grid and row["epsilon"] is not None]
+    counts = Counter(number(row["epsilon"]) for row in rows)
+    own = {number(row["epsilon"]) for row in rows if row["method"] == "privcode"}
+    among = [e for e in counts if e is not None and (e in own or not own)]
+    return grid, min(among, key=lambda e: (-counts[e], e), default=None)
+
+
+def percent(found: Row, name: str = "") -> str:
+    """A share of the gain, with its 95 % interval."""
+    words = f"{100 * found['share']:.0f} %"
+    if found["low"] is not None:
+        words += f" ({name}{100 * found['low']:.0f} to {100 * found['high']:.0f} %)"
+    return words.replace("-", "−")
+
+
+def answer(facts: Row) -> str:
+    """What the comparison comes to, in two sentences: the gain, and what leaked."""
+    table = facts["table"]
+    grid, epsilon = headline(table)
+    by_method = {
+        row["method"]: row
+        for row in table
+        if row["grid"] == grid and number(row["epsilon"]) in (None, epsilon)
+    }
+    ours = by_method.get("privcode")
+    if ours is None:
+        return "PrivCode is not among the methods that ran."
+    task, reached = next(iter(ours["tasks"].items()))
+    base, ceiling = (by_method.get(method) for method in ("base", "nondpft"))
+    share = next(
+        (s for s in shares(facts) if all(s[k] == ours[k] for k in ("method", "epsilon", "grid"))),
+        None,
+    )
+    given = "" if epsilon is None else f"At ε = {epsilon_text(epsilon)} "
+    if grid:
+        given = f"With {grid_text(grid)}: {given[:1].lower()}{given[1:]}"
+    first = f"{given}PrivCode reached "
+    if share:
+        first += percent(share, "95 % interval ")
+        first += " of what tuning without privacy gains over the untuned model: "
+    first += f"pass@1 {reached['mean']:.2f} on {task}"
+    for row, whose in ((base, "untuned"), (ceiling, "without privacy")):
+        first += f", {row['tasks'][task]['mean']:.2f} {whose}" if row else ""
+    if base and ceiling and not share:
+        first += ", which is no gain to compare with"
+    counts = sorted(map(int, ours["leaks"]))
+    if not counts:
+        return plain(f"{first}. No secrets were planted.")
+    second = f"PrivCode gave away {_leaked(ours)} secrets planted in "
+    second += f"{' to '.join(str(n) for n in dict.fromkeys((counts[0], counts[-1])))} "
+    second += "record" if counts[-1] == 1 else "records each"
+    second += f", tuning without privacy {_leaked(ceiling)}" if ceiling else ""
+    return plain(f"{first}. {second}.")
+
+
+def _leaked(row: Row) -> str:
+    leaked, planted = (
+        sum(found[name] for found in row["leaks"].values()) for name in ("leaked", "planted")
+    )
+    return f"{leaked} of {planted}"
+
+
+def shares_table(facts: Row) -> tuple[list[str], list[list[str]]]:
+    """Head and body of the shares of the gain: a row each method, a column each ε."""
+    found = shares(facts)
+    epsilons = sorted(
+        {number(one["epsilon"]) for one in found}, key=lambda e: -1 if e is None else e
+    )
+    grid = list(dict.fromkeys(field for one in found for field in one["grid"]))
+    rows: dict[tuple[str, ...], dict[float | None, str]] = {}
+    for one in found:
+        values = (value_text(one["grid"][field]) for field in grid)
+        rows.setdefault((one["method"], *values), {})[number(one["epsilon"])] = percent(one)
+    head = ["method", *grid, *("no ε" if e is None else f"ε = {epsilon_text(e)}" for e in epsilons)]
+    body = [[*key, *(cells.get(e, "–") for e in epsilons)] for key, cells in rows.items()]
+    return [plain(cell) for cell in head], [[plain(cell) for cell in line] for line in body]
+
+
+def shares_note(facts: Row) -> str:
+    """What the shares of the gain are."""
+    note = "Share of the gain: (pass@1 − base) / (nondpft − base) on the first task, means over "
+    note += "seeds"
+    if any(row["seeds"] > 1 for row in facts["table"]):
+        note += (
+            "; in brackets the 95 % interval by Fieller’s theorem, over pairs of runs with the "
+            "same seed, base taken as exact"
+        )
+    return f"{note}."
+
+
+def page(
+    facts: Row, published: Sequence[Row], title: str, pictures: Sequence[drawing.Picture]
+) -> str:
+    """report.html of a comparison: one file that fetches nothing."""
+    table, gains = cells(facts, published), shares_table(facts)
+    methods = {line[0] for line in table[1]}
+    minutes = (facts["seconds"] or 0) / 60  # none where the data are private
+    template = environment("privcode.experiments").get_template("comparison.html.j2")
+    return template.render(
+        title=plain(title),
+        seeds=max((row["seeds"] for row in facts["table"]), default=0),
+        timed=facts["seconds"] is not None,
+        took=f"{minutes:.0f} minutes" if minutes < 120 else f"{minutes / 60:.1f} hours",
+        answer=answer(facts),
+        pictures=[(picture, drawing.svg(picture.figure)) for picture in pictures],
+        gains=gains,
+        gains_note=shares_note(facts),
+        table=table,
+        notes=notes(facts, published),
+        methods={name: words for name, words in METHODS.items() if name in methods},
+    )

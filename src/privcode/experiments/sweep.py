@@ -1,0 +1,156 @@
+"""`privcode sweep`: try settings, and keep the best run.
+
+Promises: under `privacy.selection: trials`, the number of trials and their settings are drawn once
+and kept, and counted as spent, before the first trial; what the trials made stays in OUT/private,
+and all but their ledgers goes when the best is known and moved to OUT/best. Under the other
+selections all settings are run, side by side in OUT, each an ordinary run that is charged, or
+declared not charged, like any other. Called again, a sweep goes on where it was.
+Does not: decide what is tried or drawn (`stages.sweep` does), or hinder an owner from looking into
+`private/`; what is looked at there is not covered.
+"""
+
+import os
+import secrets
+import shutil
+from pathlib import Path
+from typing import Any
+
+from privcode.config import Config, plan_of
+from privcode.errors import UserError
+from privcode.experiments.compare import done_in, keep, run_all
+from privcode.files import read_json, read_sealed, settle, write_sealed
+from privcode.pipeline import results
+from privcode.pipeline.budget import SWEEP, digest, select
+from privcode.pipeline.directory import lock
+from privcode.pipeline.preflight import refuse_early
+from privcode.pipeline.private import private_records
+from privcode.pipeline.run import Run, stages_of
+from privcode.pipeline.trials import Settings, best, checked, draw, grid, variant
+from privcode.privacy import registry
+
+
+def sweep(config: Config, out: Path) -> dict[str, Any]:
+    """Run the sweep; returns the best run's summary with {"settings", "score"}.
+
+    Raises:
+        UserError: a setting may not be tried, a run failed, or nothing was selected.
+    """
+    chosen = checked(config)
+    plan_of(config)
+    refuse_early(config, stages_of(config))
+    held = lock(out)
+    try:
+        keep(out / "sweep.yaml", config)
+        name = _best_trial(config, out) if config.privacy.trials else _best_of_all(config, out)
+        run = Run.open(out / name)
+        try:
+            run.report()
+            settings = {field: _value(run.config, field) for field in chosen.settings}
+            score = _score(config, out / name)
+            return results.summary(run) | {"settings": settings, "score": score}
+        finally:
+            run.close()
+    finally:
+        settle(out)
+        os.close(held)
+
+
+def _best_of_all(config: Config, out: Path) -> str:
+    runs = {
+        f"setting-{n}": variant(config, s) for n, s in enumerate(grid(checked(config)), start=1)
+    }
+    parallel, logs = checked(config).parallel, out / "private"
+    run_all("sweep", runs, out, logs, parallel, may_fail=_nothing_accepted)
+    return _chosen(config, {name: out / name for name in runs})
+
+
+def _best_trial(config: Config, out: Path) -> str:
+    private, kept = out / "private", out / "best"
+    if not kept.exists():
+        trials = {
+            f"trial-{n}": variant(config, settings)
+            for n, settings in enumerate(_drawn(config, private), start=1)
+        }
+        if not trials:
+            raise UserError(
+                f"{out}: this sweep selected nothing: of a random number of trials there may be "
+                "none, and the guarantee rests on that; choose another --out for a fresh sweep: "
+                "both are charged"
+            )
+        parallel = checked(config).parallel
+        run_all(
+            "sweep", trials, private, private, parallel, counted=False, may_fail=_nothing_accepted
+        )
+        os.replace(private / _chosen(config, {name: private / name for name in trials}), kept)
+    select(config, kept, private)
+    for path in private.glob("trial-*"):
+        if path.is_dir():
+            _strip(path)
+        else:
+            path.unlink()
+    return kept.name
+
+
+def _drawn(config: Config, private: Path) -> list[Settings]:
+    """The trials' settings: drawn the first time, read ever after."""
+    path = private / SWEEP
+    if not path.exists():
+        _, _, data = private_records(config)
+        identity, plan = secrets.token_hex(16), plan_of(config)
+        if not config.data.public:
+            registry.register(
+                identity,
+                data=data.fingerprint,
+                source=registry.place(config.data.source),
+                spent=plan.spent(),
+                ledger=None,
+                sweep=identity,
+                sketch=registry.keep(data.sketch(registry.secret())),
+            )
+        assert plan.trials is not None
+        drawn = draw(checked(config), plan.trials)
+        facts = {"sweep": identity, "config": digest(config), "trials": drawn}
+        write_sealed(path, facts, mode=0o600)
+    found: list[Settings] = read_sealed(path)["trials"]
+    return found
+
+
+def _chosen(config: Config, runs: dict[str, Path]) -> str:
+    name = best({name: _score(config, folder) for name, folder in runs.items()})
+    if name is None:
+        raise UserError(
+            f"{config.prompts.file}: with none of the settings a sample was accepted; what was "
+            "spent stays spent: try other settings in a fresh sweep"
+        )
+    return name
+
+
+def _score(config: Config, run: Path) -> float | None:
+    """pass@1 of a finished run: post-processing of what the mechanism gave."""
+    chosen = checked(config).score
+    path = run / "evaluation" / f"{chosen.task}.{chosen.model}.json"
+    return float(read_json(path)["pass@1"]) if path.exists() else None
+
+
+def _nothing_accepted(run: Path) -> bool:
+    """Whether a run ended since it accepted no sample: a score like any other, the lowest."""
+    accepted = run / "synthetic" / "accepted.jsonl"
+    return "validate" in done_in(run) and not accepted.stat().st_size
+
+
+def _strip(run: Path) -> None:
+    """Remove all of a run but its ledger."""
+    for path in [*run.iterdir(), *(run / "private").iterdir()]:
+        if path.name in ("private", "ledger.jsonl"):
+            continue
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink()
+
+
+def _value(config: Config, field: str) -> Any:
+    value: Any = config.model_dump(by_alias=True)
+    for name in field.split("."):
+        value = value[name]
+    return value

@@ -1,0 +1,274 @@
+"""The methods side by side: arms made from one config, and the table of what they reached.
+
+Promises: arms differ in what their name says and in nothing else, but for what `compare.settings`
+gives a method of its own; every arm is a whole run, so that what is compared is what a user would
+have run; stages whose every input is the same are taken over from an earlier arm; figures over
+several seeds come with their 95 % interval and the number of seeds.
+Does not: choose settings: one learning rate may suit one method and not another.
+"""
+
+import math
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import product
+from statistics import mean, stdev
+from typing import Any
+
+from scipy.stats import t as student
+
+from privcode.config import Compared, Config, with_settings
+from privcode.errors import UserError
+from privcode.fields import json_number
+
+MOST_ARMS = 1000
+SEEDED = ("sanitize", "synthesize", "boost", "evaluate", "audit")
+
+_NO_EXECUTION = {"validate.execution.enabled": False}
+_NO_ROUND_TRIP = {"validate.round_trip.method": "off"}
+_NO_SUREST = {"validate.surest": 1.0}
+ABLATIONS: dict[str, dict[str, Any]] = {
+    "no-privsa": {"sanitize.syntax.schedule": "off"},
+    "constant-lambda": {"sanitize.syntax.schedule": "constant"},
+    "no-execution": _NO_EXECUTION,
+    "no-round-trip": _NO_ROUND_TRIP,
+    "no-surest": _NO_SUREST,
+    "no-filters": _NO_EXECUTION | _NO_ROUND_TRIP | _NO_SUREST,
+}
+"""Privcode without one part: what the arm has otherwise."""
+BUDGETED = ("privcode", "dpft", "jft", *ABLATIONS)
+
+_READS = {
+    "sanitize": ("data", "privacy", "junior", "sanitize", "audit"),
+    "synthesize": ("prompts", "synthesize"),
+    "validate": ("validate", "describer"),
+}
+"""What each of the first stages reads, beside what those before it read: sections, and for
+validation which model describes, the one thing it may take from the section premium."""
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One run of a comparison.
+
+    Attributes:
+        method: a method's or an ablation's name.
+        epsilon: target ε, where the method has a budget.
+        seed: of everything but the noise; None where nothing is drawn.
+        grid: its values of `compare.grid`, by field.
+        config: the run's.
+        donor: name of the arm that its first stages are taken from, if any.
+        taken: the names of these stages.
+    """
+
+    method: str
+    epsilon: float | None
+    seed: int | None
+    grid: dict[str, Any]
+    config: Config
+    donor: str | None = None
+    taken: tuple[str, ...] = ()
+
+
+def arms(config: Config) -> dict[str, Arm]:
+    """Arm's name -> arm. Grid × methods × ε (where they have one) × seeds; base has no seed.
+
+    Raises:
+        UserError: a field of `compare.settings`, `compare.grid` or `compare.published` is none,
+            or a value is wrong.
+    """
+    check_published(config)
+    chosen = config.compare
+    methods = sum(len(chosen.epsilons.get(method, [0])) for method in chosen.methods)
+    count = math.prod(map(len, chosen.grid.values())) * methods * len(chosen.seeds)
+    if count > MOST_ARMS:
+        raise UserError(f"compare: asks for {count:.3g} runs, over {MOST_ARMS}; compare fewer")
+    found: dict[str, Arm] = {}
+    for values in product(*chosen.grid.values()):
+        grid = dict(zip(chosen.grid, values, strict=True))
+        for method in chosen.methods:
+            epsilons = chosen.epsilons.get(method, [config.privacy.epsilon])
+            for epsilon in epsilons if method in BUDGETED else (None,):
+                for seed in chosen.seeds if method != "base" else (None,):
+                    name = _name(chosen.grid, grid, method, epsilon, seed, len(chosen.seeds))
+                    arm = Arm(
+                        method, epsilon, seed, grid, _config(config, method, epsilon, seed, grid)
+                    )
+                    found[name] = _sharing(arm, found)
+    return found
+
+
+def _name(
+    all_values: Mapping[str, Sequence[Any]],
+    grid: Mapping[str, Any],
+    method: str,
+    epsilon: float | None,
+    seed: int | None,
+    seeds: int,
+) -> str:
+    parts = [method]
+    if epsilon is not None:
+        parts.append(f"eps{epsilon:g}")
+    for where, value in grid.items():
+        # Values may be paths or lists: their number in the config is a name that any disk takes.
+        parts.append(f"{where.rpartition('.')[2]}{1 + all_values[where].index(value)}")
+    if seed is not None and seeds > 1:
+        parts.append(f"seed{seed}")
+    return "-".join(parts)
+
+
+def _config(
+    config: Config,
+    method: Compared,
+    epsilon: float | None,
+    seed: int | None,
+    grid: Mapping[str, Any],
+) -> Config:
+    values: dict[str, Any] = {"compare": type(config.compare)().model_dump()}
+    values["method"] = "privcode" if method in ABLATIONS else method
+    if epsilon is not None:
+        values |= {"privacy.epsilon": epsilon, "privacy.noise_multiplier": None}
+    if seed is not None:
+        values |= {f"{section}.seed": seed for section in SEEDED}
+    values["evaluate.models"] = ["base"] if method == "base" else ["tuned"]
+    if values["method"] == "privcode":
+        values["evaluate.models"] = ["junior", "tuned"]
+    values |= dict(grid) | ABLATIONS.get(method, {}) | config.compare.settings.get(method, {})
+    return with_settings(config, values, f"compare, arm {method}")
+
+
+def _sharing(arm: Arm, earlier: Mapping[str, Arm]) -> Arm:
+    """`arm`, taking what it can from the earlier arm that has most of it."""
+    best, taken = None, tuple[str, ...]()
+    for name, other in earlier.items():
+        if len(same := _same_stages(arm.config, other.config)) > len(taken):
+            best, taken = name, same
+    if best is None:
+        return arm
+    # The junior is the donor's, and so is its score.
+    config = with_settings(arm.config, {"evaluate.models": ["tuned"]}, "compare")
+    return replace(arm, config=config, donor=best, taken=taken)
+
+
+def _same_stages(one: Config, other: Config) -> tuple[str, ...]:
+    """The first stages that two runs of a method with synthetic data do from the same values."""
+    if one.method != other.method or one.method not in ("privcode", "control"):
+        return ()
+    a, b = (
+        config.model_dump(by_alias=True) | {"describer": config.describer}
+        for config in (one, other)
+    )
+    same = []
+    for stage, sections in _READS.items():
+        if any(a[section] != b[section] for section in sections):
+            break
+        if stage != "sanitize" or one.method == "privcode":  # the control's junior is untuned
+            same.append(stage)
+    return tuple(same)
+
+
+def row(
+    arm: Arm,
+    *,
+    evaluation: Mapping[str, Any],
+    junior: Mapping[str, Any] | None,
+    kept: int | None,
+    leaks: Mapping[str, Any] | None,
+    seconds: float | None,
+) -> dict[str, Any]:
+    """One arm's figures, for results.json.
+
+    Args:
+        arm: whose.
+        evaluation: task -> figures of the model that the arm is about.
+        junior: task -> figures of the DP junior, where there is one.
+        kept: synthetic pairs that the filters let through.
+        leaks: of the planted canaries, anywhere (see `audit.canaries.leaks`).
+        seconds: what its stages took, those taken from another arm included; None: private.
+    """
+    first = next(iter(evaluation.values()))
+    first_junior = next(iter(junior.values())) if junior else None
+    return {
+        "method": arm.method,
+        "epsilon": None if arm.epsilon is None else json_number(arm.epsilon),
+        "seed": arm.seed,
+        "grid": arm.grid,
+        "pass@1": first["pass@1"],
+        "junior_pass@1": first_junior and first_junior["pass@1"],
+        "parse_rate": first["parse_rate"],
+        "junior_parse_rate": first_junior and first_junior["parse_rate"],
+        "kept": kept,
+        "canaries_leaked": leaks["leaked"] if leaks else None,
+        "canaries_planted": leaks["planted"] if leaks else None,
+        "leaks": leaks["by_repetitions"] if leaks else {},
+        "tasks": {task: figures["pass@1"] for task, figures in evaluation.items()},
+        "seconds": seconds,
+    }
+
+
+def table(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Rows of one method, ε and grid values joined over seeds.
+
+    Returns:
+        {method, epsilon, grid, seeds, tasks: {task: {mean, half}}, junior, parse_rate,
+        junior_parse_rate, kept, seconds: {mean, half} or None, leaks: {repeats: {planted,
+        leaked}}}; `half` is half of the 95 % interval of the mean by Student's t, None for one
+        seed.
+    """
+    groups: dict[tuple[Any, ...], list[Mapping[str, Any]]] = {}
+    for one in rows:
+        key = (one["method"], one["epsilon"], repr(one["grid"]))
+        groups.setdefault(key, []).append(one)
+    joined = []
+    for group in groups.values():
+        first = group[0]
+        leaks: dict[str, Counter[str]] = {}
+        for one in group:
+            for count, found in one["leaks"].items():
+                leaks.setdefault(count, Counter()).update(found)
+        joined.append(
+            {name: first[name] for name in ("method", "epsilon", "grid")}
+            | {
+                "seeds": len(group),
+                "tasks": {
+                    task: _mean([g["tasks"][task] for g in group]) for task in first["tasks"]
+                },
+                "junior": _mean([one["junior_pass@1"] for one in group]),
+                **{
+                    name: _mean([one[name] for one in group])
+                    for name in ("parse_rate", "junior_parse_rate", "kept", "seconds")
+                },
+                "leaks": {count: dict(found) for count, found in leaks.items()},
+            }
+        )
+    return joined
+
+
+def _mean(values: Sequence[float | None]) -> dict[str, float | None] | None:
+    known = [value for value in values if value is not None]
+    if not known:
+        return None
+    half = None
+    if len(known) > 1:
+        half = round(student.ppf(0.975, len(known) - 1) * stdev(known) / len(known) ** 0.5, 4)
+    return {"mean": round(mean(known), 4), "half": half}
+
+
+def check_published(config: Config) -> None:
+    """Refuse published figures that name nothing of the comparison.
+
+    Raises:
+        UserError: names the row and the field.
+    """
+    chosen, tasks = config.compare, {task.name for task in config.evaluate.tasks}
+    known = {"method", "epsilon", *chosen.grid, *tasks}
+    for number, figures in enumerate(chosen.published, start=1):
+        for name, value in figures.items():
+            where = f"compare.published, row {number}, field {name}"
+            if name not in known:
+                raise UserError(
+                    f"{where}: is neither a task nor a field of compare.grid; use "
+                    f"{', '.join(sorted(known))}"
+                )
+            if name in tasks and not (isinstance(value, int | float) and 0 <= value <= 1):
+                raise UserError(f"{where}: is {value}; pass@1 is a number from 0 to 1")

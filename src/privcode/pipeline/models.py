@@ -1,0 +1,148 @@
+"""The models of a run: which one a label means, how it is loaded, asked, merged.
+
+Promises: a label means the same in every stage; a prompt too long for its model gets an empty
+answer, not a shortened question.
+Does not: train; the stages do.
+"""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from privcode.console import progress_bar
+from privcode.models.settings import Model
+
+if TYPE_CHECKING:
+    from privcode.generation import Sampling
+    from privcode.generation.local import LocalGenerator
+    from privcode.pipeline.run import Run
+
+
+def generator_of(run: "Run", label: str, batch_size: int) -> "LocalGenerator":
+    """The model called "base", "tuned", "junior" or "untuned junior", ready to sample."""
+    from privcode.generation.local import LocalGenerator
+    from privcode.models import load_adapter, load_model, load_tokenizer
+
+    section = run.config.labelled(label)
+    tuned = {"junior": run.junior, "tuned": run.premium}.get(label)
+    if label == "junior" and run.config.method == "control":
+        tuned = None
+    if tuned and not (tuned / "adapter_config.json").exists():  # fully tuned
+        model = load_model(str(tuned), section.dtype)
+    else:
+        model = load_model(section.model, section.dtype)
+        if label == "tuned" and run.config.method == "jft":
+            model = load_adapter(model, run.pretuned).merge_and_unload()
+        if tuned:
+            model = load_adapter(model, tuned)
+    return LocalGenerator(model, load_tokenizer(section.model), batch_size)
+
+
+def trainable(run: "Run") -> Any:
+    """What `sanitize` tunes: the model with a new adapter, always the same at one seed."""
+    import torch
+
+    from privcode.models import attach_lora, load_adapter, load_model
+
+    section = run.config.sanitized
+    model = load_model(section.model, section.dtype)
+    if run.config.method == "jft":
+        model = load_adapter(model, run.pretuned).merge_and_unload()
+    if section.gradient_checkpointing:
+        model.gradient_checkpointing_enable({"use_reentrant": False})
+    torch.manual_seed(run.config.sanitize.seed)  # the adapter's start
+    lora = section.lora
+    return attach_lora(model, lora.r, lora.alpha, lora.dropout, lora.targets)
+
+
+def certainty(run: "Run", samples: list[Any]) -> dict[Any, float]:
+    """By sample's id, the mean log-probability of its tokens under the junior."""
+    from privcode.data.records import Record, Unit
+    from privcode.training.likelihood import record_log_probabilities
+
+    section, size = run.config.junior, run.config.sanitize.micro_batch
+    records = [
+        Record(row["prompt"], row["completion"], None, Unit("row", str(row["id"])), 0)
+        for row in samples
+    ]
+    with progress_bar("certainty", len(records)) as progress:
+        found = record_log_probabilities(
+            generator_of(run, "junior", size),
+            records,
+            section.template,
+            section.max_tokens + run.config.synthesize.max_new_tokens,
+            size,
+            progress,
+        )
+    return {row["id"]: float(f.mean()) for row, (f, _) in zip(samples, found, strict=True)}
+
+
+def ask(run: "Run", label: str, prompts: list[str]) -> list[str]:
+    """What the model called `label` answers: each prompt's likeliest text, and samples."""
+    config = run.config.audit
+    section = run.config.labelled(label)
+    generator = generator_of(run, label, run.config.evaluate.batch_size)
+    found: list[list[str]] = []
+    with progress_bar(f"audit {label}", 2 * len(prompts)) as progress:
+        for n, temperature in ((1, 0.0), (config.samples, 1.0)):
+            sampling = sampling_of(config, n, temperature)
+            found += answers_of(generator, sampling, section.template, progress)(prompts)
+    return [text for texts in found for text in texts]
+
+
+def merge(run: "Run", label: str, adapter: Path) -> None:
+    """Write the whole model beside its adapter."""
+    from privcode.models import save_model
+
+    generator = generator_of(run, label, 1)
+    whole = generator.model.merge_and_unload()
+    save_model(whole, merged(adapter), generator.tokenizer)
+
+
+def merged(adapter: Path) -> Path:
+    """Where the whole model goes, if it is asked for."""
+    return adapter.with_name(f"{adapter.name}-merged")
+
+
+def answers_of(
+    generator: "LocalGenerator",
+    sampling: "Sampling",
+    template: str,
+    progress: Callable[[int], None],
+) -> Callable[[list[str]], list[list[str]]]:
+    """Prompts to answers, in small chunks; a prompt too long for the model gets empty answers."""
+    from privcode.models import render
+
+    def answer(prompts: list[str]) -> list[list[str]]:
+        answers = [[""] * sampling.n for _ in prompts]
+        texts = [render(template, prompt=prompt) for prompt in prompts]
+        short = [i for i, text in enumerate(texts) if generator.fits(text)]
+        for chunk, start in enumerate(range(0, len(short), generator.batch_size)):
+            here = short[start : start + generator.batch_size]
+            found = generator.generate([texts[i] for i in here], sampling, chunk)
+            for i, new in zip(here, found, strict=True):
+                answers[i] = new
+            progress(len(here))
+        return answers
+
+    return answer
+
+
+def sampling_of(section: Any, n: int, temperature: float | None = None) -> "Sampling":
+    """`n` answers a prompt, as a section of the config has it otherwise."""
+    from privcode.generation import Sampling
+
+    return Sampling(
+        temperature=section.temperature if temperature is None else temperature,
+        top_p=getattr(section, "top_p", 1.0),
+        max_new_tokens=section.max_new_tokens,
+        n=n,
+        seed=section.seed,
+    )
+
+
+def rendered(section: Model, prompt: str) -> str:
+    """`prompt` in the model's template."""
+    from privcode.models import render
+
+    return render(section.template, prompt=prompt)

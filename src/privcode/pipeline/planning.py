@@ -1,0 +1,160 @@
+"""What `privcode plan` says before anything is trained.
+
+Promises: `planned` is public, made from the settings and the runs that are known; what
+`shared_by_many` says is private, from a look at the data. Does not: spend budget, or train.
+"""
+
+import math
+from contextlib import suppress
+from typing import Any
+
+from privcode.config import Compare, Config
+from privcode.config.proposal import KEEP, epsilon_words, shared
+from privcode.console import columns, epsilon_text
+from privcode.data.prompts import private_prompts, read_prompts
+from privcode.data.rows import is_local
+from privcode.data.survey import repeats
+from privcode.errors import UserError
+from privcode.fields import json_number
+from privcode.pipeline.arms import arms
+from privcode.pipeline.cost import BANDWIDTH, GPU, PEAK, UTILISATION, estimate, memory
+from privcode.pipeline.private import private_records
+from privcode.pipeline.results import charged
+from privcode.pipeline.spending import overlaps, runs_elsewhere, spent_elsewhere
+from privcode.privacy.accounting import unit_words
+from privcode.privacy.plan import PrivacyPlan
+
+GROUPS = (2, 5, 10)
+"""Sizes of the groups that `plan` names; fixed, so that they say nothing about the data."""
+
+
+def planned(config: Config, plan: PrivacyPlan) -> tuple[dict[str, Any], str]:
+    """The guarantee of `plan`, what it covers and costs: as JSON values, and in words.
+
+    Raises:
+        UserError: the section compare names what is not there; a public file cannot be read.
+    """
+    cost = plan.cost()
+    groups = {units: plan.group_epsilon(units) for units in GROUPS}
+    facts = plan.describe() | {
+        "epsilon": json_number(cost.epsilon),
+        "epsilon_rdp": json_number(cost.epsilon_rdp),
+        "group_epsilon": {
+            str(units): e if math.isfinite(e) else epsilon_words(e) for units, e in groups.items()
+        },
+        "memory_bytes": (held := memory(config)),
+    }
+    room = "unknown: the model's config cannot be read here"
+    if held is not None:
+        room = f"at least {held / 1e6:,.0f} MB for sanitize, plus activations"
+    facts["cost"], cost_text = _cost(config)
+    selection, selection_text = _selection(config, plan)
+    whom = unit_words(plan.owner_column)
+    text = f"""\
+guarantee         ε = {epsilon_text(cost.epsilon)}, δ = {plan.delta:g} \
+(by RDP: ε = {epsilon_text(cost.epsilon_rdp)})
+protects          one {whom} added or removed, at most {plan.max_records_per_unit} record(s) each
+together          what {" / ".join(map(str, GROUPS))} of them share: \
+ε = {" / ".join(map(epsilon_words, groups.values()))}
+noise multiplier  {plan.noise_multiplier:.4f}, {facts["noise"]}
+sampling          rate {plan.sampling_rate:.5g}: {plan.expected_batch} of {plan.units} units \
+expected per step, {plan.steps} steps, clip norm {plan.clip_norm:g}
+memory            {room}
+not covered       the prompts are taken as public; settings chosen by looking at runs that are
+                  not counted below are not charged"""
+    return facts | selection, f"{text}\n{selection_text}\n{cost_text}"
+
+
+def _cost(config: Config) -> tuple[dict[str, Any], str]:
+    """What the run, or all runs of the section compare, would take: as JSON values, in words."""
+    runs: list[tuple[str, Config, tuple[str, ...]]] = [(config.method, config, ())]
+    if config.compare != Compare():
+        runs = [(arm.method, arm.config, arm.taken) for arm in arms(config).values()]
+    facts = estimate(runs)
+    several = len(runs) > 1
+    stages = list(facts["all"]["stages"])
+    head = [*stages, "together", "operations", "memory"]
+    body = []
+    for row in [*facts["rows"], facts["all"]] if several else facts["rows"]:
+        cells = [_duration(row["stages"].get(stage)) for stage in stages]
+        cells.append(_duration(row["seconds"]))
+        cells.append(f"{row['flops']:.1e}" if row["flops"] else "–")
+        cells.append(f"{row['memory'] / 1e9:.3g} GB" if row["memory"] else "–")
+        body.append(cells)
+        if several:
+            cells[:0] = [row["name"], str(row["runs"]), str(row["dp_trainings"])]
+    notes = ["operations: floating-point; memory: at least, of the largest run, beside activations"]
+    if several:
+        head[:0] = ["method", "runs", "DP trainings"]
+        notes[:0] = [
+            "times are sums over the runs; what runs have in common is done, and counted, once",
+            "DP training: on the private data, with clipping and noise; one serves several runs",
+        ]
+    if facts["by_name"]:
+        notes.append(f"size taken from the model's name: {', '.join(facts['by_name'])}")
+    missing = [*facts["not_counted"], "programs that are run to test them, on processors"]
+    notes += [f"not counted: {what}" for what in missing]
+    text = f"""\
+cost              at most, if every text is as long as the settings allow; by arithmetic, not
+                  measured: one {GPU} at {UTILISATION:.0%} of its {PEAK["bfloat16"] / 1e12:g} \
+TFLOP/s (bf16) and {BANDWIDTH / 1e12:g} TB/s
+{columns(head, body)}"""
+    return facts, "\n".join([text, *notes])
+
+
+def _duration(seconds: float | None) -> str:
+    if not seconds:
+        return "–"
+    if seconds < 60:
+        return f"{max(seconds, 1):.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 3600 else f"{seconds / 3600:,.1f} h"
+
+
+def shared_by_many(config: Config, plan: PrivacyPlan) -> str:
+    """What stands in many units' records, and what else the owner should know: private."""
+    source = config.data.source
+    if not is_local(source):
+        return f"{source}: not here, so what stands in many of its records was not looked at"
+    try:
+        records, counts, data = private_records(config)
+    except UserError as error:
+        return f"the data were not looked at: {error}"
+    own = records[: len(records) - counts["canaries"]]
+    lines = list(shared(repeats((r.unit, r.prompt, r.completion) for r in own), plan))
+    with suppress(UserError):  # prompts that cannot be read: the run will say so
+        prompts = read_prompts(config.prompts.file, config.prompts.column, config.prompts.limit)
+        lines += filter(None, [private_prompts(prompts, (r.prompt for r in own))])
+    if (units := len({r.unit for r in own})) > 1.5 * plan.units:
+        lines.append(
+            f"{units} units are there and {plan.units} are declared: a step takes "
+            f"{units / plan.units:.1f} times privacy.batch"
+        )
+    known, by_content = runs_elsewhere(config), runs_elsewhere(config, data)
+    if more := len(by_content) - len(known):
+        together = plan.charge([other.spent for other in by_content.values()]).of_all.epsilon
+        lines.append(
+            f"{more} more run(s) read the same records from another file, or many of them, and "
+            f"count as well: with them ε = {epsilon_text(together)}"
+        )
+    lines += overlaps({name: by_content[name] for name in by_content if name not in known})
+    return "\n".join([f"! {line}" for line in lines] + [KEEP] * bool(lines))
+
+
+def _selection(config: Config, plan: PrivacyPlan) -> tuple[dict[str, Any], str]:
+    """What the plan's selection means beside the runs that are known by now."""
+    known = tuple(spent_elsewhere(config).values())
+    charge = plan.charge(known)
+    facts = charged(charge)
+    others = facts["runs_over_the_same_data"] - 1
+    text = f"selection         {plan.selection}: {others} other run(s) over this source are known"
+    text += ", this one counted if it was begun" if others else ""
+    if plan.trials:
+        text += f"; the best of\n{' ' * 18}Poisson-many trials, mean {plan.trials:g}, is charged"
+    if charge.words:
+        text += f"\n{charge.words}"
+    elif others:
+        text += f"; with all of\n{' ' * 18}them ε = {epsilon_text(charge.cost.epsilon)}"
+    others_protect = {s.owner_column for s in known} - {plan.owner_column}
+    if kinds := sorted(map(unit_words, others_protect)):
+        text += f"\nNo ε holds together with runs that protect each {' or '.join(kinds)}."
+    return facts, text

@@ -1,0 +1,88 @@
+"""What the stages of a config need beside private records: files, models, tools, a sandbox.
+
+Promises: `refuse_early` finds what is missing before budget is spent on an earlier stage.
+Does not: read private records.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from privcode.config import Config
+from privcode.data.masking import need_detectors
+from privcode.errors import UserError
+from privcode.files import CODE, read_bytes, read_text
+from privcode.privacy.registry import check
+from privcode.scoring.settings import Evaluate, TaskFile
+from privcode.validation.settings import Execution
+
+if TYPE_CHECKING:
+    from privcode.scoring import Task
+
+
+def refuse_early(config: Config, todo: Sequence[str]) -> None:
+    """Refuse what a stage to do would refuse, before budget is spent on an earlier one."""
+    if "pretune" in todo:
+        need_detectors()
+
+    from privcode.data.prompts import read_prompts
+    from privcode.execution import unsupported
+    from privcode.models import check_model, load_tokenizer
+
+    if "sanitize" in todo and not config.data.public:
+        check()
+    if "synthesize" in todo:
+        read_prompts(config.prompts.file, config.prompts.column, config.prompts.limit)
+    if "validate" in todo and config.validate_.execution.enabled:
+        _trial_program(config.validate_.execution)
+        text_of(config.validate_.execution.prelude)
+        beside(config.validate_.execution, config.data.language)
+        language = config.data.language or "python"
+        if reason := unsupported(language, config.validate_.execution.sandbox):
+            raise UserError(f"data.language {language}: {reason}")
+    if "evaluate" in todo:
+        _trial_program(config.evaluate)
+        for file in config.evaluate.tasks:
+            tasks_of(file)
+            text_of(file.prelude)
+    for section in (config.junior, config.premium) if todo else ():
+        load_tokenizer(section.model)
+        check_model(section.model, section.dtype)
+
+
+def _trial_program(section: Execution | Evaluate) -> None:
+    """Refuse a sandbox that does not work here, or modules that cannot be preloaded."""
+    from privcode.execution import Limits, Program, execute
+
+    memory = section.memory_mb or Limits.memory_mb
+    limits = Limits(memory_mb=memory, preload=tuple(section.preload))
+    list(execute([Program("trial", "")], limits, sandbox=section.sandbox, workers=1))
+
+
+def tasks_of(file: TaskFile) -> list["Task"]:
+    """The tasks that a config names."""
+    from privcode.scoring import load_tasks
+
+    return load_tasks(file.file, file.format, stdlib_only=file.stdlib_only)
+
+
+def beside(section: Execution, language: str | None = None) -> dict[str, bytes]:
+    """The files that lie next to every program of `language`: name -> content."""
+    from privcode.execution import Limits, wrong_names
+
+    found: dict[str, bytes] = {}
+    for path in map(Path, section.files):
+        if path.name in found:
+            raise UserError(f"validate.execution.files: two are called {path.name}; rename one")
+        try:
+            found[path.name] = read_bytes(path, Limits.files_mb << 20, unpack=False)
+        except UserError as error:
+            raise UserError(f"validate.execution.files: {error}; give a file") from error
+    if wrong := wrong_names(found, language or "python"):
+        raise UserError(f"validate.execution.files: {wrong}")
+    return found
+
+
+def text_of(name: str | None) -> str:
+    """The text of a file that a config may name."""
+    return "" if name is None else read_text(Path(name), CODE)

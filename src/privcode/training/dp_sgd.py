@@ -1,0 +1,385 @@
+"""Stage 1, privacy-sanitizing: DP-SGD LoRA on the junior (paper, section on stage 1).
+
+Promises: everything computed from private records reaches the adapter only through the clipped,
+noised sum made by the plan; every step is in the ledger before it is taken; a run killed
+anywhere goes on from its last checkpoint, and never takes more noised steps than the plan
+pays for. With seeded randomness the result is bit for bit that of an uninterrupted run; with
+cryptographic randomness, steps whose result a crash lost stay spent and are not taken again.
+The model trains without dropout, whatever its configuration says.
+Over several processes (torchrun) each step is one step of the same mechanism: drawn once, noised
+once, summed over the ranks; the first rank alone keeps the ledger and the checkpoint.
+Does not: print or return anything computed from the records except the adapter; the training
+curve is handed back for `private/` alone.
+"""
+
+import hashlib
+import io
+import math
+import os
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+
+from privcode.data.records import Record, Unit
+from privcode.distributed import from_first, rank, start, sum_, world
+from privcode.errors import UserError
+from privcode.files import write_with
+from privcode.privacy.clipping import Clipper
+from privcode.privacy.ledger import Ledger
+from privcode.privacy.plan import PrivacyPlan
+from privcode.syntax.spans import completion_spans, token_mask
+from privcode.training.gradient_canaries import GradientCanaries
+from privcode.training.independence import (
+    Grouping,
+    grouping_of,
+    has_experts,
+    made_up,
+    refuse_by_name,
+)
+from privcode.training.loss import (
+    Example,
+    Head,
+    collate,
+    padded,
+    per_example_losses,
+    split_head,
+    syntax_weight,
+)
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What sanitize needs beside the plan: nothing here bears on the guarantee."""
+
+    learning_rate: float = 5e-6
+    schedule: Literal["cosine", "constant"] = "cosine"
+    warmup_steps: int = 5
+    weight_decay: float = 0.05
+    micro_batch: int = 8
+    max_tokens: int = 256
+    checkpoint_every: int = 10
+    syntax: Literal["decay", "constant", "off"] = "decay"
+    lambda_max: float = 1000.0
+    lambda_min: float = 0.1
+    lambda_decay: float = 0.01
+
+
+def encode(
+    record: Record, prompt: str, tokenizer: Any, max_tokens: int, syntax: bool = True
+) -> tuple[Example, bool]:
+    """One record as one example, and whether it had to be truncated to `max_tokens`.
+
+    Args:
+        record: the record; its completion is the target, followed by the end token.
+        prompt: the record's prompt, rendered by the run's template.
+        tokenizer: a fast tokenizer (character offsets are needed).
+        max_tokens: the context; the end of a longer record is cut off.
+        syntax: False leaves out the search for structure.
+    """
+    # Not verbose: of a record too long for the model, the tokenizer would print the length.
+    context = tokenizer(prompt, verbose=False)["input_ids"]
+    target = tokenizer(
+        record.completion, add_special_tokens=False, return_offsets_mapping=True, verbose=False
+    )
+    spans = completion_spans(record.completion, record.language) if syntax else []
+    structure = token_mask([(a, b) for a, b in target["offset_mapping"]], spans)
+    ids = [*context, *target["input_ids"], tokenizer.eos_token_id]
+    marks = [*[False] * len(context), *structure, False]
+    cut = len(ids) > max_tokens
+    return Example(tuple(ids[:max_tokens]), len(context), tuple(marks[:max_tokens])), cut
+
+
+def by_unit(records: Sequence[Record]) -> list[list[int]]:
+    """Indices of each unit's records, units in order of first appearance."""
+    units: dict[Unit, list[int]] = {}
+    for index, record in enumerate(records):
+        units.setdefault(record.unit, []).append(index)
+    return list(units.values())
+
+
+def micro_batches(
+    units: Sequence[Sequence[int]], sizes: Sequence[int], most: int, rank: int = 0, world: int = 1
+) -> Iterator[list[int]]:
+    """Groups of unit numbers, whole units, at most `most` records each, padded alike.
+
+    A unit with more records than `most` goes by itself. Of `world` ranks, each gets every
+    `world`-th unit by length: equal shares, no unit twice.
+    """
+    widths = [padded(max(sizes[i] for i in unit)) for unit in units]
+    order = sorted(range(len(units)), key=lambda u: widths[u])[rank::world]
+    group: list[int] = []
+    filled = 0
+    for unit in order:
+        full = filled + len(units[unit]) > most
+        if group and (full or widths[unit] != widths[group[0]]):
+            yield group
+            group, filled = [], 0
+        group.append(unit)
+        filled += len(units[unit])
+    if group:
+        yield group
+
+
+def _rate(step: int, steps: int, settings: Settings) -> float:
+    warm = min(1.0, (step + 1) / max(1, settings.warmup_steps))
+    cosine = 0.5 * (1 + math.cos(math.pi * step / steps)) if settings.schedule == "cosine" else 1.0
+    return settings.learning_rate * warm * cosine
+
+
+def _insist_on_the_same(*values: object) -> None:
+    """Refuse to start where a unit has another number on another rank: it could be drawn twice."""
+    if world() == 1:
+        return
+    digest = hashlib.sha256(repr(values).encode()).hexdigest()
+    same = torch.tensor(int(digest == from_first(lambda: digest)))
+    if int(sum_(same)) < world():
+        raise UserError(
+            "the ranks do not hold the same data and settings; "
+            "give every machine the same files and the same versions of privcode"
+        )
+
+
+def _without_dropout(model: Any) -> None:
+    """Every dropout off, and gradient checkpointing, which layers do only in training mode, not.
+
+    A mask is drawn for a whole batch: one unit more gives all others another mask, and so moves
+    the sum by several clip norms.
+    """
+    model.eval()
+    for module in model.modules():
+        if getattr(module, "gradient_checkpointing", False):
+            module.training = True  # its own flag, not its parts'
+
+
+def _vocabulary(model: Any) -> torch.Tensor:
+    """The tokens that a model has (finite) embeddings for."""
+    known: torch.Tensor = model.get_input_embeddings().weight.detach().isfinite().all(1)
+    return known.nonzero()[:, 0].cpu()
+
+
+def _recorded(
+    model: Any,
+    head: Head | None,
+    clipper: Clipper,
+    examples: Sequence[Example],
+    pad: int,
+    settings: Settings,
+    weight: float,
+    fill: int = 0,
+) -> torch.Tensor:
+    """[examples] losses of a micro-batch, whose gradients the clipper has recorded.
+
+    `fill` made-up rows come last.
+    """
+    width = padded(max(len(e.ids) for e in examples), settings.max_tokens)
+    tokens = _vocabulary(model) if fill else torch.empty(0)
+    more = [made_up(width, tokens, row) for row in range(fill)]
+    batch = collate([*examples, *more], pad, clipper.device, width)
+    with clipper.recording(len(batch.ids)):
+        losses = per_example_losses(model, batch, weight, head)
+        losses.sum().backward()  # type: ignore[no-untyped-call]
+    return losses.detach()[: len(examples)]
+
+
+@contextmanager
+def _same_bits_each_time() -> Iterator[None]:
+    """On GPUs, kernels whose sums have a fixed order, where there are such."""
+    before = torch.are_deterministic_algorithms_enabled()
+    warned = torch.is_deterministic_algorithms_warn_only_enabled()
+    if torch.cuda.is_available():
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+        torch.use_deterministic_algorithms(True, warn_only=True)
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(before, warn_only=warned)
+
+
+@_same_bits_each_time()
+def try_out(model: Any, clipper: Clipper, pad: int, settings: Settings) -> Grouping:
+    """How the records of this model may stand together; on made-up tokens, nothing is spent.
+
+    Raises:
+        UserError: the model cannot be clipped per record; see `privacy/independence.py`.
+    """
+    _without_dropout(model)
+    refuse_by_name(model, settings.max_tokens)
+    head = split_head(model)
+    calls = 0
+
+    def gradients(examples: Sequence[Example], fill: int) -> torch.Tensor:
+        nonlocal calls
+        calls += 1
+        torch.manual_seed(calls)  # a model that still drops out at random shows it
+        _recorded(model, head, clipper, examples, pad, settings, 1.0, fill)
+        return clipper.take_rows()[: len(examples)]
+
+    weights = model.get_input_embeddings().weight
+    with torch.random.fork_rng():
+        return grouping_of(
+            gradients,
+            clipper.layer_of,
+            _vocabulary(model),
+            settings.micro_batch,
+            settings.max_tokens,
+            torch.finfo(weights.dtype).eps,
+            alone=has_experts(model),
+        )
+
+
+def noised_sum(clipped: torch.Tensor, noise: torch.Tensor | None) -> torch.Tensor:
+    """[parameters] float64: one step's clipped sum over all ranks, noised; all that it releases.
+
+    Args:
+        clipped: this rank's clipped sum.
+        noise: the step's noise, on the first rank alone: one draw for all ranks.
+    """
+    if noise is not None:
+        clipped = clipped + noise.to(clipped.device)
+    return sum_(clipped)
+
+
+@_same_bits_each_time()
+def sanitize(
+    model: Any,
+    pad: int,
+    examples: Sequence[Example],
+    units: Sequence[Sequence[int]],
+    plan: PrivacyPlan,
+    settings: Settings,
+    ledger: Ledger,
+    checkpoint: Path,
+    progress: Callable[[int], object] = lambda steps: None,
+    canaries: GradientCanaries | None = None,
+    grouping: Grouping | None = None,
+) -> list[dict[str, float]]:
+    """Train the adapter of `model` in place; returns the (private) training curve.
+
+    Args:
+        model: a peft model whose adapter alone is trainable.
+        pad: padding token.
+        examples: all records, encoded.
+        units: for each unit present, the indices of its (bounded) examples.
+        plan: decides sampling, clipping, noise and divisor.
+        settings: optimisation.
+        ledger: begun with this plan; only the first rank's is read and written.
+        checkpoint: file (in `private/`) to go on from and to write, by the first rank.
+        progress: called with the number of steps done.
+        canaries: units of an audit beside the private ones; scored step by step, in place.
+        grouping: what `try_out` said of this model; without it the model is tried out here.
+
+    Raises:
+        UserError: the model cannot be clipped per record; the ranks hold different data or
+            settings; an example is longer than `settings.max_tokens`; the ledger cannot be
+            written, or is older than the checkpoint; all is spent and the checkpoint is gone.
+    """
+    start()
+    public = () if canaries is None else canaries.coordinates.tolist()
+    _insist_on_the_same(units, examples, plan, settings, public)
+    lengths = [len(e.ids) for e in examples]
+    if max(lengths, default=0) > settings.max_tokens:
+        raise UserError(
+            "sanitize: an example is longer than max_tokens, for which it was tried out"
+        )
+    trained = [p for p in model.parameters() if p.requires_grad]
+    clipper, head = plan.clipper(model), split_head(model)
+    device = clipper.device
+    _without_dropout(model)
+    grouping = grouping or try_out(model, clipper, pad, settings)
+    together = 1 if grouping == "alone" else settings.micro_batch
+    if canaries is not None:
+        clipper.reserve(canaries.coordinates)
+    optimizer = torch.optim.AdamW(
+        trained, lr=settings.learning_rate, weight_decay=settings.weight_decay, foreach=False
+    )
+    randomness = plan.randomness()
+    beside = ThreadPoolExecutor(1)  # noise takes processor time while an accelerator works
+    curve: list[dict[str, float]] = []
+
+    def state(step: int) -> dict[str, Any]:
+        adapter = [p.detach().cpu() for p in trained]
+        kept = {"step": step, "adapter": adapter, "optimizer": optimizer.state_dict()}
+        kept |= {"curve": curve, "scores": None if canaries is None else canaries.scores}
+        return kept | {"ledger": ledger.entries[-1]["hash"], "spent": ledger.steps}
+
+    def opening() -> tuple[dict[str, Any], int]:
+        at = state(0)
+        if checkpoint.exists():
+            at = torch.load(checkpoint, weights_only=True, map_location="cpu")
+            if at.get("ledger") not in (None, *(entry["hash"] for entry in ledger.entries)):
+                raise UserError(
+                    f"{ledger.path}: holds {ledger.steps} steps and not those that {checkpoint} "
+                    f"was made after, {at['spent']}; restore the newer file from a backup, or "
+                    "start a run with another --out, which is charged anew"
+                )
+        elif plan.reproducible_seed is None and ledger.steps == plan.steps:
+            raise UserError(
+                f"{checkpoint}: is gone, and all steps are spent, so nothing is left to train; "
+                "restore it, or start a run with another --out, which is charged anew"
+            )
+        if plan.reproducible_seed is not None:
+            return at, at["step"]
+        # Steps that a crash lost were paid for: fresh randomness would be a second payment.
+        return at, max(at["step"], ledger.steps)
+
+    def save(step: int) -> None:
+        buffer = io.BytesIO()
+        torch.save(state(step), buffer)
+        write_with(checkpoint, lambda file: file.write(buffer.getvalue()), mode=0o600)
+
+    def spend(step: int) -> np.ndarray:
+        ledger.step(step)  # on disk before any rank learns whom the step draws
+        present = len(units) + (0 if canaries is None else canaries.present)
+        return plan.sample(present, step, randomness)
+
+    before, first = from_first(opening)
+    with torch.no_grad():
+        for parameter, saved in zip(trained, before["adapter"], strict=True):
+            parameter.copy_(saved)
+    optimizer.load_state_dict(before["optimizer"])
+    curve.extend(before["curve"])
+    if canaries is not None:
+        canaries.scores = before["scores"]
+    progress(first)
+    for step in range(first, plan.steps):
+        chosen = from_first(partial(spend, step))
+        drawn = [units[u] for u in chosen if u < len(units)]
+        noise = beside.submit(plan.noise, clipper, step, randomness) if rank() == 0 else None
+        weight = syntax_weight(
+            step, settings.syntax, settings.lambda_max, settings.lambda_min, settings.lambda_decay
+        )
+        total = 0.0
+        for group in micro_batches(drawn, lengths, together, rank(), world()):
+            rows = [(unit, index) for unit in group for index in drawn[unit]]
+            records = [examples[index] for _, index in rows]
+            fill = max(0, together - len(rows)) if grouping == "always as many" else 0
+            losses = _recorded(model, head, clipper, records, pad, settings, weight, fill)
+            clipper.accumulate(torch.tensor([unit for unit, _ in rows]))
+            total += float(losses.nan_to_num(0.0, 0.0, 0.0).sum())  # the curve is JSON
+        if canaries is not None:
+            mine = (chosen[chosen >= len(units)] - len(units))[rank() :: world()]
+            for rows_given in canaries.gradients(mine, settings.micro_batch, device):
+                clipper.accumulate(torch.arange(len(rows_given)), rows_given)
+        noised = noised_sum(clipper.take_sum(), noise.result() if noise else None)
+        if canaries is not None:
+            canaries.observe(noised)
+        clipper.set_gradients(noised / plan.expected_batch)
+        for group_settings in optimizer.param_groups:
+            group_settings["lr"] = _rate(step, plan.steps, settings)
+        optimizer.step()
+        total = float(sum_(torch.tensor(total, dtype=torch.float64, device=device)))
+        taken = sum(map(len, drawn))
+        curve.append({"step": step, "records": taken, "loss": total / max(1, taken)})
+        due = (step + 1) % settings.checkpoint_every == 0 or step + 1 == plan.steps
+        if due and rank() == 0:
+            save(step + 1)
+        progress(1)
+    model.eval()
+    return curve

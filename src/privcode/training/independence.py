@@ -1,0 +1,213 @@
+"""Is what a record contributes a function of that record and the model alone, to the bit?
+
+Promises: before any budget, on made-up tokens, `grouping_of` finds how the records of a step may
+stand together so that none has a say in another's gradient: any number of records padded alike;
+always the same number of rows, filled up with made-up ones; or each unit by itself. It compares
+the gradients of records alone and in company, first and last, after longer and after shorter ones,
+and takes a way only where every bit is the same. A model for which there is none is refused, and
+so is one that mixes records by more than rounding. What such trials may miss is looked up by name:
+positions that follow the longest text seen, experts of limited capacity, statistics over the batch,
+random noise in a router. Mixtures of experts go by themselves unasked: how many tokens an expert
+gets, and so how its products round, depends on the company.
+Does not: see what depends on the tokens and does not happen in the trial, nor lengths between those
+tried; says nothing of other machines.
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any, Literal
+
+import torch
+from torch import nn
+from torch.nn.modules.batchnorm import _NormBase
+
+from privcode.errors import UserError
+from privcode.training.loss import Example, padded
+
+Grouping = Literal["any number", "always as many", "alone"]
+Gradients = Callable[[Sequence[Example], int], torch.Tensor]
+"""Examples, and how many made-up rows come on top -> their gradients [examples, parameters]."""
+
+# How transformers computes rotary frequencies. "longrope" looks at the longest position of the
+# batch: records that are padded alike have the same. "dynamic" remembers it too.
+_ROPES = {"default", "linear", "yarn", "llama3", "proportional", "longrope", "dynamic"}
+_LIMITED = ("capacity", "drop_token", "token_drop")
+_EXPERTS = ("num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts")
+
+
+def refuse_by_name(model: nn.Module, max_tokens: int) -> None:
+    """Refuse what a trial may not show.
+
+    Args:
+        model: as it will be trained.
+        max_tokens: the longest record that can come.
+
+    Raises:
+        UserError: names the setting or the module, and what would do instead.
+    """
+    for name, module in model.named_modules():
+        if isinstance(module, _NormBase) and "Batch" in type(module).__name__:
+            raise UserError(
+                f"module {name}: {type(module).__name__} keeps statistics over the batch, so one "
+                "record would change what the others give; choose another model"
+            )
+        for field, value in vars(module).items():
+            if "jitter" in field and module.training and value:
+                raise UserError(
+                    f"module {name}: {field} adds random noise to its router, drawn for the whole "
+                    "batch; set it to 0 in the model's config.json"
+                )
+        _refuse_ropes(name, module, max_tokens)
+    for config in _configs(model):
+        for field, value in vars(config).items():
+            if value and any(part in field for part in _LIMITED):
+                raise UserError(
+                    f"the model's config.json, {field}: is {value}; experts that drop tokens "
+                    "beyond a capacity let earlier records crowd out later ones; set it to null, "
+                    "or choose another model"
+                )
+
+
+def _refuse_ropes(name: str, module: nn.Module, max_tokens: int) -> None:
+    kinds = getattr(module, "rope_type", None)
+    for kind in kinds.values() if isinstance(kinds, dict) else [kinds]:
+        if kind is None:
+            continue
+        if kind not in _ROPES:
+            raise UserError(
+                f"module {name}: rotary positions of type {kind} are not known to privcode, so "
+                "whether one record changes the others' cannot be told; choose another model"
+            )
+        if kind != "dynamic":
+            continue
+        original = int(vars(module)["original_max_seq_len"])
+        if max_tokens > original:
+            raise UserError(
+                f"module {name}: rotary positions of type dynamic follow the longest text seen "
+                f"so far, so one record would change the others'; set max_tokens to at most "
+                f"{original}, within which they never change"
+            )
+        if any(
+            int(value) > original
+            for field, value in vars(module).items()
+            if field.endswith("max_seq_len_cached")
+        ):
+            raise UserError(
+                f"module {name}: its rotary positions still follow a longer text that the model "
+                "has read; load the model afresh"
+            )
+
+
+def rope_types(model: nn.Module) -> list[str]:
+    """The kinds of rotary positions that a model has, sorted; none where it has no such module."""
+    found: set[str] = set()
+    for module in model.modules():
+        kinds = getattr(module, "rope_type", None) or ()
+        found |= {kinds} if isinstance(kinds, str) else set(dict(kinds).values())
+    return sorted(found)
+
+
+def has_experts(model: nn.Module) -> bool:
+    """Whether tokens are sent to experts, by the model's config or the names of its modules."""
+    by_config = any(
+        isinstance(count := getattr(config, field, None), int) and count > 1
+        for config in _configs(model)
+        for field in _EXPERTS
+    )
+    return by_config or any(
+        type(module).__name__.endswith(("Experts", "MoE", "MoeBlock")) for module in model.modules()
+    )
+
+
+def _configs(model: nn.Module) -> Iterator[Any]:
+    config = getattr(model, "config", None)
+    if config is not None:
+        yield config
+        if hasattr(config, "get_text_config") and (text := config.get_text_config()) is not config:
+            yield text
+
+
+def made_up(length: int, vocabulary: torch.Tensor, seed: int) -> Example:
+    """A public example of random tokens of `vocabulary`, half of them structural."""
+    generator = torch.Generator().manual_seed(seed)
+    ids = vocabulary[torch.randint(len(vocabulary), (length,), generator=generator)].tolist()
+    return Example(tuple(ids), max(1, length // 4), tuple(i % 2 == 0 for i in range(length)))
+
+
+def grouping_of(
+    gradients: Gradients,
+    layer_of: Callable[[int], str],
+    vocabulary: torch.Tensor,
+    micro_batch: int,
+    max_tokens: int,
+    precision: float,
+    alone: bool,
+) -> Grouping:
+    """The first way to group records in which each record's gradient keeps its bits.
+
+    Args:
+        gradients: of examples padded alike, as training computes them.
+        layer_of: the module that a coordinate of a gradient belongs to.
+        vocabulary: the tokens to make examples up from.
+        micro_batch: most records together.
+        max_tokens: the longest record that can come.
+        precision: of the model's numbers; a difference above its square root is not rounding.
+        alone: try that way only.
+
+    Raises:
+        UserError: there is none; names the first module whose gradient differs.
+    """
+    ways: list[Grouping] = ["any number", "always as many", "alone"]
+    for way in ways[2:] if alone or micro_batch == 1 else ways:
+        differing = None
+        for expected, got in _pairs(gradients, way, vocabulary, micro_batch, max_tokens):
+            if torch.equal(got, expected):
+                continue
+            apart = (got - expected).double()
+            differing = layer_of(int(apart.abs().argmax()))
+            if not float(apart.norm()) <= precision**0.5 * float(expected.double().norm()):
+                raise UserError(
+                    f"module {differing}: its gradient for one record depends on the others in "
+                    "the batch, or on chance; a model that mixes records, or drops out at random, "
+                    "cannot be clipped per record"
+                )
+            break
+        if differing is None:
+            return way
+    raise UserError(
+        f"module {differing}: gives a record other bits when it is computed again, which the noise "
+        "does not cover; set dtype: float32, or choose another model or machine"
+    )
+
+
+def _pairs(
+    gradients: Gradients, way: Grouping, vocabulary: torch.Tensor, most: int, max_tokens: int
+) -> Iterable[tuple[torch.Tensor, torch.Tensor]]:
+    """Gradients of the same record twice: as computed at first, and in other company.
+
+    The shortest records, some in between and the longest take turns, in this order and back, so
+    that what a model remembers from longer or shorter ones shows. Each set has as many records as
+    the run puts together; the shortest are all computed alone too, of the others the first and the
+    last.
+    """
+    count = 1 if way == "alone" else most
+    lengths = sorted({min(16, max_tokens), min(padded(max_tokens // 3), max_tokens), max_tokens})
+    sets = [
+        [made_up(max(2, length - i % 8), vocabulary, 1000 * length + i) for i in range(count)]
+        for length in lengths
+    ]
+
+    def computed(records: list[Example], which: Sequence[int]) -> dict[int, torch.Tensor]:
+        fill = most - len(which) if way == "always as many" else 0
+        return dict(zip(which, gradients([records[i] for i in which], fill), strict=True))
+
+    first: list[dict[int, torch.Tensor]] = []
+    for records in sets:
+        first.append({})
+        for one in range(count) if records is sets[0] else {0, count - 1}:
+            first[-1] |= computed(records, [one])
+    turned = list(range(count))[::-1]
+    for records, known in zip(reversed(sets), reversed(first), strict=True):
+        for company in (turned, turned[1::2]):
+            if company:
+                for one, row in computed(records, company).items():
+                    yield known.setdefault(one, row), row

@@ -1,0 +1,85 @@
+"""How likely a model finds given answers: what exposure and membership inference are computed from.
+
+Promises: each example's figures depend on that example and the model alone, whatever is beside it
+in its batch (to rounding); the model is left as it was. Does not: sample, or train.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch.nn.functional import cross_entropy
+
+from privcode.data.records import Record
+from privcode.generation.local import LocalGenerator
+from privcode.models import render
+from privcode.training.dp_sgd import encode
+from privcode.training.loss import Example, collate
+
+
+def record_log_probabilities(
+    generator: LocalGenerator,
+    records: Sequence[Record],
+    template: str,
+    max_tokens: int,
+    batch_size: int,
+    progress: Callable[[int], object] = lambda records: None,
+) -> list[tuple[np.ndarray, bool]]:
+    """For each record as training saw it: its code's log-probabilities, and whether it was cut.
+
+    Args:
+        generator: the model and its tokenizer.
+        records: any.
+        template: how prompts are put to the model.
+        max_tokens: longer records are cut, as training cuts them.
+        batch_size, progress: see `token_log_probabilities`.
+    """
+    encoded = [
+        encode(
+            record,
+            render(template, prompt=record.prompt),
+            generator.tokenizer,
+            max_tokens,
+            syntax=False,
+        )
+        for record in records
+    ]
+    examples = [example for example, _ in encoded]
+    found = token_log_probabilities(generator.model, examples, batch_size, progress)
+    return [(score, cut) for score, (_, cut) in zip(found, encoded, strict=True)]
+
+
+@torch.inference_mode()
+def token_log_probabilities(
+    model: Any,
+    examples: Sequence[Example],
+    batch_size: int,
+    progress: Callable[[int], object] = lambda examples: None,
+) -> list[np.ndarray]:
+    """For each example, log p of each of its completion's tokens, in nats, float64.
+
+    Args:
+        model: a causal language model, on its own device.
+        examples: prompt and completion tokens; one without completion tokens gives an empty array.
+        batch_size: examples in one forward pass; memory only, same result to rounding.
+        progress: called with the number of examples just finished.
+    """
+    found: list[np.ndarray] = [np.empty(0)] * len(examples)
+    order = sorted(range(len(examples)), key=lambda i: -len(examples[i].ids))
+    training = model.training
+    model.eval()
+    for start in range(0, len(order), batch_size):
+        rows = order[start : start + batch_size]
+        batch = collate([examples[i] for i in rows], 0, model.device)  # no target sees the padding
+        scored = batch.scored[:, 1:]
+        out = model(input_ids=batch.ids, attention_mask=batch.attention, use_cache=False).logits
+        loss = cross_entropy(
+            out[:, :-1][scored].float(), batch.ids[:, 1:][scored], reduction="none"
+        )
+        counts = scored.sum(1).tolist()
+        for i, part in zip(rows, torch.split(loss.double().cpu(), counts), strict=True):
+            found[i] = -part.numpy()
+        progress(len(rows))
+    model.train(training)
+    return found

@@ -1,0 +1,248 @@
+"""Round-trip validation: does the code say what the prompt asked? (paper, stage 2, step 3)
+
+Promises: scores, one a pair, from a public model: by likelihood (how much the code helps to guess
+the prompt; no sampling), or as in the paper (describe the code in words, compare the description
+with the prompt). All of it is post-processing of samples of the DP model.
+Does not: choose the threshold τ, run code, or read a private record.
+"""
+
+from collections.abc import Callable, Sequence
+
+import torch
+from peft import PeftModel
+from torch.nn.functional import cosine_similarity, cross_entropy
+from torch.nn.utils.rnn import pad_sequence
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from privcode.errors import UserError
+from privcode.generation import Generator, Sampling
+from privcode.generation.local import LocalGenerator
+from privcode.models import context_length, load_encoder, load_tokenizer, render
+from privcode.validation.settings import RoundTrip
+
+Similarity = Callable[[list[str], list[str]], list[float]]
+"""Candidates and references, one to one, to scores; 1 is the same text."""
+
+Scorer = Callable[[list[tuple[str, str]], int], list[float | None]]
+"""(prompt, code) pairs and their chunk's number, to scores; None: too long for the model."""
+
+
+def scorer(
+    settings: RoundTrip, model: PreTrainedModel | PeftModel, tokenizer: PreTrainedTokenizerBase
+) -> Scorer:
+    """The round-trip score that `settings` ask for, with `model` as the describer.
+
+    Raises:
+        UserError: a similarity model is not named, cannot be loaded, or needs what is not
+            installed.
+    """
+    similarity = _similarity(settings)
+    context = context_length(model)
+
+    def length(prompt: str, code: str) -> int:
+        text = render(settings.template, code=code)
+        if similarity is None:
+            text += prompt
+        return len(tokenizer(text)["input_ids"]) + 1
+
+    def score(pairs: list[tuple[str, str]], chunk: int) -> list[float | None]:
+        scores: list[float | None] = [None] * len(pairs)
+        short = [i for i, pair in enumerate(pairs) if length(*pair) < context]
+        if not short:
+            return scores
+        chosen = [pairs[i] for i in short]
+        if similarity is None:
+            found = likelihood(model, tokenizer, chosen, settings.template, settings.batch_size)
+        else:
+            sampling = Sampling(
+                temperature=settings.temperature,
+                max_new_tokens=settings.max_new_tokens,
+                n=settings.samples,
+                seed=settings.seed,
+            )
+            generator = LocalGenerator(model, tokenizer, settings.batch_size)
+            texts = describe(generator, [c for _, c in chosen], settings.template, sampling, chunk)
+            found = best_similarity(similarity, texts, [prompt for prompt, _ in chosen])
+        for i, value in zip(short, found, strict=True):
+            scores[i] = value
+        return scores
+
+    return score
+
+
+def _similarity(settings: RoundTrip) -> Similarity | None:
+    if settings.method == "likelihood":
+        return None
+    if settings.similarity_model is None:
+        raise UserError(
+            f"validate.round_trip.similarity_model: {settings.method} needs one; name an encoder"
+        )
+    if settings.method == "embeddings":
+        return embeddings(settings.similarity_model)
+    if settings.similarity_layers is None:
+        raise UserError(
+            "validate.round_trip.similarity_layers: bertscore reads one layer; give its number"
+        )
+    return bertscore(settings.similarity_model, settings.similarity_layers)
+
+
+def describe(
+    generator: Generator, codes: Sequence[str], template: str, sampling: Sampling, chunk: int = 0
+) -> list[list[str]]:
+    """`sampling.n` descriptions of each code; `template` holds {code}, the description follows.
+
+    The paper draws 20 at temperature 0.8, of at most 200 tokens.
+    """
+    return generator.generate([render(template, code=code) for code in codes], sampling, chunk)
+
+
+def best_similarity(
+    similarity: Similarity, descriptions: Sequence[Sequence[str]], prompts: Sequence[str]
+) -> list[float]:
+    """For each prompt the highest similarity among its descriptions, each at least one.
+
+    The paper keeps a pair when this is at least τ.
+    """
+    flat = [text for texts in descriptions for text in texts]
+    references = [
+        prompt for prompt, texts in zip(prompts, descriptions, strict=True) for _ in texts
+    ]
+    scores = iter(similarity(flat, references))
+    return [max(next(scores) for _ in texts) for texts in descriptions]
+
+
+def bertscore(model_path: str, num_layers: int) -> Similarity:
+    """BERTScore F1 by layer `num_layers` of an encoder, not rescaled (the paper's similarity).
+
+    Raises:
+        UserError: bert-score is not installed, or the model cannot be loaded.
+    """
+    try:
+        from bert_score import BERTScorer
+    except ImportError:
+        raise UserError(
+            "round trip by BERTScore needs bert-score; pip install 'privcode[bertscore]'"
+        ) from None
+    try:
+        scorer = BERTScorer(model_type=model_path, num_layers=num_layers)
+    except (OSError, ValueError, AssertionError) as error:
+        raise UserError(
+            f"model {model_path}: cannot be loaded for BERTScore with {num_layers} layers; "
+            "give an encoder's directory or hub name, and a layer it has"
+        ) from error
+
+    def f1(candidates: list[str], references: list[str]) -> list[float]:
+        return [float(score) for score in scorer.score(candidates, references)[2]]
+
+    return f1
+
+
+def embeddings(model_path: str, batch_size: int = 64) -> Similarity:
+    """Cosine of mean-pooled last hidden states; texts are cut at the tokenizer's own length.
+
+    Raises:
+        UserError: the model cannot be loaded.
+    """
+    tokenizer, model = load_tokenizer(model_path), load_encoder(model_path)
+
+    @torch.inference_mode()
+    def embed(texts: list[str]) -> torch.Tensor:
+        means = []
+        for start in range(0, len(texts), batch_size):
+            inputs = tokenizer(
+                texts[start : start + batch_size],
+                padding=True,
+                padding_side="right",
+                truncation=True,
+                return_tensors="pt",
+            ).to(model.device)
+            hidden = model(**inputs).last_hidden_state
+            mask = inputs["attention_mask"].unsqueeze(-1)
+            means.append((hidden * mask).sum(1) / mask.sum(1).clamp(min=1))
+        return torch.cat(means)
+
+    def cosine(candidates: list[str], references: list[str]) -> list[float]:
+        if not candidates:
+            return []
+        # n candidates share a reference, so each text is embedded once.
+        texts = list(dict.fromkeys(candidates + references))
+        row = {text: index for index, text in enumerate(texts)}
+        vectors = embed(texts)
+        left = vectors[[row[text] for text in candidates]]
+        right = vectors[[row[text] for text in references]]
+        return [float(score) for score in cosine_similarity(left, right)]
+
+    return cosine
+
+
+def likelihood(
+    model: PreTrainedModel | PeftModel,
+    tokenizer: PreTrainedTokenizerBase,
+    pairs: Sequence[tuple[str, str]],
+    template: str,
+    batch_size: int = 16,
+    progress: Callable[[int], None] | None = None,
+) -> list[float]:
+    """Mean over the prompt's tokens of log p(prompt | code) − log p(prompt), in nats a token.
+
+    Above 0, the code tells something about the prompt. The second term is the same template with
+    empty code, so a prompt that is merely common earns nothing.
+
+    Args:
+        model: a causal language model that can describe code; on its own device.
+        tokenizer: the model's.
+        pairs: (prompt, code).
+        template: holds {code}; the prompt is expected right after it.
+        batch_size: sequences in one forward pass; memory grows with it, the scores do not change.
+        progress: called with the number of pairs just finished.
+
+    Raises:
+        UserError: the template has no words of its own, a prompt is empty, or a pair is longer
+            than the model's context.
+    """
+    context = context_length(model)
+    empty = tokenizer(render(template, code=""))["input_ids"]
+    if not empty:
+        raise UserError("round-trip template: holds nothing but {code}; add words around it")
+    encoded = []
+    for number, (prompt, code) in enumerate(pairs, start=1):
+        given = tokenizer(render(template, code=code))["input_ids"]
+        target = tokenizer(prompt, add_special_tokens=False)["input_ids"]
+        if not target:
+            raise UserError(f"pair {number} of the chunk has an empty prompt; give it some text")
+        if len(given) + len(target) > context:
+            raise UserError(
+                f"pair {number} of the chunk has {len(given) + len(target)} tokens and the model's "
+                f"context is {context}; shorten it or choose a model with a longer context"
+            )
+        encoded.append((given, target))
+    scores = [0.0] * len(pairs)
+    order = sorted(range(len(pairs)), key=lambda index: -sum(map(len, encoded[index])))
+    for start in range(0, len(order), batch_size):
+        rows = order[start : start + batch_size]
+        given = _mean_log_probability(model, [encoded[row] for row in rows])
+        alone = _mean_log_probability(model, [(empty, encoded[row][1]) for row in rows])
+        for row, with_code, without in zip(rows, given, alone, strict=True):
+            scores[row] = with_code - without
+        if progress:
+            progress(len(rows))
+    return scores
+
+
+@torch.inference_mode()
+def _mean_log_probability(
+    model: PreTrainedModel | PeftModel, rows: list[tuple[list[int], list[int]]]
+) -> list[float]:
+    """log p(target | context) / tokens of the target, for rows of (context, target) token ids."""
+    ids = [torch.tensor(context + target, device=model.device) for context, target in rows]
+    logits = model(
+        # Right padding: no target sees it, so any id will do.
+        input_ids=pad_sequence(ids, batch_first=True),
+        attention_mask=pad_sequence([torch.ones_like(row) for row in ids], batch_first=True),
+        use_cache=False,
+    ).logits
+    means = []
+    for row, (context, target), scores in zip(ids, rows, logits, strict=True):
+        predicting = scores[len(context) - 1 : len(context) + len(target) - 1]
+        means.append(-float(cross_entropy(predicting.float(), row[len(context) :])))
+    return means

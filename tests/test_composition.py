@@ -19,6 +19,7 @@ from privcode.pipeline.private import DataIdentity
 from privcode.pipeline.results import evidence, verify
 from privcode.pipeline.run import Run
 from privcode.pipeline.spending import spent_beside
+from privcode.pipeline.stages.sanitize import begin_ledger
 from privcode.pipeline.trials import variant
 from privcode.privacy.accounting import Spent
 from privcode.privacy.ledger import Ledger, identity, read_ledger
@@ -189,14 +190,14 @@ def test_a_run_of_another_unit_is_refused_before_it_spends(config: Path) -> None
     config.with_name("o.yaml").write_text(OWNERS)
     run = Run(load_config(config.with_name("o.yaml")), config.parent / "b")
     with pytest.raises(UserError, match=r"is owner \(column author\).*protects each record"):
-        run._begin(DATA)
+        begin_ledger(run, DATA)
     run.close()
     assert not run.ledger.exists()
     assert len(registered()) == 1
     declared = OWNERS.replace("unit: column", "unit: column, selection: not-charged")
     config.with_name("d.yaml").write_text(declared)
     run = Run(load_config(config.with_name("d.yaml")), config.parent / "c")
-    run._begin(DATA)
+    begin_ledger(run, DATA)
     run.close()
     charge = run.plan.charge(spent_beside(run))
     assert math.isfinite(charge.cost.epsilon)

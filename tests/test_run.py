@@ -18,7 +18,8 @@ from privcode.errors import UserError
 from privcode.exercises.corpus import prelude, private_records, public_prompts, tasks
 from privcode.files import PUBLIC_TIME, write_jsonl
 from privcode.pipeline import results
-from privcode.pipeline.run import STAGES, Run
+from privcode.pipeline.methods import METHODS
+from privcode.pipeline.run import Run
 from privcode.privacy.ledger import read_ledger
 from privcode.release.verify import verify_bundle
 
@@ -125,13 +126,13 @@ def test_killed_when_trained_but_not_noted_the_adapter_is_not_lost(
     with monkeypatch.context() as patch:
         patch.setattr(Run, "note", killed)
         with pytest.raises(KeyboardInterrupt):
-            run.sanitize()
+            run.do("sanitize")
     run.close()
     adapter = run.junior / "adapter_model.safetensors"
     trained = adapter.read_bytes()
     adapter.write_bytes(b"half")
     again = Run.open(run.out)
-    again.sanitize()
+    again.do("sanitize")
     assert adapter.read_bytes() == trained
     assert not (run.private / ".sanitize.partial").exists()
     assert len(read_ledger(run.ledger)) == 1 + 3
@@ -141,7 +142,7 @@ def test_killed_when_trained_but_not_noted_the_adapter_is_not_lost(
 
 def test_how_long_reading_took_is_in_private_alone(tmp_path: Path) -> None:
     run = tiny(tmp_path)
-    run.sanitize()
+    run.do("sanitize")
     assert run.seconds()["sanitize"] > 0
     assert "seconds" not in run.manifest.read_text()
     assert (run.private / "manifest.json").stat().st_mode & 0o777 == 0o600
@@ -161,7 +162,7 @@ def test_no_time_outside_private_tells_when_a_stage_ended(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run = tiny(tmp_path)
-    run.sanitize()
+    run.do("sanitize")
     found = times(run.out)
     assert {"private", "models", "models/junior", "manifest.json", "."} <= set(found)
     assert set(found.values()) == {PUBLIC_TIME * 10**9}
@@ -169,7 +170,7 @@ def test_no_time_outside_private_tells_when_a_stage_ended(
     with monkeypatch.context() as patch:  # nor does one when it ended badly
         patch.setattr("privcode.data.prompts.read_prompts", lambda *_: 1 / 0)
         with pytest.raises(ZeroDivisionError):
-            run.synthesize()
+            run.do("synthesize")
         assert set(times(run.out).values()) == {PUBLIC_TIME * 10**9}
     run.close()
 
@@ -181,7 +182,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     done = privcode("run", path, "--out", path.parent / "whole", "--json")
     assert done.returncode == 0, done.stderr
     shutil.copy(Path(os.environ["PRIVCODE_STATE"]) / "key", path.parent)
-    assert json.loads(done.stdout)["stages"] == list(STAGES["privcode"])
+    assert json.loads(done.stdout)["stages"] == list(METHODS["privcode"].stages)
     return path
 
 
@@ -206,7 +207,7 @@ def test_killed_in_every_stage_and_run_again_gives_the_same_bytes(finished: Path
         "evaluate": lambda: (cut / "evaluation" / "one.base.json").exists(),
         "audit": lambda: "evaluate" in stages(cut),
     }
-    assert tuple(moments) == STAGES["privcode"]
+    assert tuple(moments) == METHODS["privcode"].stages
     for stage, half_way in moments.items():
         kill_when(start(*arguments), half_way)
         assert stage not in stages(cut)
@@ -265,7 +266,7 @@ def test_only_the_internal_part_of_the_audit_reads_records_after_sanitize(config
     refused = privcode("run", config, "--out", run)
     assert refused.returncode == 2
     assert "private.jsonl, row 1: not valid JSON" in refused.stderr.splitlines()[-1]
-    assert set(stages(run)) == set(STAGES["privcode"]) - {"audit"}
+    assert set(stages(run)) == set(METHODS["privcode"].stages) - {"audit"}
     audit = (run / "evaluation" / "audit.json").read_bytes()  # made before records were asked for
     assert json.loads(audit)["exposure"]["candidates"] == 20
 

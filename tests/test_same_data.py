@@ -20,6 +20,7 @@ from privcode.pipeline.private import private_records
 from privcode.pipeline.results import verify
 from privcode.pipeline.run import Run
 from privcode.pipeline.spending import runs_beside, spent_beside, spent_elsewhere
+from privcode.pipeline.stages.sanitize import begin_ledger
 from privcode.privacy import sketch as sketches
 from privcode.privacy.ledger import Ledger, read_ledger
 from privcode.privacy.registry import kept, registered, registry, secret
@@ -60,7 +61,7 @@ def run_over(loaded: Config, out: Path) -> Run:
     """A run that was begun over these data, in a folder of its own, and is closed."""
     run = Run(loaded, out / "run")
     try:
-        run._begin(private_records(loaded)[2])
+        begin_ledger(run, private_records(loaded)[2])
     finally:
         run.close()
     return run
@@ -306,11 +307,11 @@ def test_a_neighbouring_run_of_a_lost_registry_is_known_by_its_sketch(
     write(tmp_path / "one.jsonl", ROWS)
     write(tmp_path / "two.jsonl", ROWS[::-1])
     first = Run(config(tmp_path, "one.jsonl"), tmp_path / "runs" / "a")
-    first._begin(private_records(first.config)[2])
+    begin_ledger(first, private_records(first.config)[2])
     first.close()
     registry().unlink()
     second = Run(config(tmp_path, "two.jsonl"), tmp_path / "runs" / "b")
-    second._begin(private_records(second.config)[2])
+    begin_ledger(second, private_records(second.config)[2])
     second.close()
     assert len(spent_beside(second)) == 1
     assert [other.share for other in runs_beside(second).values()] == [1.0]
@@ -389,7 +390,7 @@ def test_a_neighbour_whose_source_is_gone_is_known_by_its_ledger(tmp_path: Path)
     for name, rows in (("a", OTHERS), ("b", ROWS)):
         write(tmp_path / "real" / "one.jsonl", rows)
         run = Run(loaded, tmp_path / "runs" / name)
-        run._begin(private_records(loaded)[2])
+        begin_ledger(run, private_records(loaded)[2])
         run.close()
     registry().unlink()
     (tmp_path / "link").unlink()
@@ -406,7 +407,7 @@ def test_a_config_that_was_edited_after_a_stage_is_refused_ever_after(
     loaded = config(tmp_path, "one.jsonl")
     run = Run(loaded, tmp_path / "a")
     with run.stage("sanitize", [], []):
-        run._begin(private_records(loaded)[2])
+        begin_ledger(run, private_records(loaded)[2])
         for step in range(run.plan.steps):
             Ledger(run.ledger).step(step)
     run.close()
@@ -428,4 +429,4 @@ def test_a_run_whose_settings_were_edited_half_way_does_not_go_on(tmp_path: Path
     run = run_over(config(tmp_path, "one.jsonl"), tmp_path / "a")
     opened = edited(run, "learning_rate: 0.0001\n  schedule", "learning_rate: 0.1\n  schedule")
     with pytest.raises(UserError, match="private data or settings"):
-        opened._begin(private_records(opened.config)[2])
+        begin_ledger(opened, private_records(opened.config)[2])

@@ -51,7 +51,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_jsonl(root / "private.jsonl", private_records(40, seed=1))
     (root / "privcode.yaml").write_text(CONFIG)
     run = Run(cli_config(root), root / "whole")
-    run.sanitize()
+    run.do("sanitize")
     with run.stage("validate", [], [run.accepted]):
         write_jsonl(run.accepted, ROWS)
         verdicts = [{"id": row["id"], "accepted": True, "reason": ""} for row in ROWS]

@@ -374,7 +374,7 @@ def run(config: RunOrConfig, out: Out = None, as_json: Json = False) -> None:
 def _stage(name: str, help: str) -> None:
     def command(run: RunOrConfig, out: Out = None, as_json: Json = False) -> None:
         opened = _opened(run, out)
-        getattr(opened, name)()
+        opened.do(name)
         _summary(opened, as_json)
 
     app.command(name=name, help=help)(command)

@@ -23,8 +23,9 @@ from privcode.errors import UserError
 from privcode.files import private_folder, read_json, settle, write_bytes, write_json, write_text
 from privcode.pipeline import results
 from privcode.pipeline.arms import arms, row, table
+from privcode.pipeline.methods import stages_of
 from privcode.pipeline.preflight import refuse_early
-from privcode.pipeline.run import Run, stages_of
+from privcode.pipeline.run import Run
 
 _PR_SET_PDEATHSIG = 1
 

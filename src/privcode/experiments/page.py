@@ -18,30 +18,11 @@ from scipy.stats import t as student
 
 from privcode.console import columns
 from privcode.experiments import drawing
-from privcode.pipeline.arms import BUDGETED
+from privcode.pipeline.methods import BUDGETED, METHODS
 from privcode.release.page import environment
 from privcode.release.page import markdown as escaped
 
 Row = Mapping[str, Any]
-
-METHODS = {
-    "base": "the premium model, untuned",
-    "control": "privcode with the untuned junior: what synthesis, filters and tuning give without "
-    "the private data",
-    "privcode": "DP-SGD on the junior; its answers to public prompts, filtered; the premium tuned "
-    "on what is left",
-    "dpft": "DP-SGD straight on the premium",
-    "jft": "the premium tuned without noise on the private data with what looks personal masked, "
-    "then with DP-SGD; its ε covers the second half alone",
-    "nondpft": "the premium tuned on the private data without privacy: the ceiling",
-    "no-privsa": "privcode without the syntax-aware term in the junior's loss",
-    "constant-lambda": "privcode with that term at a constant weight",
-    "no-execution": "privcode without the execution filter",
-    "no-round-trip": "privcode without the round-trip filter",
-    "no-surest": "privcode without the choice of what the junior is surest of",
-    "no-filters": "privcode without any filter",
-}
-"""What each method is, in one line."""
 
 
 def number(epsilon: Any) -> float | None:
@@ -394,5 +375,5 @@ def page(
         gains_note=shares_note(facts),
         table=table,
         notes=notes(facts, published),
-        methods={name: words for name, words in METHODS.items() if name in methods},
+        methods={name: row.words for name, row in METHODS.items() if name in methods},
     )

@@ -24,7 +24,7 @@ from privcode.experiments.drawing import (
     short,
 )
 from privcode.experiments.page import epsilon_text, grid_text, headline, number, plain, value_text
-from privcode.pipeline.arms import ABLATIONS, BUDGETED
+from privcode.pipeline.methods import ABLATIONS, BUDGETED
 
 Row = Mapping[str, Any]
 

@@ -22,9 +22,10 @@ from privcode.files import read_json, read_sealed, settle, write_sealed
 from privcode.pipeline import results
 from privcode.pipeline.budget import SWEEP, digest, select
 from privcode.pipeline.directory import lock
+from privcode.pipeline.methods import stages_of
 from privcode.pipeline.preflight import refuse_early
 from privcode.pipeline.private import private_records
-from privcode.pipeline.run import Run, stages_of
+from privcode.pipeline.run import Run
 from privcode.pipeline.trials import Settings, best, checked, draw, grid, variant
 from privcode.privacy import registry
 

@@ -20,23 +20,10 @@ from scipy.stats import t as student
 from privcode.config import Compared, Config, with_settings
 from privcode.errors import UserError
 from privcode.fields import json_number
+from privcode.pipeline.methods import ABLATIONS, BUDGETED, METHODS
 
 MOST_ARMS = 1000
 SEEDED = ("sanitize", "synthesize", "boost", "evaluate", "audit")
-
-_NO_EXECUTION = {"validate.execution.enabled": False}
-_NO_ROUND_TRIP = {"validate.round_trip.method": "off"}
-_NO_SUREST = {"validate.surest": 1.0}
-ABLATIONS: dict[str, dict[str, Any]] = {
-    "no-privsa": {"sanitize.syntax.schedule": "off"},
-    "constant-lambda": {"sanitize.syntax.schedule": "constant"},
-    "no-execution": _NO_EXECUTION,
-    "no-round-trip": _NO_ROUND_TRIP,
-    "no-surest": _NO_SUREST,
-    "no-filters": _NO_EXECUTION | _NO_ROUND_TRIP | _NO_SUREST,
-}
-"""Privcode without one part: what the arm has otherwise."""
-BUDGETED = ("privcode", "dpft", "jft", *ABLATIONS)
 
 _READS = {
     "sanitize": ("data", "privacy", "junior", "sanitize", "audit"),
@@ -133,7 +120,7 @@ def _config(
     values["evaluate.models"] = ["base"] if method == "base" else ["tuned"]
     if values["method"] == "privcode":
         values["evaluate.models"] = ["junior", "tuned"]
-    values |= dict(grid) | ABLATIONS.get(method, {}) | config.compare.settings.get(method, {})
+    values |= dict(grid) | METHODS[method].settings | config.compare.settings.get(method, {})
     return with_settings(config, values, f"compare, arm {method}")
 
 

@@ -21,8 +21,8 @@ from privcode.data.settings import Prompts
 from privcode.errors import UserError
 from privcode.models import sizes
 from privcode.models.settings import Dtype, Model
+from privcode.pipeline.methods import stages_of
 from privcode.pipeline.preflight import tasks_of
-from privcode.pipeline.run import stages_of
 from privcode.scoring.settings import TaskFile
 
 GPU = "A100-80GB"

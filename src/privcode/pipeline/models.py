@@ -11,14 +11,14 @@ from typing import TYPE_CHECKING, Any
 
 from privcode.console import progress_bar
 from privcode.models.settings import Model
+from privcode.pipeline.layout import RunDirectory
 
 if TYPE_CHECKING:
     from privcode.generation import Sampling
     from privcode.generation.local import LocalGenerator
-    from privcode.pipeline.run import Run
 
 
-def generator_of(run: "Run", label: str, batch_size: int) -> "LocalGenerator":
+def generator_of(run: RunDirectory, label: str, batch_size: int) -> "LocalGenerator":
     """The model called "base", "tuned", "junior" or "untuned junior", ready to sample."""
     from privcode.generation.local import LocalGenerator
     from privcode.models import load_adapter, load_model, load_tokenizer
@@ -38,7 +38,7 @@ def generator_of(run: "Run", label: str, batch_size: int) -> "LocalGenerator":
     return LocalGenerator(model, load_tokenizer(section.model), batch_size)
 
 
-def trainable(run: "Run") -> Any:
+def trainable(run: RunDirectory) -> Any:
     """What `sanitize` tunes: the model with a new adapter, always the same at one seed."""
     import torch
 
@@ -55,7 +55,7 @@ def trainable(run: "Run") -> Any:
     return attach_lora(model, lora.r, lora.alpha, lora.dropout, lora.targets)
 
 
-def certainty(run: "Run", samples: list[Any]) -> dict[Any, float]:
+def certainty(run: RunDirectory, samples: list[Any]) -> dict[Any, float]:
     """By sample's id, the mean log-probability of its tokens under the junior."""
     from privcode.data.records import Record, Unit
     from privcode.training.likelihood import record_log_probabilities
@@ -77,7 +77,7 @@ def certainty(run: "Run", samples: list[Any]) -> dict[Any, float]:
     return {row["id"]: float(f.mean()) for row, (f, _) in zip(samples, found, strict=True)}
 
 
-def ask(run: "Run", label: str, prompts: list[str]) -> list[str]:
+def ask(run: RunDirectory, label: str, prompts: list[str]) -> list[str]:
     """What the model called `label` answers: each prompt's likeliest text, and samples."""
     config = run.config.audit
     section = run.config.labelled(label)
@@ -90,7 +90,7 @@ def ask(run: "Run", label: str, prompts: list[str]) -> list[str]:
     return [text for texts in found for text in texts]
 
 
-def merge(run: "Run", label: str, adapter: Path) -> None:
+def merge(run: RunDirectory, label: str, adapter: Path) -> None:
     """Write the whole model beside its adapter."""
     from privcode.models import save_model
 

@@ -15,6 +15,7 @@ from privcode.fields import json_number
 from privcode.files import Row, read_jsonl
 from privcode.pipeline.budget import check_settings, check_trial
 from privcode.pipeline.directory import changed, passing, read_manifest, read_private, versions
+from privcode.pipeline.layout import RunDirectory
 from privcode.pipeline.spending import is_public, spent_beside
 from privcode.plain import files_below, is_text, read_object, shown
 from privcode.privacy.accounting import Spent
@@ -22,11 +23,10 @@ from privcode.privacy.ledger import planned_in, read_ledger, spent_in
 from privcode.privacy.plan import Charge
 
 if TYPE_CHECKING:
-    from privcode.pipeline.run import Run
     from privcode.release.evidence import Evidence
 
 
-def evaluation(run: "Run") -> dict[str, dict[str, Any]]:
+def evaluation(run: RunDirectory) -> dict[str, dict[str, Any]]:
     """Task -> model ("base", "junior", or the method's name) -> figures.
 
     Raises:
@@ -58,7 +58,7 @@ def _is_share(value: Any) -> bool:
     return type(value) in (int, float) and 0 <= value <= 1
 
 
-def audit(run: "Run") -> dict[str, Any] | None:
+def audit(run: RunDirectory) -> dict[str, Any] | None:
     """What the audit found, if there was one.
 
     Raises:
@@ -70,13 +70,13 @@ def audit(run: "Run") -> dict[str, Any] | None:
     return checked_audit(read_object(path), str(path)) if path.exists() else None
 
 
-def leaks(run: "Run") -> dict[str, Any] | None:
+def leaks(run: RunDirectory) -> dict[str, Any] | None:
     """The audit's counts of planted secrets, if there were any."""
     found = audit(run)
     return found if found and "places" in found else None
 
 
-def funnel(run: "Run") -> dict[str, Any] | None:
+def funnel(run: RunDirectory) -> dict[str, Any] | None:
     """How many samples were drawn and accepted, and why others were not."""
     if not run.verdicts.exists():
         return None
@@ -93,13 +93,13 @@ def funnel(run: "Run") -> dict[str, Any] | None:
     }
 
 
-def spent(run: "Run") -> Spent | None:
+def spent(run: RunDirectory) -> Spent | None:
     """What the run's ledger says was spent, if it trained under DP."""
     entries = read_ledger(run.ledger)
     return spent_in(entries) if entries else None
 
 
-def summary(run: "Run") -> dict[str, Any]:
+def summary(run: RunDirectory) -> dict[str, Any]:
     """The public figures of a run as JSON."""
     charge = run.plan.charge(spent_beside(run)) if spent(run) else None
     return {
@@ -125,7 +125,7 @@ def charged(charge: Charge) -> dict[str, Any]:
     }
 
 
-def verify(run: "Run") -> dict[str, Any]:
+def verify(run: RunDirectory) -> dict[str, Any]:
     """Check every hash of a run and recompute its guarantee; writes nothing.
 
     Raises:
@@ -178,7 +178,7 @@ def verify(run: "Run") -> dict[str, Any]:
     }
 
 
-def _check_origin(run: "Run", stages: dict[str, Any], facts: dict[str, Any]) -> None:
+def _check_origin(run: RunDirectory, stages: dict[str, Any], facts: dict[str, Any]) -> None:
     """Refuse a bundle, whole by itself, that states or holds something else than the run does."""
     from privcode.release.bundle import DATA, rows_of
     from privcode.release.stated import public, stated
@@ -233,7 +233,7 @@ def _tried(config: Config) -> dict[str, Any]:
     return {"settings": tried, "score": sweep.score.model_dump()}
 
 
-def evidence(run: "Run") -> "Evidence":
+def evidence(run: RunDirectory) -> "Evidence":
     """Everything public that a report or a release is made of."""
     from privcode.release.evidence import Evidence
 

@@ -11,11 +11,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from privcode.config import Config, load_config
 from privcode.console import say
 from privcode.files import Row
+from privcode.pipeline.layout import RunDirectory
 from privcode.pipeline.private import DataIdentity
 from privcode.privacy.accounting import Spent, read_spent
 from privcode.privacy.ledger import (
@@ -29,9 +29,6 @@ from privcode.privacy.ledger import (
 )
 from privcode.privacy.registry import kept, place, registered, registry, secret
 from privcode.privacy.sketch import SHARE, Sketch, shared
-
-if TYPE_CHECKING:
-    from privcode.pipeline.run import Run
 
 
 @dataclass(frozen=True)
@@ -72,7 +69,7 @@ class _Data:
         return bool(self.records or self.sketch)
 
 
-def spent_beside(run: "Run", data: DataIdentity | None = None) -> tuple[Spent, ...]:
+def spent_beside(run: RunDirectory, data: DataIdentity | None = None) -> tuple[Spent, ...]:
     """What other runs spent on the same data, each run once.
 
     Those in the folders next to this one, and those that the registry knows. `data` are the records
@@ -81,7 +78,7 @@ def spent_beside(run: "Run", data: DataIdentity | None = None) -> tuple[Spent, .
     return tuple(other.spent for other in runs_beside(run, data).values())
 
 
-def runs_beside(run: "Run", data: DataIdentity | None = None) -> dict[str, Other]:
+def runs_beside(run: RunDirectory, data: DataIdentity | None = None) -> dict[str, Other]:
     """The runs of `spent_beside`, by name."""
     own = read_ledger(run.ledger)
     source = source_in(own) or place(run.config.data.source)

@@ -2,7 +2,7 @@
 
 Promises: figures about made-up secrets go to evaluation/audit.json; what is computed from real
 records, outside the mechanism, goes to `private/` alone, and the console hears of the file alone.
-Does not: attack (`stages.audit` does).
+Does not: attack (`audit.measure` does).
 """
 
 from functools import partial
@@ -23,22 +23,28 @@ from privcode.audit.membership import picture
 from privcode.console import progress_bar, say
 from privcode.errors import UserError
 from privcode.files import read_json, read_jsonl, write_json, write_with
+from privcode.pipeline.layout import RunDirectory
+from privcode.pipeline.methods import coins
 from privcode.pipeline.models import ask, generator_of
 from privcode.pipeline.private import split_records
-from privcode.pipeline.run import Run, coins
+from privcode.pipeline.stages._stage import Stage
 from privcode.privacy.ledger import read_ledger
 
 UNTUNED = {"junior": "untuned junior", "tuned": "base"}
 """A tuned model's label (see `generator_of`) to that of what it was made from."""
 
 
-def attack(run: Run, output: Path) -> Path:
-    """Attack the run's models; returns the file that says what came of it.
+def _check(run: RunDirectory) -> None:
+    config = run.config.audit
+    if not config.repetitions and not config.holdout and not coins(run.config):
+        raise UserError(
+            f"{run.out / 'config.yaml'}, field audit.repetitions: no canary was planted and "
+            "no record held out; both have to happen before training"
+        )
 
-    Args:
-        run: whose canaries were planted and records held out before training.
-        output: for what can be shown to others.
-    """
+
+def _work(run: RunDirectory) -> Path:
+    output = _made(run)
     config, targets = run.config.audit, _targets(run)
     facts: dict[str, Any] = {}
     if config.repetitions:
@@ -58,7 +64,7 @@ def attack(run: Run, output: Path) -> Path:
     return _membership(run, targets) if config.holdout else output
 
 
-def _targets(run: Run) -> list[Target]:
+def _targets(run: RunDirectory) -> list[Target]:
     found = []
     for label, section, micro_batch in (
         ("junior", run.config.junior, run.config.sanitize.micro_batch),
@@ -79,7 +85,7 @@ def _targets(run: Run) -> list[Target]:
     return found
 
 
-def _one_run(run: Run, targets: list[Target]) -> dict[str, Any]:
+def _one_run(run: RunDirectory, targets: list[Target]) -> dict[str, Any]:
     """Lower bounds on ε, by what the attack looked at."""
     config, found = run.config.audit, {}
     if config.gradient_canaries and "sanitize" in run.stages:
@@ -92,7 +98,7 @@ def _one_run(run: Run, targets: list[Target]) -> dict[str, Any]:
     return found
 
 
-def _membership(run: Run, targets: list[Target]) -> Path:
+def _membership(run: RunDirectory, targets: list[Target]) -> Path:
     """Membership inference: the one thing after training that reads private records."""
     limit = run.config.boost.limit if run.config.method == "nondpft" else None
     trained, held_out, _, data = split_records(run.config)
@@ -114,3 +120,17 @@ def _membership(run: Run, targets: list[Target]) -> Path:
         "outside the mechanism, so it is yours alone"
     )
     return output
+
+
+def _made(run: RunDirectory) -> Path:
+    return run.evaluation / "audit.json"
+
+
+STAGE = Stage(
+    name="audit",
+    made=_made,
+    work=_work,
+    outputs=lambda run: [_made(run)],
+    passed_on=False,
+    check=_check,
+)

@@ -1,0 +1,111 @@
+"""The methods that are compared, one row each: what it does, what it changes, whether it spends.
+
+Promises: the first is the product. The others are its baselines, and the product without one part.
+Does not: run anything; `run` goes through the stages that a row names.
+"""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from privcode.config import Config
+
+
+@dataclass(frozen=True)
+class MethodRow:
+    """One method.
+
+    Attributes:
+        words: what it is, in one line.
+        stages: the names of its stages, in order.
+        spends: whether it spends privacy budget.
+        settings: what it changes of the config, dotted field -> value: it is privcode without one
+            part (an ablation) where there is something.
+    """
+
+    words: str
+    stages: tuple[str, ...]
+    spends: bool = False
+    settings: dict[str, Any] = field(default_factory=dict)
+
+
+_WHOLE = ("sanitize", "synthesize", "validate", "boost", "evaluate", "audit")
+_NO_EXECUTION = {"validate.execution.enabled": False}
+_NO_ROUND_TRIP = {"validate.round_trip.method": "off"}
+_NO_SUREST = {"validate.surest": 1.0}
+
+METHODS = {
+    "base": MethodRow("the premium model, untuned", ("evaluate",)),
+    "control": MethodRow(
+        "privcode with the untuned junior: what synthesis, filters and tuning give without "
+        "the private data",
+        _WHOLE[1:],
+    ),
+    "privcode": MethodRow(
+        "DP-SGD on the junior; its answers to public prompts, filtered; the premium tuned "
+        "on what is left",
+        _WHOLE,
+        spends=True,
+    ),
+    "dpft": MethodRow(
+        "DP-SGD straight on the premium", ("sanitize", "evaluate", "audit"), spends=True
+    ),
+    "jft": MethodRow(
+        "the premium tuned without noise on the private data with what looks personal masked, "
+        "then with DP-SGD; its ε covers the second half alone",
+        ("pretune", "sanitize", "evaluate", "audit"),
+        spends=True,
+    ),
+    "nondpft": MethodRow(
+        "the premium tuned on the private data without privacy: the ceiling",
+        ("boost", "evaluate", "audit"),
+    ),
+    "no-privsa": MethodRow(
+        "privcode without the syntax-aware term in the junior's loss",
+        _WHOLE,
+        spends=True,
+        settings={"sanitize.syntax.schedule": "off"},
+    ),
+    "constant-lambda": MethodRow(
+        "privcode with that term at a constant weight",
+        _WHOLE,
+        spends=True,
+        settings={"sanitize.syntax.schedule": "constant"},
+    ),
+    "no-execution": MethodRow(
+        "privcode without the execution filter", _WHOLE, spends=True, settings=_NO_EXECUTION
+    ),
+    "no-round-trip": MethodRow(
+        "privcode without the round-trip filter", _WHOLE, spends=True, settings=_NO_ROUND_TRIP
+    ),
+    "no-surest": MethodRow(
+        "privcode without the choice of what the junior is surest of",
+        _WHOLE,
+        spends=True,
+        settings=_NO_SUREST,
+    ),
+    "no-filters": MethodRow(
+        "privcode without any filter",
+        _WHOLE,
+        spends=True,
+        settings=_NO_EXECUTION | _NO_ROUND_TRIP | _NO_SUREST,
+    ),
+}
+ABLATIONS = tuple(name for name, row in METHODS.items() if row.settings)
+"""Privcode without one part."""
+BUDGETED = tuple(name for name, row in METHODS.items() if row.spends)
+
+
+def stages_of(config: Config) -> tuple[str, ...]:
+    """The names of a run's stages, in order."""
+    return tuple(
+        name
+        for name in METHODS[config.method].stages
+        if (name != "audit" or config.audit.repetitions or config.audit.holdout or coins(config))
+        and (name != "evaluate" or config.evaluate.tasks)
+    )
+
+
+def coins(config: Config) -> bool:
+    """Whether the audit bounds ε from below."""
+    trained = "sanitize" in METHODS[config.method].stages
+    return bool(config.audit.coin_canaries or (trained and config.audit.gradient_canaries))

@@ -1,0 +1,74 @@
+"""Stage 2c: tune the premium model on the accepted pairs (nondpft: on the private records)."""
+
+from pathlib import Path
+
+from privcode.console import progress_bar, say
+from privcode.errors import UserError
+from privcode.files import read_jsonl
+from privcode.models import load_model, load_tokenizer
+from privcode.pipeline.layout import RunDirectory
+from privcode.pipeline.models import merge, merged, rendered
+from privcode.pipeline.private import private_records
+from privcode.pipeline.stages._stage import Stage
+from privcode.training.tuning import boost
+
+
+def _work(run: RunDirectory) -> Path:
+    if run.config.method == "nondpft":
+        pairs = private_pairs(run)
+    else:
+        pairs = [(r["prompt"], r["completion"]) for _, r in read_jsonl(run.accepted)]
+        if not pairs:
+            raise UserError(
+                f"{run.accepted}: no sample was accepted; the reasons are in {run.verdicts}"
+            )
+    tune(run, pairs, run.premium)
+    if run.config.boost.merge and run.config.boost.method == "lora":
+        merge(run, "tuned", run.premium)
+    return run.premium
+
+
+def private_pairs(run: RunDirectory) -> list[tuple[str, str]]:
+    """The private records as pairs: for the methods that train without privacy."""
+    records, _, _ = private_records(run.config, run.config.boost.limit)
+    return [(r.prompt, r.completion) for r in records]
+
+
+def tune(run: RunDirectory, pairs: list[tuple[str, str]], output: Path) -> None:
+    """Plain tuning of the premium model on `pairs`."""
+    config, section = run.config.boost, run.config.premium
+    steps = -(-len(pairs) // config.batch_size) * config.epochs
+    with progress_bar(output.name, steps, counted=run.config.method != "nondpft") as progress:
+        left_out = boost(
+            load_model(section.model, section.dtype),
+            load_tokenizer(section.model),
+            [(rendered(section, prompt), completion) for prompt, completion in pairs],
+            method=config.method,
+            rank=section.lora.r,
+            alpha=section.lora.alpha,
+            dropout=section.lora.dropout,
+            targets=section.lora.targets,
+            epochs=config.epochs,
+            learning_rate=config.learning_rate,
+            batch_size=config.batch_size,
+            micro_batch=config.micro_batch,
+            max_tokens=section.max_tokens,
+            warmup_ratio=config.warmup_ratio,
+            scheduler="cosine",
+            weight_decay=config.weight_decay,
+            seed=config.seed,
+            checkpoints=run.private / f"{output.name}-checkpoints",
+            output=output,
+            base=section.model,
+            progress=progress,
+        )
+    if left_out and run.config.method not in ("nondpft", "jft"):
+        say(f"boost: {left_out} pairs were longer than premium.max_tokens and left out")
+
+
+STAGE = Stage(
+    name="boost",
+    made=lambda run: run.premium,
+    work=_work,
+    outputs=lambda run: [run.premium, merged(run.premium)],
+)

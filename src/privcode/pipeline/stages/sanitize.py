@@ -1,0 +1,140 @@
+"""Stage 1: tune the junior on the private records under the plan (dpft, jft: the premium).
+
+Promises: the ledger begins before a step is taken, and not before the trial has shown that the
+model can be clipped per unit. This and what is labelled internal is all that reads private records.
+"""
+
+from pathlib import Path
+from typing import Any
+
+from privcode.console import epsilon_text, progress_bar, say, say_private
+from privcode.data.prompts import private_prompts
+from privcode.distributed import from_first, rank
+from privcode.errors import UserError
+from privcode.files import settle, write_json, write_jsonl
+from privcode.models import load_tokenizer, save_model
+from privcode.pipeline.budget import begin
+from privcode.pipeline.layout import RunDirectory
+from privcode.pipeline.models import merge, merged, rendered, trainable
+from privcode.pipeline.private import DataIdentity, private_records
+from privcode.pipeline.spending import overlaps, runs_beside, spent_beside
+from privcode.pipeline.stages._stage import Stage
+from privcode.privacy.accounting import unit_words
+from privcode.privacy.ledger import Ledger
+from privcode.training.dp_sgd import Settings, by_unit, encode, sanitize, try_out
+from privcode.training.gradient_canaries import GradientCanaries
+
+
+def _work(run: RunDirectory) -> Path:
+    section, output, checkpoint = run.config.sanitized, run.sanitized, _checkpoint(run)
+    settings, syntax = run.config.sanitize, run.config.sanitize.syntax
+    records, counts, data = private_records(run.config)
+    say_private(lambda: private_prompts(run.prompts(), (r.prompt for r in records)))
+    tokenizer = load_tokenizer(section.model)
+    model = trainable(run)
+    examples, cut = [], 0
+    with progress_bar("read", len(records), counted=False) as progress:
+        for record in records:
+            example, truncated = encode(
+                record,
+                rendered(section, record.prompt),
+                tokenizer,
+                section.max_tokens,
+                syntax=syntax.schedule != "off",
+            )
+            examples.append(example)
+            cut += truncated
+            progress(1)
+    canaries = _canaries(run, model)
+    chosen = Settings(
+        learning_rate=settings.learning_rate,
+        schedule=settings.schedule,
+        warmup_steps=settings.warmup_steps,
+        weight_decay=settings.weight_decay,
+        micro_batch=settings.micro_batch,
+        max_tokens=section.max_tokens,
+        checkpoint_every=settings.checkpoint_every,
+        syntax=syntax.schedule,
+        lambda_max=syntax.lambda_max,
+        lambda_min=syntax.lambda_min,
+        lambda_decay=syntax.decay,
+    )
+    grouping = try_out(model, run.plan.clipper(model), tokenizer.pad_token_id, chosen)
+    first = rank() == 0
+    from_first(lambda: begin_ledger(run, data))
+    ledger = Ledger(run.ledger)  # whole by now: the first rank has mended and begun it
+    if first:
+        counts["truncated"] = cut
+        write_json(run.private / "data.json", counts, mode=0o600)
+    if first and (others := runs_beside(run, data)):
+        charge = run.plan.charge([other.spent for other in others.values()])
+        say_private(lambda: "\n".join(f"sanitize: {line}" for line in overlaps(others)))
+        say(
+            charge.words
+            or f"sanitize: {len(others)} other run(s) spent budget on these data; all of "
+            f"them count: together ε = {epsilon_text(charge.cost.epsilon)}"
+        )
+    with progress_bar("sanitize", run.plan.steps) as progress:
+        curve = sanitize(
+            model,
+            tokenizer.pad_token_id,
+            examples,
+            by_unit(records),
+            run.plan,
+            chosen,
+            ledger,
+            checkpoint,
+            progress,
+            canaries,
+            grouping,
+        )
+    if first:
+        if canaries is not None:
+            coins, scores = canaries.included.tolist(), canaries.scores.tolist()
+            kept = {"included": coins, "scores": scores}
+            write_json(run.private / "gradient_canaries.json", kept, mode=0o600)
+        write_jsonl(run.private / "curve.jsonl", curve, mode=0o600)
+        save_model(model, output, base=section.model)
+        if settings.merge:
+            merge(run, "tuned" if output == run.premium else "junior", output)
+    return output
+
+
+def begin_ledger(run: RunDirectory, data: DataIdentity) -> None:
+    """Begin the ledger, or go on with it, unless that would spend budget for no guarantee."""
+    for other in spent_beside(run, data):
+        own, its = run.plan.owner_column, other.owner_column
+        if own != its and run.plan.selection != "not-charged":
+            raise UserError(
+                f"privacy.unit: is {unit_words(own)}, and another run over the same data "
+                f"protects each {unit_words(its)}: no ε holds for the two together; take the "
+                "same unit, or declare privacy.selection: not-charged"
+            )
+    begin(run.config, run.plan, run.ledger, data)
+
+
+def _canaries(run: RunDirectory, model: Any) -> GradientCanaries | None:
+    count, seed = run.config.audit.gradient_canaries, run.config.audit.seed
+    parameters = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    return GradientCanaries(run.plan, parameters, count, seed) if count else None
+
+
+def _checkpoint(run: RunDirectory) -> Path:
+    return run.private / ".sanitize.partial"
+
+
+def _done(run: RunDirectory) -> None:
+    """Delete the checkpoint, not before the stage is noted."""
+    if rank() == 0:
+        _checkpoint(run).unlink(missing_ok=True)
+        settle(run.out)
+
+
+STAGE = Stage(
+    name="sanitize",
+    made=lambda run: run.sanitized,
+    work=_work,
+    outputs=lambda run: [run.sanitized, merged(run.sanitized)],
+    private=("ledger.jsonl", "data.json", "curve.jsonl", "gradient_canaries.json"),
+    done=_done,
+)

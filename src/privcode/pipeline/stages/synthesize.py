@@ -1,0 +1,38 @@
+"""Stage 2a: sample solutions of the public prompts from the DP junior."""
+
+from pathlib import Path
+
+from privcode.console import progress_bar, say
+from privcode.errors import UserError
+from privcode.generation.sampling import synthesize
+from privcode.pipeline.layout import RunDirectory
+from privcode.pipeline.models import generator_of, rendered, sampling_of
+from privcode.pipeline.stages._stage import Stage
+
+
+def _work(run: RunDirectory) -> Path:
+    config, section = run.config.synthesize, run.config.junior
+    prompts = run.prompts()
+    generator = generator_of(run, "junior", config.batch_size)
+    whole = [p for p in prompts if generator.fits(rendered(section, p))]
+    if len(whole) < len(prompts):
+        say(f"synthesize: {len(prompts) - len(whole)} prompts too long for the junior")
+    if not whole:
+        raise UserError(
+            f"{run.config.prompts.file}: every prompt is too long for the junior's context"
+        )
+    with progress_bar("synthesize", len(whole)) as progress:
+        synthesize(
+            generator,
+            whole,
+            [rendered(section, p) for p in whole],
+            sampling_of(config, config.samples_per_prompt),
+            run.raw,
+            progress=progress,
+        )
+    return run.raw
+
+
+STAGE = Stage(
+    name="synthesize", made=lambda run: run.raw, work=_work, outputs=lambda run: [run.raw]
+)

@@ -16,12 +16,12 @@ install: .venv/.installed
 demo: install
 	$(BIN)/privcode demo --out demo
 
-# The table, the pictures and the intervals of docs/results.md; a run that was stopped goes on.
+# The table, pictures and intervals of docs/evidence/results.md. A stopped run is continued.
 results: install
 	$(BIN)/python -m privcode.exercises.demo runs/exercises
 	$(BIN)/privcode compare configs/compare.yaml --out runs/compare
-	mkdir -p docs/results
-	cp runs/compare/results.json runs/compare/table.md runs/compare/*.png docs/results
+	mkdir -p docs/evidence/results
+	cp runs/compare/results.json runs/compare/table.md runs/compare/*.png docs/evidence/results
 
 test: install lint
 	$(BIN)/python -m pytest -m "not slow" -n 2 --dist worksteal

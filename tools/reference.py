@@ -140,9 +140,9 @@ def _range(schema: dict[str, Any]) -> str:
     if above := all_of("exclusiveMinimum", "gt"):
         words.append(f"above {_figure(max(above))}")
     if most := all_of("maximum", "le"):
-        words.append(f"to {_figure(min(most))}")
+        words.append(f"{'to' if least else 'and at most'} {_figure(min(most))}")
     if below := all_of("exclusiveMaximum", "lt"):
-        words.append(f"below {_figure(min(below))}")
+        words.append(f"{'to' if least else 'and below'} {_figure(min(below))}")
     return " " + " ".join(words) if words else ""
 
 

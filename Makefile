@@ -1,10 +1,10 @@
-# make demo | make test: each installs what it needs into .venv first.
+# make demo | make test | make docs: each installs what it needs into .venv first.
 PYTHON ?= python3
 BIN := .venv/bin
 export HF_HUB_OFFLINE ?= 1
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: install demo results test slow lint bench
+.PHONY: install demo results test slow lint bench docs reference
 install: .venv/.installed
 
 .venv/.installed: pyproject.toml constraints.txt
@@ -36,3 +36,12 @@ lint: install
 
 bench: install
 	$(BIN)/python benchmarks/dp_engine.py
+
+# The site of docs/, in build/docs. A broken link fails.
+docs: install
+	$(BIN)/pip install --quiet -e '.[docs]' -c constraints.txt
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+
+# The two pages of docs/reference that are made from the code.
+reference: install
+	$(BIN)/python tools/reference.py

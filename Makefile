@@ -37,10 +37,10 @@ lint: install
 bench: install
 	$(BIN)/python benchmarks/dp_engine.py
 
-# The site of docs/, in build/docs. A broken link fails.
+# The site of docs/, in build/docs. A broken link fails (with --quiet, mkdocs would let it pass).
 docs: install
 	$(BIN)/pip install --quiet -e '.[docs]' -c constraints.txt
-	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 # The two pages of docs/reference that are made from the code.
 reference: install

@@ -1,10 +1,10 @@
-# make demo | make test: each installs what it needs into .venv first.
+# make demo | make test | make docs: each installs what it needs into .venv first.
 PYTHON ?= python3
 BIN := .venv/bin
 export HF_HUB_OFFLINE ?= 1
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: install demo results test slow lint bench
+.PHONY: install demo results test slow lint bench docs reference
 install: .venv/.installed
 
 .venv/.installed: pyproject.toml constraints.txt
@@ -16,12 +16,12 @@ install: .venv/.installed
 demo: install
 	$(BIN)/privcode demo --out demo
 
-# The table, the pictures and the intervals of docs/results.md; a run that was stopped goes on.
+# The table, pictures and intervals of docs/evidence/results.md. A stopped run is continued.
 results: install
 	$(BIN)/python -m privcode.experiments.demo runs/exercises
 	$(BIN)/privcode compare configs/compare.yaml --out runs/compare
-	mkdir -p docs/results
-	cp runs/compare/results.json runs/compare/table.md runs/compare/*.png docs/results
+	mkdir -p docs/evidence/results
+	cp runs/compare/results.json runs/compare/table.md runs/compare/*.png docs/evidence/results
 
 test: install lint
 	$(BIN)/python -m pytest -m "not slow" -n 2 --dist worksteal
@@ -36,3 +36,12 @@ lint: install
 
 bench: install
 	$(BIN)/python benchmarks/dp_engine.py
+
+# The site of docs/, in build/docs. A broken link fails (with --quiet, mkdocs would let it pass).
+docs: install
+	$(BIN)/pip install --quiet -e '.[docs]' -c constraints.txt
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
+# The two pages of docs/reference that are made from the code.
+reference: install
+	$(BIN)/python tools/reference.py

@@ -3,7 +3,7 @@
     python benchmarks/agreement.py TASKS... --evalplus PYTHON --mutants 1100 --out FILE.jsonl
 
 TASKS are HumanEvalPlus.jsonl.gz and MbppPlus.jsonl.gz; PYTHON is an interpreter of an environment
-of its own that has evalplus's checker (docs/scoring.md says how to make one). Both judge the same
+of its own that has evalplus's checker (docs/evidence/agreement.md says how). Both judge the same
 mutants; what they disagree about is judged by both once more, so that what a busy machine did to
 evalplus's wall-clock limits is told from a difference of rules. Called again, it goes on.
 """

@@ -1,4 +1,4 @@
-"""The attack table of docs/sandbox.md: every attack, in every sandbox, as root and not.
+"""The attack table of docs/evidence/sandbox.md: every attack, in every sandbox, as root and not.
 
     sudo python benchmarks/attacks.py > table.md
 

@@ -1,4 +1,4 @@
-"""docs/results.md shows what `make results` wrote, figure by figure."""
+"""docs/evidence/results.md shows what `make results` wrote, figure by figure."""
 
 from pathlib import Path
 
@@ -6,7 +6,7 @@ from privcode.experiments.page import markdown
 from privcode.files import read_json
 from privcode.pipeline.arms import table
 
-DOCS = Path(__file__).parents[1] / "docs"
+DOCS = Path(__file__).parents[1] / "docs" / "evidence"
 FACTS = read_json(DOCS / "results" / "results.json")
 
 

@@ -1,6 +1,7 @@
 """The tests see faults: each one planted in the engine turns the test that guards it red.
 
-Run as a script, it prints the table of docs/faults.md; under torchrun, it is a rank with a fault.
+Run as a script, it prints the table of docs/evidence/faults.md; under torchrun, it is a rank with a
+fault.
 """
 
 import importlib.util
@@ -345,7 +346,7 @@ def figure(fault: str) -> str:
     return "∞" if math.isinf(value) else f"{value:.1f}"
 
 
-DOCUMENT = ROOT / "docs" / "faults.md"
+DOCUMENT = ROOT / "docs" / "evidence" / "faults.md"
 
 
 def test_the_table_in_the_docs_lists_these_faults_and_what_catches_them() -> None:

@@ -15,7 +15,8 @@ valid in strings, comments and as identifiers, and what a guess replaces is insi
 code that parses still does; ordinary code is left alone.
 Does not: find what has no form, place or known name. Of the audit's canaries it finds every e-mail
 address, IPv6 address and password, and no person name or username, which are made-up syllables;
-of common names 98 % in English, less than half in most other languages. Figures: docs/log.md.
+of common names 98 % in English, less than half in most other languages.
+Figures: docs/log/2026-11.md.
 """
 
 import re

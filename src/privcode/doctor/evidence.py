@@ -163,7 +163,7 @@ _SEEN_BY: dict[str, Callable[[], str]] = {
     "teacher gradients leaking": engine.syntax_term,
     "a resumed run forgets steps": resumed,
 }
-"""The faults that these checks can see; docs/faults.md has the others, and the tests for them."""
+"""The faults that these checks can see; docs/evidence/faults.md has the others and their tests."""
 
 
 def planted() -> str:

@@ -4,7 +4,7 @@ Promises: each is a context manager that replaces one or two functions by what t
 or a careless engineer would write, and puts them back. Does not: run in training; only
 `privcode doctor` and the tests plant anything.
 
-docs/faults.md says how badly each breaks the guarantee and which test catches it.
+docs/evidence/faults.md says how badly each breaks the guarantee and which test catches it.
 """
 
 import math

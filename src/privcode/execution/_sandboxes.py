@@ -301,7 +301,7 @@ def _why_not(sandbox: Sandbox) -> str:
     try:
         outcome, _ = server.do(Task("probe", Limits(), code, checked=True))
     except SandboxFailure as failure:
-        mend = "allow user namespaces, as docs/sandbox.md says, or use another"
+        mend = "allow user namespaces, as docs/reference/sandbox.md says, or use another"
         return f"does not start here ({failure}); {mend}"
     finally:
         server.close()

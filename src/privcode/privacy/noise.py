@@ -3,7 +3,8 @@
 Promises: independent N(0, stdev²) in double precision by Box and Muller's method from 63-bit
 uniforms; as many numbers as asked for, from the stream given, eight bytes each.
 Does not: defend against attacks on floating-point Gaussians (Mironov 2012) beyond drawing in
-double precision. Tails end at 9.3 standard deviations; docs/privacy.md says what that is worth.
+double precision. Tails end at 9.3 standard deviations; docs/explanation/the-guarantee.md says
+what that is worth.
 """
 
 import math

@@ -12,8 +12,8 @@ import pytest
 
 from privcode.files import Row, _sealed
 from privcode.privacy.ledger import _digest
-from tests.commands import privcode, refused, snapshot
-from tests.runs import make_run
+from tests.helpers.commands import privcode, refused, snapshot
+from tests.helpers.runs import make_run
 
 RUN = (
     "manifest.json",

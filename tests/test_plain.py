@@ -15,9 +15,9 @@ from privcode.pipeline.directory import passing
 from privcode.pipeline.run import Run
 from privcode.plain import files_below, hash_plain, open_plain, read_object, read_plain
 from privcode.release.verify import release
-from tests.bundles import ROWS, evidence, write_adapter
-from tests.commands import privcode, refused, snapshot
-from tests.runs import make_run
+from tests.helpers.bundles import ROWS, evidence, write_adapter
+from tests.helpers.commands import privcode, refused, snapshot
+from tests.helpers.runs import make_run
 
 ORDINARY = 23_456
 PLACES = (

@@ -32,10 +32,10 @@ NOISE = "tests/invariants/test_noise.py::"
 PROCESSES = "tests/invariants/test_processes.py::"
 SAMPLING = "tests/privacy/test_sampling_and_noise.py::"
 COMPANY = (
-    "tests/privacy/test_independence.py::"
+    "tests/training/test_independence.py::"
     "test_a_longer_unit_does_not_change_the_longrope_positions_of_the_others"
 )
-SANITIZE = "tests/stages/test_sanitize.py::"
+SANITIZE = "tests/training/test_dp_sgd.py::"
 
 LOOP = MECHANISM + "test_the_step_is_the_clipped_sum_of_plain_autograd_over_the_expected_batch"
 MOVED = (

@@ -22,7 +22,8 @@ from privcode.doctor.replay import CHANGES, UNITS, Seen, World, neighbour, play,
 from privcode.errors import UserError
 from privcode.execution import sandboxes
 from privcode.files import write_text
-from privcode.pipeline import attacks, directory, run
+from privcode.pipeline import directory, run
+from privcode.pipeline.stages import audit, sanitize
 from privcode.privacy import PrivacyPlan
 from privcode.privacy.clipping import Clipper
 from privcode.training import dp_sgd
@@ -108,8 +109,8 @@ def _told(tell: Callable[[int], object]) -> Callable[[], Any]:
         tell(len(found[0]))
         return found
 
-    real = vars(run)["private_records"]
-    return lambda: patch.object(run, "private_records", counting)
+    real = vars(sanitize)["private_records"]
+    return lambda: patch.object(sanitize, "private_records", counting)
 
 
 def _stated(value: Callable[[], Any]) -> Any:
@@ -193,19 +194,19 @@ def _real_units_in_the_divisor() -> Iterator[None]:
 
 
 def _totals_in_the_log() -> Any:
-    real = vars(run)["progress_bar"]
+    real = vars(sanitize)["progress_bar"]
 
     def bar(title: str, total: int, **options: Any) -> Any:
         say(f"{title} {total}/{total}")
         return real(title, total, **options)
 
-    return patch.object(run, "progress_bar", bar)
+    return patch.object(sanitize, "progress_bar", bar)
 
 
 @contextmanager
 def _times_as_they_come() -> Iterator[None]:
     with ExitStack() as stack:
-        for module in (run, directory):
+        for module in (run, directory, sanitize):
             stack.enter_context(patch.object(module, "settle", lambda _: None))
         yield
 
@@ -238,12 +239,14 @@ LEAKS = {
     "the number of records in a hidden file": Leak(_number_in_a_hidden_file, "added"),
     "the number of records as a mode": Leak(_number_as_a_mode),
     "the number of records as an empty folder's name": Leak(_number_as_a_folder, "added"),
-    "the training curve copied": Leak(_copied("curve.jsonl", run, "write_jsonl", "curve.jsonl")),
+    "the training curve copied": Leak(
+        _copied("curve.jsonl", sanitize, "write_jsonl", "curve.jsonl")
+    ),
     "the counts of reading copied": Leak(
-        _copied("data.json", run, "write_json", "models/data.json"), "made broken"
+        _copied("data.json", sanitize, "write_json", "models/data.json"), "made broken"
     ),
     "membership inference copied": Leak(
-        _copied("membership.json", attacks, "write_json", "evaluation/membership.json"),
+        _copied("membership.json", audit, "write_json", "evaluation/membership.json"),
         "made long",
         "all",
     ),

@@ -176,9 +176,9 @@ def _real_batch_in_the_denominator() -> Iterator[None]:
 
 def _records_in_chunks() -> _Planted:
     """A long record becomes several, each a unit of its own."""
-    from privcode.pipeline import run
+    from privcode.pipeline.stages import sanitize
 
-    real = vars(run)["private_records"]
+    real = vars(sanitize)["private_records"]
 
     def chunked(*arguments: Any, **options: Any) -> Any:
         records, *rest = real(*arguments, **options)
@@ -193,7 +193,7 @@ def _records_in_chunks() -> _Planted:
         ]
         return chunks, *rest
 
-    return patch.object(run, "private_records", chunked)
+    return patch.object(sanitize, "private_records", chunked)
 
 
 @contextmanager

@@ -21,7 +21,7 @@ from privcode.pipeline.spending import overlaps, runs_beside, spent_beside
 from privcode.pipeline.stages._stage import Stage
 from privcode.privacy.accounting import unit_words
 from privcode.privacy.ledger import Ledger
-from privcode.training.dp_sgd import Settings, by_unit, encode, sanitize, try_out
+from privcode.training import dp_sgd
 from privcode.training.gradient_canaries import GradientCanaries
 
 
@@ -35,7 +35,7 @@ def _work(run: RunDirectory) -> Path:
     examples, cut = [], 0
     with progress_bar("read", len(records), counted=False) as progress:
         for record in records:
-            example, truncated = encode(
+            example, truncated = dp_sgd.encode(
                 record,
                 rendered(section, record.prompt),
                 tokenizer,
@@ -46,7 +46,7 @@ def _work(run: RunDirectory) -> Path:
             cut += truncated
             progress(1)
     canaries = _canaries(run, model)
-    chosen = Settings(
+    chosen = dp_sgd.Settings(
         learning_rate=settings.learning_rate,
         schedule=settings.schedule,
         warmup_steps=settings.warmup_steps,
@@ -59,7 +59,7 @@ def _work(run: RunDirectory) -> Path:
         lambda_min=syntax.lambda_min,
         lambda_decay=syntax.decay,
     )
-    grouping = try_out(model, run.plan.clipper(model), tokenizer.pad_token_id, chosen)
+    grouping = dp_sgd.try_out(model, run.plan.clipper(model), tokenizer.pad_token_id, chosen)
     first = rank() == 0
     from_first(lambda: begin_ledger(run, data))
     ledger = Ledger(run.ledger)  # whole by now: the first rank has mended and begun it
@@ -75,11 +75,11 @@ def _work(run: RunDirectory) -> Path:
             f"them count: together ε = {epsilon_text(charge.cost.epsilon)}"
         )
     with progress_bar("sanitize", run.plan.steps) as progress:
-        curve = sanitize(
+        curve = dp_sgd.sanitize(
             model,
             tokenizer.pad_token_id,
             examples,
-            by_unit(records),
+            dp_sgd.by_unit(records),
             run.plan,
             chosen,
             ledger,

@@ -37,7 +37,7 @@ from privcode.pipeline.private import private_records
 from privcode.privacy import make_plan
 from privcode.syntax import LANGUAGES
 
-DATA = Path(__file__).resolve().parents[1] / "../shared/data"
+DATA = Path(__file__).resolve().parents[2] / "../shared/data"
 OUT = Path("privcode.yaml")
 CODE = "def f(x):\n    return [y for y in x if y]\n"
 

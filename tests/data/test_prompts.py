@@ -6,7 +6,7 @@ import pytest
 from privcode.data.prompts import read_prompts
 from privcode.errors import UserError
 
-DATA = Path(__file__).resolve().parents[1] / "../shared/data"
+DATA = Path(__file__).resolve().parents[2] / "../shared/data"
 
 
 def jsonl(path: Path, *rows: object) -> str:

@@ -6,7 +6,7 @@ from privcode.experiments.page import markdown
 from privcode.files import read_json
 from privcode.pipeline.arms import table
 
-DOCS = Path(__file__).parents[1] / "docs" / "evidence"
+DOCS = Path(__file__).parents[2] / "docs" / "evidence"
 FACTS = read_json(DOCS / "results" / "results.json")
 
 

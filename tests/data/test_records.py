@@ -30,7 +30,7 @@ from privcode.data.records import (
 from privcode.data.rows import read_rows
 from privcode.errors import UserError
 
-DATA = Path(__file__).resolve().parents[1] / "../shared/data"
+DATA = Path(__file__).resolve().parents[2] / "../shared/data"
 ROWS = [
     {"prompt": "Add\ntwo, é", "code": 'def f(a, b):\n    return "a" + b\n', "lang": "py"},
     {"prompt": "Stop 𝔘", "code": "return;", "lang": "Java"},

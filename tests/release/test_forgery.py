@@ -21,7 +21,7 @@ from privcode.privacy.accounting import Spent
 from privcode.release.bundle import DATA, SCHEMA, write_data
 from privcode.release.stated import stated
 from privcode.release.verify import verify_bundle
-from tests.bundles import (
+from tests.helpers.bundles import (
     BOUND,
     CONFIG,
     FILTERS,
@@ -36,7 +36,7 @@ from tests.bundles import (
     write_adapter,
     write_tensors,
 )
-from tests.commands import privcode, refused
+from tests.helpers.commands import privcode, refused
 
 WEIGHTS = "adapter/adapter_model.safetensors"
 NAMES = ("id", "prompt", "completion")

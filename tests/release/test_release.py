@@ -22,7 +22,7 @@ from privcode.release.evidence import Evidence
 from privcode.release.page import card, page
 from privcode.release.verify import release as release_files
 from privcode.release.verify import verify_bundle
-from tests.bundles import (
+from tests.helpers.bundles import (
     LAYER,
     PLAN,
     ROWS,

@@ -10,7 +10,7 @@ import pytest
 from privcode.config import Compare, load_config
 from privcode.pipeline.arms import arms, check_published
 
-CONFIGS = Path(__file__).parents[1] / "configs"
+CONFIGS = Path(__file__).parents[2] / "configs"
 PAPER = CONFIGS / "paper"
 
 HEADLINE = {

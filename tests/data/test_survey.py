@@ -8,7 +8,7 @@ from privcode.data.records import Columns
 from privcode.data.survey import Lengths, UnitColumn, guess_language, look
 from privcode.errors import UserError
 
-DATA = Path(__file__).resolve().parents[1] / "../shared/data"
+DATA = Path(__file__).resolve().parents[2] / "../shared/data"
 
 
 def jsonl(path: Path, *rows: object) -> str:

@@ -149,7 +149,7 @@ def test_a_second_call_continues_from_the_last_whole_checkpoint(tmp_path: Path) 
 
 
 def start(tmp: Path, method: str) -> subprocess.Popen[bytes]:
-    code = f"import test_boost, pathlib; test_boost.run(pathlib.Path({str(tmp)!r}), {method!r})"
+    code = f"import test_tuning, pathlib; test_tuning.run(pathlib.Path({str(tmp)!r}), {method!r})"
     path = os.pathsep.join([str(Path(__file__).parent), str(Path(privcode.__file__).parents[1])])
     env = {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
     return subprocess.Popen(

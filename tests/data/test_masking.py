@@ -18,7 +18,7 @@ from privcode.data.masking import mask
 from privcode.exercises.corpus import private_records
 from privcode.syntax.spans import parse
 
-DATA = Path(__file__).resolve().parents[1] / "../shared/data"
+DATA = Path(__file__).resolve().parents[2] / "../shared/data"
 BEGIN, END = (f"-----{word} RSA PRIVATE KEY-----" for word in ("BEGIN", "END"))
 BODY = ["MIIEpAIBAAKCAQEA" + letter * 48 for letter in "abc"] + ["Qx3=="]
 

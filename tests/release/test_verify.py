@@ -28,8 +28,8 @@ from privcode.pipeline.run import Run
 from privcode.privacy import ledger, make_plan
 from privcode.release.bundle import write_data
 from privcode.release.verify import verify_bundle
-from tests import bundles
-from tests.bundles import forge
+from tests.helpers import bundles
+from tests.helpers.bundles import forge
 
 CONFIG = """\
 data: {source: private.jsonl, language: python}

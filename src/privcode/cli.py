@@ -8,6 +8,7 @@ Does not: decide anything; each command calls one function.
 
 import logging
 import os
+import re
 import signal
 import sys
 import traceback
@@ -69,14 +70,20 @@ def account(
     from privcode.fields import json_number
     from privcode.privacy import make_plan
 
-    plan = make_plan(
-        epsilon=epsilon,
-        noise_multiplier=noise,
-        delta=delta,
-        units=records,
-        batch=batch,
-        steps=steps,
-    )
+    try:
+        plan = make_plan(
+            epsilon=epsilon,
+            noise_multiplier=noise,
+            delta=delta,
+            units=records,
+            batch=batch,
+            steps=steps,
+        )
+    except UserError as error:  # in the words of a config
+        options = {"units": "records", "noise_multiplier": "noise"}
+        raise UserError(
+            re.sub(r"privacy\.(\w+)", lambda m: f"--{options.get(m[1], m[1])}", str(error))
+        ) from None
     cost = plan.cost()
     facts = {
         "noise_multiplier": plan.noise_multiplier,

@@ -36,10 +36,7 @@ class Check:
 _PAPER_EPSILON, _PAPER_NOISE = 4.0, 0.623  # by PLD, at the units, batch, steps and δ below
 _SANDBOXES = ("bubblewrap", "namespaces", "landlock", "podman", "auto")
 _OPTIONAL = {
-    "vllm": "faster sampling on GPUs",
-    "openai": "models behind an endpoint",
     "bert_score": "round trip by BERTScore",
-    "sentence_transformers": "round trip by embeddings",
 }
 _SNIPPETS = {
     "python": "def f(x):\n    return [y for y in x if y]\n",

@@ -10,7 +10,7 @@ import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from privcode.files import jsonl_line, read_jsonl
+from privcode.files import jsonl_line
 from privcode.generation import Generator, Sampling
 
 
@@ -69,8 +69,3 @@ def _whole_chunks(partial: Path, sizes: Sequence[int]) -> int:
     with partial.open("r+b") as file:
         file.truncate(sum(map(len, lines[:rows])))
     return done
-
-
-def read_samples(path: Path) -> list[dict[str, str]]:
-    """The rows of a raw or accepted file."""
-    return [row for _, row in read_jsonl(path)]

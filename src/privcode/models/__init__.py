@@ -121,7 +121,7 @@ def attach_lora(
     if unknown or not chosen:
         missing = ", ".join(unknown) or "none of " + ", ".join(LORA_TARGETS)
         raise UserError(
-            f"junior.lora.targets: the model has no such layer ({missing}); "
+            f"lora.targets: the model has no such layer ({missing}); "
             "name linear layers of this model"
         )
     config = LoraConfig(

@@ -138,7 +138,7 @@ class Clipper:
             if hits != 1:
                 raise UserError(
                     f"module {name}: got {hits} gradients in one pass, and must get exactly one; "
-                    "leave it out of junior.lora.targets"
+                    "leave it out of lora.targets"
                 )
         self._rows = self._buffer[:records]
 

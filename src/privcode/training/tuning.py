@@ -131,7 +131,7 @@ def boost(
     rows = encode(tokenizer, pairs, max_tokens)
     if not rows:
         raise UserError(
-            f"boost.max_tokens: none of {len(pairs)} pairs has at most {max_tokens} tokens; "
+            f"premium.max_tokens: none of {len(pairs)} pairs has at most {max_tokens} tokens; "
             "raise it"
         )
     on_cpu = model.device.type == "cpu"

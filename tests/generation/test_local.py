@@ -168,7 +168,7 @@ def test_an_adapter_is_fp32_and_comes_back_from_disk(tmp_path: Path, tokenizer: 
 
 @pytest.mark.parametrize("targets", [["query"], ["q_proj", "k_prj"], []])
 def test_lora_targets_the_model_lacks_name_the_field(model: Any, targets: list[str]) -> None:
-    with pytest.raises(UserError, match=r"junior\.lora\.targets"):
+    with pytest.raises(UserError, match=r"lora\.targets"):
         attach_lora(model, 2, 4, 0.0, targets)
 
 

@@ -70,7 +70,7 @@ def test_the_same_seeded_run_where_other_bits_come_of_it_counts_as_another(
 def test_two_numbers_of_threads_are_two_registrations(config: Path) -> None:
     code = f"""
 import sys
-sys.path.insert(0, {str(Path(__file__).parents[1])!r})
+sys.path.insert(0, {str(Path(__file__).parent)!r})
 from pathlib import Path
 from test_bits import begun
 begun(Path({str(config)!r}), sys.argv[1])

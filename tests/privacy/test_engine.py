@@ -183,7 +183,7 @@ LARGE_VOCABULARY = """
 import resource, torch
 from transformers import Qwen2Config, Qwen2ForCausalLM
 from privcode.models import attach_lora
-from privcode.syntax.loss import Example, collate, per_example_losses, split_head
+from privcode.training.loss import Example, collate, per_example_losses, split_head
 base = Qwen2ForCausalLM(Qwen2Config(vocab_size=150_000, hidden_size=16, intermediate_size=16,
     num_hidden_layers=1, num_attention_heads=2, num_key_value_heads=2, tie_word_embeddings=True))
 model = attach_lora(base, 4, 8.0, 0.0).train()

@@ -296,8 +296,8 @@ def test_of_a_record_too_long_for_the_model_nobody_prints_the_length() -> None:
     code = """
 from transformers.utils import logging
 from privcode.models import load_tokenizer
-from privcode.records import Record, Unit
-from privcode.stages.sanitize import encode
+from privcode.data.records import Record, Unit
+from privcode.training.dp_sgd import encode
 logging.set_verbosity_warning()
 tokenizer = load_tokenizer("bundled:junior")
 tokenizer.model_max_length = 64

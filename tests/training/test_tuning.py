@@ -79,7 +79,7 @@ def test_a_pair_that_is_too_long_is_left_out_whole_and_counted(tmp_path: Path) -
 
 
 def test_no_pair_short_enough_is_refused_by_setting(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"boost\.max_tokens"):
+    with pytest.raises(UserError, match=r"premium\.max_tokens"):
         run(tmp_path, max_tokens=2)
 
 

@@ -560,7 +560,7 @@ def demo(
     from privcode.pipeline.run import Run
 
     check_folder(out)
-    say("demo: untuned, PrivCode and non-private tuning side by side; five to seven minutes")
+    say("demo: untuned, PrivCode and non-private tuning side by side; five to ten minutes")
     facts = compare(prepare(out), out)
     opened = Run.open(out / "privcode-eps4")
     opened.release()

@@ -122,7 +122,8 @@ class Ledger:
             run: the ledger's identity, a fresh random name: moved or copied, it stays the same.
             sweep: identity of the sweep that the run is a trial of.
             facts: "exact", a second fingerprint, which holds for ledgers that have it; "sketch",
-                the name of that of the data; "bits", see `workspace.bits`: both are noted only;
+                the name of that of the data; "bits", see
+                `pipeline.directory.bits`: both are noted only;
                 "settings", a digest of those that training read, which holds like "exact";
                 "public" and "source": what decides which other runs count.
 

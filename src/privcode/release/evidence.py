@@ -23,7 +23,8 @@ class Evidence:
         filters: "samples", "accepted", "reasons" (reason -> count), "execution", "round_trip",
             "surest".
         evaluation: task -> model -> {"pass@1", "tasks", "errors", …}.
-        audit: {"samples_per_prompt", "places": {place: leaks}, "exposure": `stages.audit.exposures`
+        audit: {"samples_per_prompt", "places": {place: leaks}, "exposure":
+            `audit.measure.exposures`
             or None}, where canaries were planted; {"one_run": {what was looked at:
             `audit.one_run.Bound`}}, where coins were thrown.
         versions: package -> version.

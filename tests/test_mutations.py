@@ -203,6 +203,6 @@ def test_a_run_that_goes_on_with_changed_documents_ends_in_one_line(
     (run / "release").mkdir()
     (run / "release" / "privacy.json").write_text("{}\n")
     change(run, name, rng)
-    monkeypatch.setattr("tests.commands.SECONDS", 120)
+    monkeypatch.setattr("tests.helpers.commands.SECONDS", 120)
     code, _, err = privcode("run", run)
     assert code == 0 or err.splitlines()[-1].startswith("privcode: "), err

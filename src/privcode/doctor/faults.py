@@ -199,12 +199,10 @@ def _records_in_chunks() -> _Planted:
 @contextmanager
 def _teacher_with_gradients() -> Iterator[None]:
     """The teacher's pass keeps the adapter on and its graph."""
-    from peft import PeftModel
-
     attached = SimpleNamespace(**{**vars(torch), "no_grad": torch.enable_grad})
     with (
         patch.object(loss, "torch", attached),
-        patch.object(PeftModel, "disable_adapter", lambda model: nullcontext()),
+        patch.object(loss, "without_adapter", lambda model: nullcontext()),
     ):
         yield
 

@@ -11,7 +11,8 @@ other), clip, add noise, or read text: `stages/sanitize.py` does.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import accumulate
 from typing import Any, Literal
@@ -184,6 +185,20 @@ class _TokenLosses(torch.autograd.Function):
         return (gradient * upstream[:, None].to(gradient.dtype), *[None] * 7)
 
 
+@contextmanager
+def without_adapter(model: Any) -> Iterator[None]:
+    """The model that the adapter was attached to.
+
+    The context manager of peft does the same, and reads the state of every module before: 6 ms a
+    pass with four layers.
+    """
+    model.base_model.disable_adapter_layers()
+    try:
+        yield
+    finally:
+        model.base_model.enable_adapter_layers()
+
+
 def per_example_losses(
     model: Any, batch: Batch, weight: float, head: Head | None = None
 ) -> torch.Tensor:
@@ -217,7 +232,7 @@ def per_example_losses(
         structural = structural[:0]
     teacher = hidden[:0].detach()
     if len(structural):
-        with torch.no_grad(), model.disable_adapter():
+        with torch.no_grad(), without_adapter(model):
             teacher = rows()[structural]
     losses = _TokenLosses.apply(  # type: ignore[no-untyped-call]
         hidden,

@@ -28,7 +28,7 @@ from privcode.data.records import Record, Unit
 from privcode.exercises.corpus import private_records
 from privcode.models import attach_lora, load_model, load_tokenizer
 from privcode.privacy.plan import PrivacyPlan, make_plan
-from privcode.training.dp_sgd import encode
+from privcode.training.examples import encode
 
 UNITS, BATCH, STEPS, DELTA = 4000, 800, 50, 2.5e-5
 RECORDS, TOKENS, CANARIES = 150, 64, 3000

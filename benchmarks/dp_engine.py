@@ -88,7 +88,8 @@ def stepper(engine: str, shape: Shape, parts: int, device: str) -> Callable[[], 
     from privcode.models import attach_lora
     from privcode.privacy.plan import make_plan
     from privcode.training.dp_sgd import micro_batches
-    from privcode.training.loss import Example, collate, padded, per_example_losses, split_head
+    from privcode.training.examples import Example, collate, padded
+    from privcode.training.loss import per_example_losses, split_head
 
     torch.manual_seed(0)
     config = Qwen2Config(

@@ -24,8 +24,9 @@ from privcode.exercises.corpus import private_records
 from privcode.models import attach_lora, load_model, load_tokenizer
 from privcode.privacy.noise import gaussian
 from privcode.privacy.plan import make_plan
-from privcode.training.dp_sgd import encode, micro_batches
-from privcode.training.loss import collate, padded, per_example_losses
+from privcode.training.dp_sgd import micro_batches
+from privcode.training.examples import collate, encode, padded
+from privcode.training.loss import per_example_losses
 
 COUNTS = (10**5, 10**6, 10**7, 2 * 10**7)
 LARGE, TOKENS = 18_464_768, 256 * 1024

@@ -17,7 +17,9 @@ from privcode.data.records import Record, Unit
 from privcode.errors import UserError
 from privcode.generation.local import LocalGenerator
 from privcode.models import load_adapter, load_model, load_tokenizer
+from privcode.models.settings import Model
 from privcode.privacy.plan import make_plan
+from privcode.training.settings import Boost
 from privcode.training.tuning import boost
 
 TEMPLATE = "Question: {prompt}\n\nAnswer:\n"
@@ -35,23 +37,16 @@ def tune(folder: Path, pairs: list[tuple[str, str]], epochs: int) -> Callable[[]
         load_model("bundled:junior"),
         load_tokenizer("bundled:junior"),
         rendered,
-        method="lora",
-        rank=16,
-        alpha=32,
-        dropout=0.0,
-        targets=None,
-        epochs=epochs,
-        learning_rate=5e-3,
-        batch_size=8,
-        micro_batch=8,
-        max_tokens=512,
-        warmup_ratio=0.0,
-        scheduler="constant",
-        weight_decay=0.0,
-        seed=0,
-        checkpoints=folder / "checkpoints",
-        output=folder / "adapter",
-        base="bundled:junior",
+        Model(model="bundled:junior", max_tokens=512),
+        Boost(
+            epochs=epochs,
+            learning_rate=5e-3,
+            batch_size=8,
+            micro_batch=8,
+            warmup_ratio=0.0,
+        ),
+        folder / "checkpoints",
+        folder / "adapter",
     )
     model = load_adapter(load_model("bundled:junior"), folder / "adapter")
     return lambda: LocalGenerator(model, load_tokenizer("bundled:junior"))

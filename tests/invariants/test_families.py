@@ -26,7 +26,9 @@ from privcode.exercises.corpus import private_records
 from privcode.models import Dtype, attach_lora, load_model, load_tokenizer, save_model
 from privcode.privacy.ledger import Ledger
 from privcode.privacy.plan import make_plan
-from privcode.training.dp_sgd import Settings, by_unit, encode, sanitize
+from privcode.training.dp_sgd import Learner, by_unit, sanitize
+from privcode.training.examples import encode
+from privcode.training.settings import Sanitize, Syntax
 
 FAMILIES: dict[str, Any] = {
     "llama": (LlamaConfig, LlamaForCausalLM),  # deepseek-coder
@@ -106,11 +108,12 @@ def trained(saved: Path, folder: Path, family: str, case: Case) -> tuple[Any, to
     folder.mkdir(exist_ok=True)
     ledger = Ledger(folder / "ledger.jsonl")
     ledger.begin(plan, "fingerprint")
-    settings = Settings(learning_rate=1e-2, lambda_max=1.0, micro_batch=case.micro_batch)
+    settings = Sanitize(
+        learning_rate=1e-2, micro_batch=case.micro_batch, syntax=Syntax(lambda_max=1.0)
+    )
     checkpoint = folder / "checkpoint.pt"
     sanitize(
-        adapted,
-        tokenizer.pad_token_id,
+        Learner(adapted, tokenizer.pad_token_id, 256),
         EXAMPLES,
         by_unit(RECORDS),
         plan,

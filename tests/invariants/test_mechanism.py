@@ -16,8 +16,10 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from privcode.privacy.ledger import Ledger
 from privcode.privacy.plan import PrivacyPlan, make_plan
-from privcode.training.dp_sgd import Settings, sanitize
-from privcode.training.loss import Example, collate, per_example_losses
+from privcode.training.dp_sgd import Learner, sanitize
+from privcode.training.examples import Example, collate
+from privcode.training.loss import per_example_losses
+from privcode.training.settings import Sanitize, Syntax
 
 POISON = 63  # a token whose embedding is not a number
 CLIP = 0.08  # near the median of the norms: some units are clipped
@@ -82,11 +84,15 @@ def step(
     folder.mkdir(exist_ok=True)
     ledger = Ledger(folder / "ledger.jsonl")
     ledger.begin(plan, "fingerprint")
-    settings = Settings(learning_rate=1e-2, lambda_max=syntax, micro_batch=micro_batch)
+    settings = Sanitize(
+        learning_rate=1e-2, micro_batch=micro_batch, syntax=Syntax(lambda_max=syntax)
+    )
     alone = [[i] for i in range(len(examples))]
     checkpoint = folder / "checkpoint.pt"
     model = tiny() if model is None else model
-    curve = sanitize(model, 0, examples, units or alone, plan, settings, ledger, checkpoint)
+    curve = sanitize(
+        Learner(model, 0, 256), examples, units or alone, plan, settings, ledger, checkpoint
+    )
     state = torch.load(checkpoint, weights_only=True)["optimizer"]["state"]
     return torch.cat([state[i]["exp_avg"].flatten() for i in sorted(state)]) / 0.1, curve
 

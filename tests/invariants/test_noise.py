@@ -19,8 +19,9 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from privcode.models import attach_lora
 from privcode.privacy.ledger import Ledger
 from privcode.privacy.plan import PrivacyPlan, make_plan
-from privcode.training.dp_sgd import Settings, sanitize
-from privcode.training.loss import Example
+from privcode.training.dp_sgd import Learner, sanitize
+from privcode.training.examples import Example
+from privcode.training.settings import Sanitize
 
 N, ERRORS = 512 * 64, 6.0
 SIGMA, CLIP, BATCH = 1.7, 0.4, 2
@@ -72,9 +73,8 @@ def seen(
     hook = register_optimizer_step_pre_hook(note)
     alone = [Example((1, 2, 3), 1, (False,) * 3)]
     try:
-        sanitize(
-            adapted(dtype), 0, alone, [[0]], plan, Settings(), ledger, folder / "checkpoint.pt"
-        )
+        learner, checkpoint = Learner(adapted(dtype), 0, 256), folder / "checkpoint.pt"
+        sanitize(learner, alone, [[0]], plan, Sanitize(), ledger, checkpoint)
     finally:
         hook.remove()
     return steps

@@ -19,9 +19,10 @@ from privcode.distributed import alone, from_first, rank, start, sum_, world
 from privcode.errors import UserError
 from privcode.privacy.ledger import Ledger, read_ledger
 from privcode.privacy.plan import PrivacyPlan, make_plan
-from privcode.training.dp_sgd import Settings, micro_batches, sanitize
+from privcode.training.dp_sgd import Learner, micro_batches, sanitize
+from privcode.training.examples import Example
 from privcode.training.gradient_canaries import GradientCanaries
-from privcode.training.loss import Example
+from privcode.training.settings import Sanitize, Syntax
 
 CLIP, BATCH, STEPS = 0.5, 12, 5
 UNITS = [[i] for i in range(40)] + [[i, i + 1, i + 2] for i in range(40, 58, 3)]
@@ -103,15 +104,16 @@ def work(scenario: str, folder: Path, die_at: int | None = None, unlike: bool = 
 
     model = tiny(seed=rank())  # the ranks start unlike: the first one's adapter must win
     data = examples()[::-1] if unlike and rank() else examples()
-    settings = Settings(learning_rate=1e-2, checkpoint_every=2, lambda_max=1.0, micro_batch=4)
+    settings = Sanitize(
+        learning_rate=1e-2, checkpoint_every=2, micro_batch=4, syntax=Syntax(lambda_max=1.0)
+    )
     checkpoint = folder / "checkpoint.pt"
     trained = [p for p in model.parameters() if p.requires_grad]
     canaries = None
     if scenario.endswith("canaries"):
         canaries = GradientCanaries(plan, sum(p.numel() for p in trained), 200, 0)
-    curve = sanitize(
-        model, 0, data, UNITS, plan, settings, from_first(begun), checkpoint, progress, canaries
-    )
+    learner, ledger = Learner(model, 0, 256), from_first(begun)
+    curve = sanitize(learner, data, UNITS, plan, settings, ledger, checkpoint, progress, canaries)
     adapter = torch.cat([p.detach().flatten() for p in trained])
     if canaries is not None:
         torch.save(canaries.scores, folder / f"scores-{rank()}.pt")

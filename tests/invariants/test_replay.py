@@ -149,7 +149,7 @@ def _drafted(change: Callable[[str, Any], str]) -> Callable[[], Any]:
 
 
 def _on_truncation(act: Callable[[], object]) -> Callable[[], Any]:
-    real = dp_sgd.encode
+    real = sanitize.encode
 
     def encode(*arguments: Any, **options: Any) -> Any:
         example, cut = real(*arguments, **options)
@@ -157,7 +157,7 @@ def _on_truncation(act: Callable[[], object]) -> Callable[[], Any]:
             act()
         return example, cut
 
-    return lambda: patch.object(dp_sgd, "encode", encode)
+    return lambda: patch.object(sanitize, "encode", encode)
 
 
 def _end_with_three() -> None:
@@ -167,8 +167,8 @@ def _end_with_three() -> None:
 def _as_many_steps_as_units() -> Any:
     real = dp_sgd.sanitize
 
-    def train(model: Any, pad: int, examples: Any, units: Any, plan: Any, *more: Any) -> Any:
-        return real(model, pad, examples, units, replace(plan, steps=len(units)), *more)
+    def train(learner: Any, examples: Any, units: Any, plan: Any, *more: Any) -> Any:
+        return real(learner, examples, units, replace(plan, steps=len(units)), *more)
 
     return patch.object(dp_sgd, "sanitize", train)
 

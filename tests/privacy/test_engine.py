@@ -34,8 +34,10 @@ from privcode.privacy.ledger import Ledger
 from privcode.privacy.plan import make_plan
 from privcode.syntax import LANGUAGES
 from privcode.training import loss as loss_module
-from privcode.training.dp_sgd import Settings, encode, sanitize, try_out
-from privcode.training.loss import Example, collate, per_example_losses, split_head
+from privcode.training.dp_sgd import Learner, sanitize, try_out
+from privcode.training.examples import Example, collate, encode
+from privcode.training.loss import per_example_losses, split_head
+from privcode.training.settings import Sanitize
 
 TOKENIZER = load_tokenizer("bundled:junior")
 FAMILIES: dict[str, Any] = {
@@ -183,7 +185,9 @@ LARGE_VOCABULARY = """
 import resource, torch
 from transformers import Qwen2Config, Qwen2ForCausalLM
 from privcode.models import attach_lora
-from privcode.training.loss import Example, collate, per_example_losses, split_head
+from privcode.training.settings import Sanitize
+from privcode.training.loss import per_example_losses, split_head
+from privcode.training.examples import Example, collate
 base = Qwen2ForCausalLM(Qwen2Config(vocab_size=150_000, hidden_size=16, intermediate_size=16,
     num_hidden_layers=1, num_attention_heads=2, num_key_value_heads=2, tie_word_embeddings=True))
 model = attach_lora(base, 4, 8.0, 0.0).train()
@@ -254,9 +258,10 @@ def test_a_model_that_cannot_be_clipped_per_record_is_refused_by_name_before_the
     )
     ledger = Ledger(tmp_path / "ledger.jsonl")
     ledger.begin(plan, "fingerprint")
+    learner = Learner(model, 0, 256)
     units = [[i] for i in range(len(EXAMPLES))]
     with pytest.raises(UserError, match=rf"module .*layers\.\d\..*: .*{says}"):
-        sanitize(model, 0, EXAMPLES, units, plan, Settings(), ledger, tmp_path / "checkpoint")
+        sanitize(learner, EXAMPLES, units, plan, Sanitize(), ledger, tmp_path / "checkpoint")
     assert ledger.steps == 0
 
 
@@ -264,7 +269,7 @@ def test_trying_a_model_out_leaves_no_trace() -> None:
     model = tiny()
     clipper = Clipper(model, 1.0)
     before = torch.get_rng_state()
-    try_out(model, clipper, 0, Settings())
+    try_out(Learner(model, 0, 256), clipper, 8)
     assert torch.equal(torch.get_rng_state(), before)
     assert all(p.grad is None for p in model.parameters())
     assert not clipper.take_sum().any()

@@ -18,8 +18,10 @@ from privcode.privacy.clipping import Clipper
 from privcode.privacy.ledger import Ledger, read_ledger, spent_in
 from privcode.privacy.plan import PrivacyPlan, make_plan
 from privcode.privacy.randomness import Randomness
-from privcode.training.dp_sgd import Settings, by_unit, encode, micro_batches, sanitize
-from privcode.training.loss import collate, per_example_losses, syntax_weight
+from privcode.training.dp_sgd import Learner, by_unit, micro_batches, sanitize
+from privcode.training.examples import collate, encode
+from privcode.training.loss import per_example_losses, syntax_weight
+from privcode.training.settings import Sanitize, Syntax
 
 TOKENIZER = AutoTokenizer.from_pretrained(ASSETS / "junior")
 RECORDS = [
@@ -64,7 +66,6 @@ def train(
     folder: Path,
     plan: PrivacyPlan | None = None,
     stop: int | None = None,
-    **settings: object,
 ) -> tuple[torch.Tensor, Ledger]:
     """Train a tiny model; `stop` breaks off after that many steps, as an interrupt would."""
     folder.mkdir(exist_ok=True)
@@ -80,14 +81,12 @@ def train(
         if stop is not None and done >= stop:
             raise KeyboardInterrupt
 
-    chosen = {"learning_rate": 1e-2, "checkpoint_every": 2, "lambda_max": 1.0} | settings
     sanitize(
-        model,
-        TOKENIZER.pad_token_id,
+        Learner(model, TOKENIZER.pad_token_id, 256),
         EXAMPLES,
         by_unit(RECORDS),
         plan,
-        Settings(**chosen),  # type: ignore[arg-type]
+        Sanitize(learning_rate=1e-2, checkpoint_every=2, syntax=Syntax(lambda_max=1.0)),
         ledger,
         folder / "checkpoint.pt",
         progress,
@@ -297,7 +296,7 @@ def test_of_a_record_too_long_for_the_model_nobody_prints_the_length() -> None:
 from transformers.utils import logging
 from privcode.models import load_tokenizer
 from privcode.data.records import Record, Unit
-from privcode.training.dp_sgd import encode
+from privcode.training.examples import encode
 logging.set_verbosity_warning()
 tokenizer = load_tokenizer("bundled:junior")
 tokenizer.model_max_length = 64

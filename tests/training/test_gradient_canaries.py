@@ -14,9 +14,10 @@ from privcode.audit.trial import Trial, short_audit, trial
 from privcode.errors import UserError
 from privcode.privacy.ledger import Ledger
 from privcode.privacy.plan import PrivacyPlan, make_plan
-from privcode.training.dp_sgd import Settings, sanitize
+from privcode.training.dp_sgd import Learner, sanitize
+from privcode.training.examples import Example
 from privcode.training.gradient_canaries import GradientCanaries
-from privcode.training.loss import Example
+from privcode.training.settings import Sanitize, Syntax
 
 CLIP = 0.5
 PARAMETERS = 2048
@@ -86,9 +87,19 @@ def train(
         if stop is not None and done >= stop:
             raise KeyboardInterrupt
 
-    settings = Settings(learning_rate=1e-2, checkpoint_every=2, syntax="off")
+    settings = Sanitize(learning_rate=1e-2, checkpoint_every=2, syntax=Syntax(schedule="off"))
     checkpoint, units = folder / "checkpoint.pt", [[i] for i in range(len(data))]
-    sanitize(model, 0, data, units, plan, settings, ledger, checkpoint, progress, canaries=canaries)
+    sanitize(
+        Learner(model, 0, 256),
+        data,
+        units,
+        plan,
+        settings,
+        ledger,
+        checkpoint,
+        progress,
+        canaries=canaries,
+    )
     return canaries, torch.cat(
         [p.detach().flatten() for p in model.parameters() if p.requires_grad]
     )

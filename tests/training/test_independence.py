@@ -32,9 +32,10 @@ from privcode.models import attach_lora, load_model, load_tokenizer
 from privcode.privacy.clipping import Clipper
 from privcode.privacy.ledger import Ledger
 from privcode.privacy.plan import make_plan
-from privcode.training.dp_sgd import Settings, encode, sanitize, try_out
+from privcode.training.dp_sgd import Learner, sanitize, try_out
+from privcode.training.examples import Example, encode
 from privcode.training.independence import Grouping, has_experts, refuse_by_name, rope_types
-from privcode.training.loss import Example
+from privcode.training.settings import Sanitize, Syntax
 
 CLIP = 0.05
 ATTENTION = ["q_proj", "k_proj", "v_proj", "o_proj"]
@@ -124,19 +125,21 @@ def step(
         reproducible_seed=1,
     )
     alone = [[i] for i in range(len(examples))] if units is None else units
-    settings = Settings(**{"max_tokens": 64, "lambda_max": 1.0} | chosen)
+    most = chosen.pop("max_tokens", 64)
+    settings = Sanitize(learning_rate=5e-6, syntax=Syntax(lambda_max=1.0), **chosen)
     with TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
         patch.setattr(Clipper, "take_sum", take_sum)
         ledger = Ledger(Path(folder) / "ledger.jsonl")
         ledger.begin(plan, "fingerprint")
         checkpoint = Path(folder) / "checkpoint"
-        sanitize(model, 0, examples, alone, plan, settings, ledger, checkpoint, grouping=grouping)
+        learner = Learner(model, 0, most, grouping)
+        sanitize(learner, examples, alone, plan, settings, ledger, checkpoint)
     (only,) = sums
     return only
 
 
-def tried(model: Any, **chosen: Any) -> Grouping:
-    return try_out(model, Clipper(model, CLIP), 0, Settings(**{"max_tokens": 64} | chosen))
+def tried(model: Any, max_tokens: int = 64, micro_batch: int = 8) -> Grouping:
+    return try_out(Learner(model, 0, max_tokens), Clipper(model, CLIP), micro_batch)
 
 
 def moves_by_its_own(

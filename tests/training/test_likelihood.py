@@ -5,8 +5,8 @@ import pytest
 import torch
 
 from privcode.models import load_model
+from privcode.training.examples import Example
 from privcode.training.likelihood import token_log_probabilities
-from privcode.training.loss import Example
 
 ROWS = [(3, 5), (20, 40), (7, 7), (2, 33), (12, 13)]  # prompt tokens, all tokens
 

@@ -17,6 +17,9 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, Llama
 import privcode
 from privcode.errors import UserError
 from privcode.files import failed_write, sha256_tree
+from privcode.models.settings import Lora, Model
+from privcode.training import tuning
+from privcode.training.settings import Boost
 from privcode.training.tuning import boost, encode
 
 ASSET = Path(privcode.__file__).parent / "assets" / "junior"
@@ -40,26 +43,28 @@ def tiny() -> tuple[Any, Any]:
 def run(tmp: Path, method: Any = "lora", **changes: Any) -> int:
     model, tokenizer = tiny()
     torch.seed()  # what was drawn before must not matter
-    arguments: dict[str, Any] = {
-        "method": method,
-        "rank": 4,
-        "alpha": 8,
-        "dropout": 0.1,
-        "targets": None,
-        "epochs": 3,
-        "learning_rate": 1e-2,
-        "batch_size": 4,
-        "micro_batch": 2,
-        "max_tokens": 128,
-        "warmup_ratio": 0.1,
-        "scheduler": "cosine",
-        "weight_decay": 0.01,
-        "seed": 5,
-        "checkpoints": tmp / "checkpoints",
-        "output": tmp / "out",
-        "save_every": 4,
-    }
-    return boost(model, tokenizer, changes.pop("pairs", PAIRS), **(arguments | changes))
+    progress, pairs = changes.pop("progress", None), changes.pop("pairs", PAIRS)
+    section = Model(
+        model="bundled:junior",
+        max_tokens=changes.pop("max_tokens", 128),
+        lora=Lora(r=4, alpha=8, dropout=0.1),
+    )
+    settings = Boost(
+        **{
+            "method": method,
+            "epochs": 3,
+            "learning_rate": 1e-2,
+            "batch_size": 4,
+            "micro_batch": 2,
+            "warmup_ratio": 0.1,
+            "weight_decay": 0.01,
+            "seed": 5,
+        }
+        | changes
+    )
+    tuning.SAVE_EVERY = 4
+    places = (tmp / "checkpoints", tmp / "out")
+    return boost(model, tokenizer, pairs, section, settings, *places, progress)
 
 
 def test_the_loss_is_on_the_completion_and_its_end_token_only() -> None:

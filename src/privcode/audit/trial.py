@@ -15,8 +15,8 @@ from typing import Any
 from privcode.audit.one_run import Bound, choose_guesses, lower_bound
 from privcode.privacy.ledger import Ledger
 from privcode.privacy.plan import PrivacyPlan, make_plan
+from privcode.training.examples import Example
 from privcode.training.gradient_canaries import GradientCanaries
-from privcode.training.loss import Example
 
 
 @dataclass(frozen=True)
@@ -50,21 +50,27 @@ def trial(
         seed: of the coins.
         engine: the plan that is really carried out, where a fault is to be shown.
     """
-    from privcode.training.dp_sgd import Settings, sanitize
+    from privcode.training.dp_sgd import Learner, sanitize
+    from privcode.training.settings import Sanitize, Syntax
 
     parameters = sum(p.numel() for p in model.parameters() if p.requires_grad)
     planted = GradientCanaries(claim, parameters, canaries, seed)
     done = engine or claim
+    settings = Sanitize(
+        learning_rate=1e-2,
+        micro_batch=16,
+        checkpoint_every=done.steps,
+        syntax=Syntax(schedule="off"),
+    )
     with tempfile.TemporaryDirectory() as folder:
         ledger = Ledger(Path(folder) / "ledger.jsonl")
         ledger.begin(done, "made up")
         sanitize(
-            model,
-            0,
+            Learner(model, 0, 256),
             examples,
             [[i] for i in range(len(examples))],
             done,
-            Settings(learning_rate=1e-2, micro_batch=16, checkpoint_every=done.steps, syntax="off"),
+            settings,
             ledger,
             Path(folder) / "checkpoint.pt",
             canaries=planted,
@@ -84,7 +90,7 @@ def short_audit() -> Trial:
     from privcode.data.records import Record, Unit
     from privcode.exercises.corpus import private_records
     from privcode.models import attach_lora, load_model, load_tokenizer, render
-    from privcode.training.dp_sgd import encode
+    from privcode.training.examples import encode
 
     tokenizer = load_tokenizer("bundled:junior")
     template = "Question: {prompt}\n\nAnswer:\n"

@@ -19,8 +19,10 @@ from privcode.doctor import expect
 from privcode.models import attach_lora
 from privcode.privacy import PrivacyPlan, make_plan
 from privcode.privacy.ledger import Ledger
-from privcode.training.dp_sgd import Settings, sanitize
-from privcode.training.loss import Example, collate, per_example_losses
+from privcode.training.dp_sgd import Learner, sanitize
+from privcode.training.examples import Example, collate
+from privcode.training.loss import per_example_losses
+from privcode.training.settings import Sanitize, Syntax
 
 ERRORS = 6.0  # standard errors
 _TOLERANCE = 1e-4  # fp32, whatever the device's summation order
@@ -72,15 +74,16 @@ def take_steps(
         seen.append(torch.cat([part.flatten() for part in parts]).cpu())
 
     hook = register_optimizer_step_pre_hook(note)
-    settings = Settings(lambda_max=2.0, micro_batch=3, checkpoint_every=2)
+    syntax = Syntax(lambda_max=2.0)
+    settings = Sanitize(learning_rate=5e-6, micro_batch=3, checkpoint_every=2, syntax=syntax)
     with tempfile.TemporaryDirectory() as fresh, torch.random.fork_rng():
         place = folder or Path(fresh)
         ledger = Ledger(place / "ledger.jsonl")
         ledger.begin(plan, "made up")
         try:
-            sanitize(
-                model, 0, examples, units, plan, settings, ledger, place / "checkpoint", progress
-            )
+            learner = Learner(model, 0, 256)
+            checkpoint = place / "checkpoint"
+            sanitize(learner, examples, units, plan, settings, ledger, checkpoint, progress)
         finally:
             hook.remove()
     return seen

@@ -69,11 +69,10 @@ def _layers(had: list[Any]) -> str:
 
 
 def _records(had: list[Any], micro_batch: int, max_tokens: int) -> str:
-    from privcode.training.dp_sgd import Settings, try_out
+    from privcode.training.dp_sgd import Learner, try_out
 
     model, clipper = had
-    settings = Settings(micro_batch=micro_batch, max_tokens=max_tokens)
-    way = try_out(model, clipper, 0, settings)
+    way = try_out(Learner(model, 0, max_tokens), clipper, micro_batch)
     return (
         f"a record of up to {max_tokens} tokens gives the same bits in any company: trained "
         f"{_WAYS[way].format(micro_batch)}; nothing is added to the sensitivity"

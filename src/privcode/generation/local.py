@@ -19,7 +19,7 @@ from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerB
 
 from privcode.errors import UserError
 from privcode.generation import Sampling
-from privcode.models import context_length
+from privcode.models import context_length, end_tokens, prompt_tokens
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class LocalGenerator:
         A batch whose longest prompt leaves less room in the context than `max_new_tokens` stops
         where the context ends.
         """
-        encoded = [self.tokenizer(prompt)["input_ids"] for prompt in prompts]
+        encoded = [prompt_tokens(self.tokenizer, prompt) for prompt in prompts]
         self._check_lengths(encoded)
         copies = sampling.n if sampling.temperature > 0 else 1
         # Longest first: a batch that does not fit in memory fails at once, not after an hour.
@@ -79,7 +79,6 @@ class LocalGenerator:
     def _config(self, sampling: Sampling, room: int) -> Any:
         # transformers fills what is left unset from the model's own generation_config, so what
         # would bend the distribution is set here to its neutral value.
-        own = self.model.generation_config.eos_token_id
         drawn: dict[str, float] = {}
         if sampling.temperature > 0:
             drawn = {
@@ -95,14 +94,14 @@ class LocalGenerator:
             repetition_penalty=1.0,
             no_repeat_ngram_size=0,
             max_new_tokens=min(sampling.max_new_tokens, room),
-            eos_token_id=self.tokenizer.eos_token_id if own is None else own,
+            eos_token_id=end_tokens(self.tokenizer, self.model) or None,
             pad_token_id=self.tokenizer.pad_token_id,
             **drawn,
         )
 
     def fits(self, prompt: str) -> bool:
         """Whether `prompt` leaves room for an answer in the model's context."""
-        return len(self.tokenizer(prompt)["input_ids"]) < context_length(self.model)
+        return len(prompt_tokens(self.tokenizer, prompt)) < context_length(self.model)
 
     def _check_lengths(self, encoded: list[list[int]]) -> None:
         context = context_length(self.model)

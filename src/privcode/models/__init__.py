@@ -1,289 +1,50 @@
-"""Models, tokenizers and adapters, loaded by name; prompts filled from templates.
+"""Models and their tokenizers: loaded by name, adapted, asked in one way by every stage.
 
-Promises: a name that cannot be loaded is one line for the person, never a traceback; so is a model
-or adapter without one of its weights, which the libraries would draw at random, or with a weight
-that is not a finite number; remote code is never run; a template's braces are the only ones read,
-so code may hold any.
-Does not: train, quantise, or spread one model over several devices.
+Promises: a model that cannot be used is refused in one line; a prompt becomes the same tokens in
+training and in generation.
+Does not: train or sample.
 """
 
-import os
-import re
-import shutil
-from collections.abc import Iterable
-from functools import cache
-from pathlib import Path
-from typing import Any, Literal
-
-import torch
-from peft import LoraConfig, PeftConfig, PeftModel, PeftModelForCausalLM, get_peft_model
-from safetensors import SafetensorError
-from transformers import (
-    AutoConfig,
-    AutoModel,
-    AutoModelForCausalLM,
-    AutoTokenizer,
-    PreTrainedModel,
-    PreTrainedTokenizerBase,
+from privcode.models.loading import (
+    LORA_TARGETS,
+    attach_lora,
+    check_model,
+    context_length,
+    load_adapter,
+    load_encoder,
+    load_model,
+    load_tokenizer,
+    public_name,
+    save_model,
+    sizes,
 )
-from transformers.utils.logging import disable_progress_bar
+from privcode.models.settings import Dtype
+from privcode.models.templates import render
+from privcode.models.tokens import (
+    Answer,
+    answer_tokens,
+    end_tokens,
+    pair_tokens,
+    prompt_tokens,
+)
 
-from privcode.errors import UserError
-from privcode.files import failed_write, read_json, write_json
-
-Dtype = Literal["float32", "bfloat16", "float16"]
-
-LORA_TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
-
-_BUNDLED = "bundled:"
-_ASSETS = Path(__file__).parents[1] / "assets"
-_FIELDS = ("prompt", "code", "language")
-_PLACEHOLDER = re.compile(r"\{(" + "|".join(_FIELDS) + r")\}")
-# What the libraries raise for a missing, half-written or unsupported model.
-_LOAD_ERRORS = (OSError, ValueError, KeyError, ImportError, RuntimeError, SafetensorError)
-
-
-def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
-    """The fast tokenizer of model `name` (a directory, a hub name or "bundled:junior").
-
-    A tokenizer without a pad token pads with its end-of-sequence token.
-
-    Raises:
-        UserError: it cannot be loaded, reports no offsets, or has neither token.
-    """
-    tokenizer = _load(AutoTokenizer, "tokenizer", name)
-    if not tokenizer.is_fast:
-        raise UserError(
-            f"tokenizer {name}: reports no offsets; choose a model with a tokenizer.json"
-        )
-    if tokenizer.pad_token_id is None:
-        if tokenizer.eos_token_id is None:
-            raise UserError(
-                f"tokenizer {name}: has neither a pad nor an end-of-sequence token; "
-                "set one in its tokenizer_config.json"
-            )
-        tokenizer.pad_token = tokenizer.eos_token
-    return tokenizer
-
-
-def load_model(name: str, dtype: Dtype = "float32") -> PreTrainedModel:
-    """The causal language model `name` in `dtype`, in eval mode, on the GPU where there is one.
-
-    Raises:
-        UserError: it cannot be loaded, lacks a weight, or has one that is not finite.
-    """
-    return _load_whole(AutoModelForCausalLM, name, getattr(torch, dtype)).to(_device())
-
-
-@cache
-def check_model(name: str, dtype: Dtype) -> None:
-    """Load `name` once, on the CPU, and drop it.
-
-    Raises:
-        UserError: what `load_model` raises.
-    """
-    _load_whole(AutoModelForCausalLM, name, getattr(torch, dtype))
-
-
-def load_encoder(name: str) -> PreTrainedModel:
-    """The model `name` without its head, fp32, in eval mode: texts to hidden states.
-
-    Its pooler, which hidden states do not pass through, may be missing: language models have none.
-
-    Raises:
-        UserError: it cannot be loaded, lacks a weight, or has one that is not finite.
-    """
-    return _load_whole(AutoModel, name, torch.float32, unused=("pooler.",)).to(_device())
-
-
-def attach_lora(
-    model: PreTrainedModel,
-    r: int,
-    alpha: float,
-    dropout: float,
-    targets: list[str] | None = None,
-) -> PeftModel:
-    """`model` frozen under trainable fp32 LoRA adapters (paper, released settings).
-
-    Args:
-        model: changed in place; its weights are frozen.
-        r: the adapters' rank.
-        alpha: the update is scaled by alpha / r.
-        dropout: on the adapters' input.
-        targets: names of linear layers; without it those of `LORA_TARGETS` that the model has.
-
-    Raises:
-        UserError: a named target is not in the model, or it has none of the default ones.
-    """
-    present = {name.rpartition(".")[2] for name, _ in model.named_modules()}
-    chosen = [name for name in LORA_TARGETS if name in present] if targets is None else targets
-    unknown = [name for name in chosen if name not in present]
-    if unknown or not chosen:
-        missing = ", ".join(unknown) or "none of " + ", ".join(LORA_TARGETS)
-        raise UserError(
-            f"lora.targets: the model has no such layer ({missing}); "
-            "name linear layers of this model"
-        )
-    config = LoraConfig(
-        task_type="CAUSAL_LM", r=r, lora_alpha=alpha, lora_dropout=dropout, target_modules=chosen
-    )
-    return get_peft_model(model, config, autocast_adapter_dtype=True)
-
-
-def sizes(name: str, r: int, targets: list[str] | None = None) -> tuple[int, int]:
-    """Parameters of model `name` and of its adapter, from its config: no weights, no network.
-
-    Raises:
-        UserError: the config is not on this machine or unsupported; what `attach_lora` raises.
-    """
-    config = _load(AutoConfig, "model", name, local_files_only=True)
-    with torch.device("meta"):
-        try:
-            model = AutoModelForCausalLM.from_config(config)
-        except _LOAD_ERRORS as error:
-            raise UserError(f"model {name}: is not supported ({_reason(error)})") from error
-        base = model.num_parameters()
-        adapted = attach_lora(model, r, r, 0.0, targets)
-    return base, sum(p.numel() for p in adapted.parameters() if p.requires_grad)
-
-
-def load_adapter(model: PreTrainedModel, path: Path) -> PeftModel:
-    """`model` with the adapter saved at `path`, for inference.
-
-    Raises:
-        UserError: there is no adapter at `path`, or it is not one of this model.
-    """
-    if not (path / "adapter_config.json").is_file():
-        raise UserError(f"{path}: holds no adapter_config.json; give an adapter's directory")
-    try:
-        config = PeftConfig.from_pretrained(str(path))
-        config.inference_mode = True
-        adapted = PeftModelForCausalLM(model, config)
-        found = adapted.load_adapter(str(path), "default", is_trainable=False)
-    except _LOAD_ERRORS as error:
-        raise UserError(f"{path}: the adapter cannot be loaded ({_reason(error)})") from error
-    for keys, what in (
-        (found.missing_keys, "lacks weight"),
-        (found.unexpected_keys, "holds a weight that the model has no place for,"),
-    ):
-        if keys:
-            raise UserError(f"{path}: the adapter {what} {_named(keys)}; restore the file")
-    _refuse_not_finite(f"{path}: the adapter", adapted)
-    return adapted.eval()
-
-
-def save_model(model: Any, output: Path, tokenizer: Any | None = None, base: str = "") -> None:
-    """Write an adapter, or a whole model, to a temporary folder and rename it to `output`.
-
-    An adapter's config names `base` as its model: the name the owner gave, not a path on disk
-    (of a local folder only the last part, as paths tell about the owner's machine).
-
-    Raises:
-        UserError: the disk is full or the folder cannot be written.
-    """
-    temporary = output.with_name(f".{output.name}.tmp")
-    shutil.rmtree(temporary, ignore_errors=True)
-    try:
-        model.save_pretrained(temporary)
-        if tokenizer is not None:
-            tokenizer.save_pretrained(temporary)
-        (temporary / "README.md").unlink(missing_ok=True)  # peft's model card, a blank form
-        adapter = temporary / "adapter_config.json"
-        if adapter.exists():  # peft writes sets of names in the order of the process's hash seed
-            config = read_json(adapter)
-            for name in ("target_modules", "exclude_modules", "modules_to_save"):
-                if isinstance(config.get(name), list):
-                    config[name].sort()
-            config["base_model_name_or_path"] = public_name(base)
-            write_json(adapter, config)
-        os.sync()
-        shutil.rmtree(output, ignore_errors=True)
-        os.replace(temporary, output)
-    except Exception as error:
-        if (reason := failed_write(error)) is None:
-            raise
-        raise UserError(f"{output}: cannot be written ({reason}); free space") from error
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
-
-
-def render(template: str, **fields: str) -> str:
-    """`template` with {prompt}, {code} and {language} replaced once by `fields`.
-
-    Other braces, and braces inside a field, stay as they are. A placeholder without a field stays
-    too; a field the template does not use is ignored.
-
-    Raises:
-        TypeError: a field is none of the three.
-    """
-    if unknown := set(fields) - set(_FIELDS):
-        raise TypeError(f"render() has no field {', '.join(sorted(unknown))}")
-    return _PLACEHOLDER.sub(lambda match: fields.get(match[1], match[0]), template)
-
-
-def public_name(model: str) -> str:
-    """A model's name as it may be published: of a local folder only the last part."""
-    return Path(model).name if Path(model).is_absolute() or os.path.exists(model) else model
-
-
-def context_length(model: PreTrainedModel | PeftModel) -> int:
-    """The most tokens, prompt and answer together, that `model` was made for."""
-    return int(model.config.get_text_config().max_position_embeddings)
-
-
-def _load(kind: Any, noun: str, name: str, **options: Any) -> Any:
-    source = name
-    if name.startswith(_BUNDLED):
-        source = str(_ASSETS / name.removeprefix(_BUNDLED))
-    disable_progress_bar()
-    try:
-        loaded = kind.from_pretrained(source, trust_remote_code=False, **options)
-    except _LOAD_ERRORS as error:
-        raise UserError(
-            f"{noun} {name}: cannot be loaded ({_reason(error)}); give a model directory, "
-            "a hub name, bundled:junior or bundled:premium"
-        ) from error
-    return loaded
-
-
-def _load_whole(
-    kind: Any, name: str, dtype: torch.dtype, unused: tuple[str, ...] = ()
-) -> PreTrainedModel:
-    """A model that has all its weights, in eval mode; those that begin with `unused` may lack."""
-    model, found = _load(kind, "model", name, dtype=dtype, output_loading_info=True)
-    missing = [key for key in found["missing_keys"] if not key.startswith(unused or ("\0",))]
-    wrong = [key for key, *_ in found["mismatched_keys"]]
-    if missing or wrong:
-        raise UserError(
-            f"model {name}: lacks weight {_named(missing or wrong)}, which would be drawn at "
-            "random; download or copy the model again"
-        )
-    _refuse_not_finite(f"model {name}:", model)
-    loaded: PreTrainedModel = model
-    return loaded
-
-
-def _refuse_not_finite(whose: str, model: torch.nn.Module) -> None:
-    for name, weight in model.named_parameters():
-        if weight.is_floating_point() and weight.numel():
-            low, high = torch.aminmax(weight.detach())  # both are NaN where a weight is
-            if not bool(low.isfinite() & high.isfinite()):
-                raise UserError(
-                    f"{whose} weight {name} is not finite (NaN or infinite); download or copy it "
-                    "again, or choose another dtype"
-                )
-
-
-def _named(keys: Iterable[str]) -> str:
-    """The first of some tensors, and how many more there are."""
-    first, *others = sorted(keys)
-    return first + (f" (and {len(others)} more)" if others else "")
-
-
-def _reason(error: Exception) -> str:
-    lines = str(error).strip().splitlines() or [type(error).__name__]
-    return lines[0].rstrip(".:")
-
-
-def _device() -> str:
-    return "cuda" if torch.cuda.is_available() else "cpu"
+__all__ = [
+    "LORA_TARGETS",
+    "Answer",
+    "Dtype",
+    "answer_tokens",
+    "attach_lora",
+    "check_model",
+    "context_length",
+    "end_tokens",
+    "load_adapter",
+    "load_encoder",
+    "load_model",
+    "load_tokenizer",
+    "pair_tokens",
+    "prompt_tokens",
+    "public_name",
+    "render",
+    "save_model",
+    "sizes",
+]

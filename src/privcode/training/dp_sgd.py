@@ -22,7 +22,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -34,7 +34,7 @@ from privcode.files import write_with
 from privcode.privacy.clipping import Clipper
 from privcode.privacy.ledger import Ledger
 from privcode.privacy.plan import PrivacyPlan
-from privcode.syntax.spans import completion_spans, token_mask
+from privcode.training.examples import Example, collate, padded
 from privcode.training.gradient_canaries import GradientCanaries
 from privcode.training.independence import (
     Grouping,
@@ -43,57 +43,25 @@ from privcode.training.independence import (
     made_up,
     refuse_by_name,
 )
-from privcode.training.loss import (
-    Example,
-    Head,
-    collate,
-    padded,
-    per_example_losses,
-    split_head,
-    syntax_weight,
-)
+from privcode.training.loss import Head, per_example_losses, split_head, syntax_weight
+from privcode.training.settings import Sanitize
 
 
 @dataclass(frozen=True)
-class Settings:
-    """What sanitize needs beside the plan: nothing here bears on the guarantee."""
+class Learner:
+    """A model that DP-SGD tunes, and how records are put to it.
 
-    learning_rate: float = 5e-6
-    schedule: Literal["cosine", "constant"] = "cosine"
-    warmup_steps: int = 5
-    weight_decay: float = 0.05
-    micro_batch: int = 8
-    max_tokens: int = 256
-    checkpoint_every: int = 10
-    syntax: Literal["decay", "constant", "off"] = "decay"
-    lambda_max: float = 1000.0
-    lambda_min: float = 0.1
-    lambda_decay: float = 0.01
-
-
-def encode(
-    record: Record, prompt: str, tokenizer: Any, max_tokens: int, syntax: bool = True
-) -> tuple[Example, bool]:
-    """One record as one example, and whether it had to be truncated to `max_tokens`.
-
-    Args:
-        record: the record; its completion is the target, followed by the end token.
-        prompt: the record's prompt, rendered by the run's template.
-        tokenizer: a fast tokenizer (character offsets are needed).
-        max_tokens: the context; the end of a longer record is cut off.
-        syntax: False leaves out the search for structure.
+    Attributes:
+        model: a peft model whose adapter alone is trainable; tuned in place.
+        pad: the padding token.
+        max_tokens: the most tokens that an example may have.
+        grouping: what `try_out` said of the model; None: it is tried out before training.
     """
-    # Not verbose: of a record too long for the model, the tokenizer would print the length.
-    context = tokenizer(prompt, verbose=False)["input_ids"]
-    target = tokenizer(
-        record.completion, add_special_tokens=False, return_offsets_mapping=True, verbose=False
-    )
-    spans = completion_spans(record.completion, record.language) if syntax else []
-    structure = token_mask([(a, b) for a, b in target["offset_mapping"]], spans)
-    ids = [*context, *target["input_ids"], tokenizer.eos_token_id]
-    marks = [*[False] * len(context), *structure, False]
-    cut = len(ids) > max_tokens
-    return Example(tuple(ids[:max_tokens]), len(context), tuple(marks[:max_tokens])), cut
+
+    model: Any
+    pad: int
+    max_tokens: int
+    grouping: Grouping | None = None
 
 
 def by_unit(records: Sequence[Record]) -> list[list[int]]:
@@ -127,7 +95,7 @@ def micro_batches(
         yield group
 
 
-def _rate(step: int, steps: int, settings: Settings) -> float:
+def _rate(step: int, steps: int, settings: Sanitize) -> float:
     warm = min(1.0, (step + 1) / max(1, settings.warmup_steps))
     cosine = 0.5 * (1 + math.cos(math.pi * step / steps)) if settings.schedule == "cosine" else 1.0
     return settings.learning_rate * warm * cosine
@@ -165,12 +133,10 @@ def _vocabulary(model: Any) -> torch.Tensor:
 
 
 def _recorded(
-    model: Any,
+    learner: Learner,
     head: Head | None,
     clipper: Clipper,
     examples: Sequence[Example],
-    pad: int,
-    settings: Settings,
     weight: float,
     fill: int = 0,
 ) -> torch.Tensor:
@@ -178,12 +144,12 @@ def _recorded(
 
     `fill` made-up rows come last.
     """
-    width = padded(max(len(e.ids) for e in examples), settings.max_tokens)
-    tokens = _vocabulary(model) if fill else torch.empty(0)
+    width = padded(max(len(e.ids) for e in examples), learner.max_tokens)
+    tokens = _vocabulary(learner.model) if fill else torch.empty(0)
     more = [made_up(width, tokens, row) for row in range(fill)]
-    batch = collate([*examples, *more], pad, clipper.device, width)
+    batch = collate([*examples, *more], learner.pad, clipper.device, width)
     with clipper.recording(len(batch.ids)):
-        losses = per_example_losses(model, batch, weight, head)
+        losses = per_example_losses(learner.model, batch, weight, head)
         losses.sum().backward()  # type: ignore[no-untyped-call]
     return losses.detach()[: len(examples)]
 
@@ -203,14 +169,20 @@ def _same_bits_each_time() -> Iterator[None]:
 
 
 @_same_bits_each_time()
-def try_out(model: Any, clipper: Clipper, pad: int, settings: Settings) -> Grouping:
+def try_out(learner: Learner, clipper: Clipper, micro_batch: int) -> Grouping:
     """How the records of this model may stand together; on made-up tokens, nothing is spent.
 
+    Args:
+        learner: the model.
+        clipper: of this model.
+        micro_batch: the most records that stand together in training.
+
     Raises:
-        UserError: the model cannot be clipped per record; see `privacy/independence.py`.
+        UserError: the model cannot be clipped per record; see `independence`.
     """
+    model = learner.model
     _without_dropout(model)
-    refuse_by_name(model, settings.max_tokens)
+    refuse_by_name(model, learner.max_tokens)
     head = split_head(model)
     calls = 0
 
@@ -218,7 +190,7 @@ def try_out(model: Any, clipper: Clipper, pad: int, settings: Settings) -> Group
         nonlocal calls
         calls += 1
         torch.manual_seed(calls)  # a model that still drops out at random shows it
-        _recorded(model, head, clipper, examples, pad, settings, 1.0, fill)
+        _recorded(learner, head, clipper, examples, 1.0, fill)
         return clipper.take_rows()[: len(examples)]
 
     weights = model.get_input_embeddings().weight
@@ -227,8 +199,8 @@ def try_out(model: Any, clipper: Clipper, pad: int, settings: Settings) -> Group
             gradients,
             clipper.layer_of,
             _vocabulary(model),
-            settings.micro_batch,
-            settings.max_tokens,
+            micro_batch,
+            learner.max_tokens,
             torch.finfo(weights.dtype).eps,
             alone=has_experts(model),
         )
@@ -248,23 +220,20 @@ def noised_sum(clipped: torch.Tensor, noise: torch.Tensor | None) -> torch.Tenso
 
 @_same_bits_each_time()
 def sanitize(
-    model: Any,
-    pad: int,
+    learner: Learner,
     examples: Sequence[Example],
     units: Sequence[Sequence[int]],
     plan: PrivacyPlan,
-    settings: Settings,
+    settings: Sanitize,
     ledger: Ledger,
     checkpoint: Path,
     progress: Callable[[int], object] = lambda steps: None,
     canaries: GradientCanaries | None = None,
-    grouping: Grouping | None = None,
 ) -> list[dict[str, float]]:
-    """Train the adapter of `model` in place; returns the (private) training curve.
+    """Train the adapter of the learner's model in place; returns the (private) training curve.
 
     Args:
-        model: a peft model whose adapter alone is trainable.
-        pad: padding token.
+        learner: the model.
         examples: all records, encoded.
         units: for each unit present, the indices of its (bounded) examples.
         plan: decides sampling, clipping, noise and divisor.
@@ -273,18 +242,18 @@ def sanitize(
         checkpoint: file (in `private/`) to go on from and to write, by the first rank.
         progress: called with the number of steps done.
         canaries: units of an audit beside the private ones; scored step by step, in place.
-        grouping: what `try_out` said of this model; without it the model is tried out here.
 
     Raises:
         UserError: the model cannot be clipped per record; the ranks hold different data or
-            settings; an example is longer than `settings.max_tokens`; the ledger cannot be
-            written, or is older than the checkpoint; all is spent and the checkpoint is gone.
+            settings; an example is longer than the learner's `max_tokens`; the ledger cannot
+            be written, or is older than the checkpoint; all is spent and the checkpoint is gone.
     """
     start()
+    model, syntax = learner.model, settings.syntax
     public = () if canaries is None else canaries.coordinates.tolist()
     _insist_on_the_same(units, examples, plan, settings, public)
     lengths = [len(e.ids) for e in examples]
-    if max(lengths, default=0) > settings.max_tokens:
+    if max(lengths, default=0) > learner.max_tokens:
         raise UserError(
             "sanitize: an example is longer than max_tokens, for which it was tried out"
         )
@@ -292,7 +261,7 @@ def sanitize(
     clipper, head = plan.clipper(model), split_head(model)
     device = clipper.device
     _without_dropout(model)
-    grouping = grouping or try_out(model, clipper, pad, settings)
+    grouping = learner.grouping or try_out(learner, clipper, settings.micro_batch)
     together = 1 if grouping == "alone" else settings.micro_batch
     if canaries is not None:
         clipper.reserve(canaries.coordinates)
@@ -353,14 +322,14 @@ def sanitize(
         drawn = [units[u] for u in chosen if u < len(units)]
         noise = beside.submit(plan.noise, clipper, step, randomness) if rank() == 0 else None
         weight = syntax_weight(
-            step, settings.syntax, settings.lambda_max, settings.lambda_min, settings.lambda_decay
+            step, syntax.schedule, syntax.lambda_max, syntax.lambda_min, syntax.decay
         )
         total = 0.0
         for group in micro_batches(drawn, lengths, together, rank(), world()):
             rows = [(unit, index) for unit in group for index in drawn[unit]]
             records = [examples[index] for _, index in rows]
             fill = max(0, together - len(rows)) if grouping == "always as many" else 0
-            losses = _recorded(model, head, clipper, records, pad, settings, weight, fill)
+            losses = _recorded(learner, head, clipper, records, weight, fill)
             clipper.accumulate(torch.tensor([unit for unit, _ in rows]))
             total += float(losses.nan_to_num(0.0, 0.0, 0.0).sum())  # the curve is JSON
         if canaries is not None:

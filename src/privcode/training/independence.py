@@ -21,7 +21,7 @@ from torch import nn
 from torch.nn.modules.batchnorm import _NormBase
 
 from privcode.errors import UserError
-from privcode.training.loss import Example, padded
+from privcode.training.examples import Example, padded
 
 Grouping = Literal["any number", "always as many", "alone"]
 Gradients = Callable[[Sequence[Example], int], torch.Tensor]

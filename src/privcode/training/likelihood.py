@@ -14,8 +14,7 @@ from torch.nn.functional import cross_entropy
 from privcode.data.records import Record
 from privcode.generation.local import LocalGenerator
 from privcode.models import render
-from privcode.training.dp_sgd import encode
-from privcode.training.loss import Example, collate
+from privcode.training.examples import Example, collate, encode
 
 
 def record_log_probabilities(

@@ -21,63 +21,10 @@ import torch
 from torch import nn
 from torch.nn.functional import linear, log_softmax
 
+from privcode.training.examples import Batch
+
 CHUNK = 1 << 22
 """Logits (fp32 numbers) held at a time."""
-
-_PADDED_TO = 16
-
-
-@dataclass(frozen=True, slots=True)
-class Example:
-    """One record as tokens.
-
-    Attributes:
-        ids: prompt and completion tokens.
-        start: index of the completion's first token.
-        structure: for each token, whether it belongs to the structure of the code.
-    """
-
-    ids: tuple[int, ...]
-    start: int
-    structure: tuple[bool, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Batch:
-    """Right-padded examples: all [examples, width]."""
-
-    ids: torch.Tensor
-    attention: torch.Tensor
-    scored: torch.Tensor
-    structure: torch.Tensor
-
-
-def padded(length: int, most: int | None = None) -> int:
-    """To how many tokens an example of `length` is padded: by that number alone, up to `most`.
-
-    Only examples padded alike share a micro-batch. What an example gives then has the same bits
-    whoever stands next to it, where the bits of a matrix product do not depend on its rows.
-    """
-    whole = -(-length // _PADDED_TO) * _PADDED_TO
-    return whole if most is None else max(length, min(whole, most))
-
-
-def collate(
-    examples: Sequence[Example], pad: int, device: torch.device | str = "cpu", width: int = 0
-) -> Batch:
-    """Pad examples to the longest, or to `width` where that is more."""
-    length = max(width, *(len(e.ids) for e in examples))
-
-    def padded(rows: list[list[int]], fill: int) -> torch.Tensor:
-        full = [row + [fill] * (length - len(row)) for row in rows]
-        return torch.tensor(full, device=device)
-
-    return Batch(
-        ids=padded([list(e.ids) for e in examples], pad),
-        attention=padded([[1] * len(e.ids) for e in examples], 0),
-        scored=padded([[int(i >= e.start) for i in range(len(e.ids))] for e in examples], 0).bool(),
-        structure=padded([[int(s) for s in e.structure] for e in examples], 0).bool(),
-    )
 
 
 def syntax_weight(

@@ -14,7 +14,7 @@ import os
 import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from datasets import Dataset
@@ -23,7 +23,12 @@ from trl import SFTConfig, SFTTrainer
 
 from privcode.errors import UserError
 from privcode.files import failed_write, read_json, write_json
-from privcode.models import attach_lora, save_model
+from privcode.models import attach_lora, pair_tokens, save_model
+from privcode.models.settings import Model
+from privcode.training.settings import Boost
+
+SAVE_EVERY = 100
+"""Optimizer steps between checkpoints."""
 
 _COMPLETE = "complete.json"
 
@@ -33,18 +38,13 @@ def encode(
 ) -> list[dict[str, list[int]]]:
     """`input_ids` and `labels` (-100 on the prompt) of every pair of at most `max_tokens` tokens.
 
-    The prompt is rendered already, so it gets no template; a completion gets no special token but
-    the end token.
+    The prompt is rendered already.
     """
     rows = []
     for prompt, completion in pairs:
-        head, body = (
-            tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
-            for text in (prompt, completion)
-        )
-        body = [*body, tokenizer.eos_token_id]
-        if len(head) + len(body) <= max_tokens:
-            rows.append({"input_ids": head + body, "labels": [-100] * len(head) + body})
+        ids, start = pair_tokens(tokenizer, prompt, completion)
+        if len(ids) <= max_tokens:
+            rows.append({"input_ids": ids, "labels": [-100] * start + ids[start:]})
     return rows
 
 
@@ -84,34 +84,27 @@ def boost(
     model: Any,
     tokenizer: Any,
     pairs: Sequence[tuple[str, str]],
-    *,
-    method: Literal["lora", "full"],
-    rank: int,
-    alpha: int,
-    dropout: float,
-    targets: list[str] | None,
-    epochs: float,
-    learning_rate: float,
-    batch_size: int,
-    micro_batch: int,
-    max_tokens: int,
-    warmup_ratio: float,
-    scheduler: str,
-    weight_decay: float,
-    seed: int,
+    section: Model,
+    settings: Boost,
     checkpoints: Path,
     output: Path,
-    base: str = "",
-    save_every: int = 100,
     progress: Callable[[int], None] | None = None,
 ) -> int:
     """Tune `model` on (rendered prompt, completion) pairs and write the result to `output`.
 
-    The model is changed in place and trains where it lies (fp32 on CPU, bf16 autocast on a GPU
-    that has it). `rank`, `alpha`, `dropout`, `targets` matter to "lora" only, which writes
-    a plain PEFT adapter of the model named `base`; "full" writes the model and its tokenizer.
-    `progress` counts optimizer steps, those before a resume included. The checkpoints are removed
-    when `output` is there.
+    The model is changed in place. It trains where it lies: in fp32 on a CPU, under bf16 autocast
+    on a GPU that has it.
+
+    Args:
+        model: what `section` names, loaded.
+        tokenizer: the model's.
+        pairs: (rendered prompt, completion).
+        section: the model's name, its context and its adapter. The adapter matters to the method
+            "lora" alone, which writes a plain PEFT adapter; "full" writes model and tokenizer.
+        settings: how to tune.
+        checkpoints: a folder to go on from and to write; it is removed when `output` is there.
+        output: the folder to write.
+        progress: called with optimizer steps, those before a resume included.
 
     Returns:
         How many pairs were left out because they are longer than `max_tokens`: a cut completion
@@ -121,38 +114,45 @@ def boost(
         UserError: `batch_size` is not a multiple of `micro_batch`; no pair is short enough; the
             tokenizer has no end token.
     """
-    if micro_batch < 1 or batch_size < 1 or batch_size % micro_batch:
+    batch_size, micro_batch = settings.batch_size, settings.micro_batch
+    if batch_size % micro_batch:
         raise UserError(
             f"boost.batch_size: {batch_size} is not a multiple of boost.micro_batch {micro_batch}; "
             "change one of them"
         )
     if tokenizer.eos_token_id is None:
         raise UserError("premium.model: the tokenizer has no end token; choose another model")
-    rows = encode(tokenizer, pairs, max_tokens)
+    rows = encode(tokenizer, pairs, section.max_tokens)
     if not rows:
         raise UserError(
-            f"premium.max_tokens: none of {len(pairs)} pairs has at most {max_tokens} tokens; "
-            "raise it"
+            f"premium.max_tokens: none of {len(pairs)} pairs has at most "
+            f"{section.max_tokens} tokens; raise it"
         )
     on_cpu = model.device.type == "cpu"
-    settings: dict[str, Any] = {
-        "num_train_epochs": epochs,
-        "learning_rate": learning_rate,
+    chosen: dict[str, Any] = {
+        "num_train_epochs": settings.epochs,
+        "learning_rate": settings.learning_rate,
         "per_device_train_batch_size": micro_batch,
         "gradient_accumulation_steps": batch_size // micro_batch,
-        "warmup_steps": warmup_ratio,  # below 1 it is a ratio
-        "lr_scheduler_type": scheduler,
-        "weight_decay": weight_decay,
-        "seed": seed,
-        "save_steps": save_every,
+        "warmup_steps": settings.warmup_ratio,  # below 1 it is a ratio
+        "lr_scheduler_type": "cosine",
+        "weight_decay": settings.weight_decay,
+        "seed": settings.seed,
+        "save_steps": SAVE_EVERY,
     }
-    adapter = {"rank": rank, "alpha": alpha, "dropout": dropout, "targets": targets}
-    trained = [settings, method, adapter if method == "lora" else None, rows]
+    method, lora = settings.method, section.lora
+    adapter = {
+        "rank": lora.r,
+        "alpha": lora.alpha,
+        "dropout": lora.dropout,
+        "targets": lora.targets,
+    }
+    trained = [chosen, method, adapter if method == "lora" else None, rows]
     key = hashlib.sha256(json.dumps(trained).encode()).hexdigest()
     resume = _last_complete(checkpoints, key)
     if method == "lora":
-        set_seed(seed)  # the adapter starts from random numbers
-        model = attach_lora(model, rank, alpha, dropout, targets)
+        set_seed(settings.seed)  # the adapter starts from random numbers
+        model = attach_lora(model, lora.r, lora.alpha, lora.dropout, lora.targets)
     trainer = SFTTrainer(
         model=model,
         args=SFTConfig(
@@ -168,7 +168,7 @@ def boost(
             logging_strategy="no",
             report_to=[],
             disable_tqdm=True,
-            **settings,
+            **chosen,
         ),
         train_dataset=Dataset.from_list(rows),
         processing_class=tokenizer,
@@ -181,6 +181,6 @@ def boost(
         if (reason := failed_write(error)) is None:
             raise
         raise UserError(f"{checkpoints}: cannot be written ({reason}); free space") from error
-    save_model(trainer.model, output, tokenizer if method == "full" else None, base)
+    save_model(trainer.model, output, tokenizer if method == "full" else None, section.model)
     shutil.rmtree(checkpoints, ignore_errors=True)
     return len(pairs) - len(rows)

@@ -17,7 +17,14 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from privcode.errors import UserError
 from privcode.generation import Generator, Sampling
 from privcode.generation.local import LocalGenerator
-from privcode.models import context_length, load_encoder, load_tokenizer, render
+from privcode.models import (
+    answer_tokens,
+    context_length,
+    load_encoder,
+    load_tokenizer,
+    prompt_tokens,
+    render,
+)
 from privcode.validation.settings import RoundTrip
 
 Similarity = Callable[[list[str], list[str]], list[float]]
@@ -43,7 +50,7 @@ def scorer(
         text = render(settings.template, code=code)
         if similarity is None:
             text += prompt
-        return len(tokenizer(text)["input_ids"]) + 1
+        return len(prompt_tokens(tokenizer, text)) + 1
 
     def score(pairs: list[tuple[str, str]], chunk: int) -> list[float | None]:
         scores: list[float | None] = [None] * len(pairs)
@@ -201,13 +208,13 @@ def likelihood(
             than the model's context.
     """
     context = context_length(model)
-    empty = tokenizer(render(template, code=""))["input_ids"]
+    empty = prompt_tokens(tokenizer, render(template, code=""))
     if not empty:
         raise UserError("round-trip template: holds nothing but {code}; add words around it")
     encoded = []
     for number, (prompt, code) in enumerate(pairs, start=1):
-        given = tokenizer(render(template, code=code))["input_ids"]
-        target = tokenizer(prompt, add_special_tokens=False)["input_ids"]
+        given = prompt_tokens(tokenizer, render(template, code=code))
+        target = answer_tokens(tokenizer, prompt).ids
         if not target:
             raise UserError(f"pair {number} of the chunk has an empty prompt; give it some text")
         if len(given) + len(target) > context:
@@ -220,9 +227,9 @@ def likelihood(
     order = sorted(range(len(pairs)), key=lambda index: -sum(map(len, encoded[index])))
     for start in range(0, len(order), batch_size):
         rows = order[start : start + batch_size]
-        given = _mean_log_probability(model, [encoded[row] for row in rows])
+        explained = _mean_log_probability(model, [encoded[row] for row in rows])
         alone = _mean_log_probability(model, [(empty, encoded[row][1]) for row in rows])
-        for row, with_code, without in zip(rows, given, alone, strict=True):
+        for row, with_code, without in zip(rows, explained, alone, strict=True):
             scores[row] = with_code - without
         if progress:
             progress(len(rows))
@@ -231,10 +238,10 @@ def likelihood(
 
 @torch.inference_mode()
 def _mean_log_probability(
-    model: PreTrainedModel | PeftModel, rows: list[tuple[list[int], list[int]]]
+    model: PreTrainedModel | PeftModel, rows: Sequence[tuple[Sequence[int], Sequence[int]]]
 ) -> list[float]:
     """log p(target | context) / tokens of the target, for rows of (context, target) token ids."""
-    ids = [torch.tensor(context + target, device=model.device) for context, target in rows]
+    ids = [torch.tensor([*context, *target], device=model.device) for context, target in rows]
     logits = model(
         # Right padding: no target sees it, so any id will do.
         input_ids=pad_sequence(ids, batch_first=True),

@@ -4,6 +4,7 @@ Promises: the ledger begins before a step is taken, and not before the trial has
 model can be clipped per unit. This and what is labelled internal is all that reads private records.
 """
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,12 +23,14 @@ from privcode.pipeline.stages._stage import Stage
 from privcode.privacy.accounting import unit_words
 from privcode.privacy.ledger import Ledger
 from privcode.training import dp_sgd
+from privcode.training.dp_sgd import Learner
+from privcode.training.examples import encode
 from privcode.training.gradient_canaries import GradientCanaries
 
 
 def _work(run: RunDirectory) -> Path:
     section, output, checkpoint = run.config.sanitized, run.sanitized, _checkpoint(run)
-    settings, syntax = run.config.sanitize, run.config.sanitize.syntax
+    settings = run.config.sanitize
     records, counts, data = private_records(run.config)
     say_private(lambda: private_prompts(run.prompts(), (r.prompt for r in records)))
     tokenizer = load_tokenizer(section.model)
@@ -35,31 +38,19 @@ def _work(run: RunDirectory) -> Path:
     examples, cut = [], 0
     with progress_bar("read", len(records), counted=False) as progress:
         for record in records:
-            example, truncated = dp_sgd.encode(
+            example, truncated = encode(
                 record,
                 rendered(section, record.prompt),
                 tokenizer,
                 section.max_tokens,
-                syntax=syntax.schedule != "off",
+                syntax=settings.syntax.schedule != "off",
             )
             examples.append(example)
             cut += truncated
             progress(1)
     canaries = _canaries(run, model)
-    chosen = dp_sgd.Settings(
-        learning_rate=settings.learning_rate,
-        schedule=settings.schedule,
-        warmup_steps=settings.warmup_steps,
-        weight_decay=settings.weight_decay,
-        micro_batch=settings.micro_batch,
-        max_tokens=section.max_tokens,
-        checkpoint_every=settings.checkpoint_every,
-        syntax=syntax.schedule,
-        lambda_max=syntax.lambda_max,
-        lambda_min=syntax.lambda_min,
-        lambda_decay=syntax.decay,
-    )
-    grouping = dp_sgd.try_out(model, run.plan.clipper(model), tokenizer.pad_token_id, chosen)
+    learner = Learner(model, tokenizer.pad_token_id, section.max_tokens)
+    grouping = dp_sgd.try_out(learner, run.plan.clipper(model), settings.micro_batch)
     first = rank() == 0
     from_first(lambda: begin_ledger(run, data))
     ledger = Ledger(run.ledger)  # whole by now: the first rank has mended and begun it
@@ -76,17 +67,15 @@ def _work(run: RunDirectory) -> Path:
         )
     with progress_bar("sanitize", run.plan.steps) as progress:
         curve = dp_sgd.sanitize(
-            model,
-            tokenizer.pad_token_id,
+            replace(learner, grouping=grouping),
             examples,
             dp_sgd.by_unit(records),
             run.plan,
-            chosen,
+            settings,
             ledger,
             checkpoint,
             progress,
             canaries,
-            grouping,
         )
     if first:
         if canaries is not None:

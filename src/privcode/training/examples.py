@@ -1,0 +1,96 @@
+"""Pairs of prompt and completion as training examples, and examples as batches.
+
+Promises:
+- Tokens come from `models.tokens`, as in every other stage.
+- An example is one whole pair, cut at the end to the context, never split into several.
+- To how many tokens an example is padded depends on its own length alone.
+
+Does not: read files, or decide what is an error; how many pairs were cut is for the caller.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from privcode.data.records import Record
+from privcode.models import answer_tokens, prompt_tokens
+from privcode.syntax.spans import completion_spans, token_mask
+
+_PADDED_TO = 16
+
+
+@dataclass(frozen=True, slots=True)
+class Example:
+    """One record as tokens.
+
+    Attributes:
+        ids: prompt and completion tokens.
+        start: index of the completion's first token.
+        structure: for each token, whether it belongs to the structure of the code.
+    """
+
+    ids: tuple[int, ...]
+    start: int
+    structure: tuple[bool, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Right-padded examples: all [examples, width]."""
+
+    ids: torch.Tensor
+    attention: torch.Tensor
+    scored: torch.Tensor
+    structure: torch.Tensor
+
+
+def padded(length: int, most: int | None = None) -> int:
+    """To how many tokens an example of `length` is padded: by that number alone, up to `most`.
+
+    Only examples padded alike share a micro-batch. What an example gives then has the same bits
+    whoever stands next to it, where the bits of a matrix product do not depend on its rows.
+    """
+    whole = -(-length // _PADDED_TO) * _PADDED_TO
+    return whole if most is None else max(length, min(whole, most))
+
+
+def collate(
+    examples: Sequence[Example], pad: int, device: torch.device | str = "cpu", width: int = 0
+) -> Batch:
+    """Pad examples to the longest, or to `width` where that is more."""
+    length = max(width, *(len(e.ids) for e in examples))
+
+    def padded(rows: list[list[int]], fill: int) -> torch.Tensor:
+        full = [row + [fill] * (length - len(row)) for row in rows]
+        return torch.tensor(full, device=device)
+
+    return Batch(
+        ids=padded([list(e.ids) for e in examples], pad),
+        attention=padded([[1] * len(e.ids) for e in examples], 0),
+        scored=padded([[int(i >= e.start) for i in range(len(e.ids))] for e in examples], 0).bool(),
+        structure=padded([[int(s) for s in e.structure] for e in examples], 0).bool(),
+    )
+
+
+def encode(
+    record: Record, prompt: str, tokenizer: Any, max_tokens: int, syntax: bool = True
+) -> tuple[Example, bool]:
+    """One record as one example, and whether it had to be cut to `max_tokens`.
+
+    Args:
+        record: the record; its completion is the target, followed by the end token.
+        prompt: the record's prompt, rendered by the run's template.
+        tokenizer: a fast tokenizer (character offsets are needed).
+        max_tokens: the context; the end of a longer record is cut off.
+        syntax: False leaves out the search for structure.
+    """
+    context = prompt_tokens(tokenizer, prompt)
+    answer = answer_tokens(tokenizer, record.completion)
+    spans = completion_spans(record.completion, record.language) if syntax else []
+    structure = token_mask(answer.offsets, spans)
+    ids = [*context, *answer.ids, tokenizer.eos_token_id]
+    marks = [*[False] * len(context), *structure, False]
+    cut = len(ids) > max_tokens
+    return Example(tuple(ids[:max_tokens]), len(context), tuple(marks[:max_tokens])), cut

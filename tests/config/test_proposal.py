@@ -32,10 +32,10 @@ from privcode.data.records import Columns
 from privcode.data.survey import Findings, Lengths, Repeats, UnitColumn, look
 from privcode.errors import UserError
 from privcode.files import write_jsonl, write_text
+from privcode.languages import LANGUAGES
 from privcode.models import context_length, load_model
 from privcode.pipeline.private import private_records
 from privcode.privacy import make_plan
-from privcode.syntax import LANGUAGES
 
 DATA = Path(__file__).resolve().parents[2] / "../shared/data"
 OUT = Path("privcode.yaml")

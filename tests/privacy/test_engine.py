@@ -28,11 +28,11 @@ from transformers import (
 from privcode.data.records import Record, Unit
 from privcode.doctor import _SNIPPETS
 from privcode.errors import UserError
+from privcode.languages import LANGUAGES
 from privcode.models import attach_lora, load_tokenizer
 from privcode.privacy.clipping import Clipper
 from privcode.privacy.ledger import Ledger
 from privcode.privacy.plan import make_plan
-from privcode.syntax import LANGUAGES
 from privcode.training import loss as loss_module
 from privcode.training.dp_sgd import Learner, sanitize, try_out
 from privcode.training.examples import Example, collate, encode

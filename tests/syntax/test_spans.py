@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from privcode.syntax import LANGUAGES, canonical_language
+from privcode.languages import LANGUAGES, canonical_language
 from privcode.syntax.spans import code_blocks, completion_spans, parse, structural_spans, token_mask
 
 DATA = Path(__file__).resolve().parents[2] / "../shared/data"

@@ -27,11 +27,11 @@ from privcode.console import epsilon_text
 from privcode.data.prompts import read_prompts
 from privcode.data.survey import Findings, Lengths, Repeats
 from privcode.errors import UserError
+from privcode.languages import languages
 from privcode.models.settings import Model
 from privcode.privacy.accounting import GROUP_CEILING
 from privcode.privacy.plan import PrivacyPlan
 from privcode.privacy.settings import Privacy
-from privcode.syntax import LANGUAGES
 
 CHANGE_ME = "CHANGE_ME"
 """Stands where only the owner can say; `load_config` refuses a config whose sections hold it."""
@@ -127,7 +127,7 @@ def draft(
             "source": _reach(source, folder),
             "columns": asdict(findings.guess),
             "language": _main_language(findings),
-            "languages": list(LANGUAGES) if findings.guess.language else None,
+            "languages": list(languages()) if findings.guess.language else None,
         },
         "privacy": _privacy(unit, number),
         "junior": {"model": "bundled:junior"},
@@ -297,14 +297,14 @@ def _main_language(findings: Findings) -> str | None:
         return None
     name, rows = max(findings.languages.items(), key=lambda item: item[1])
     enough = rows >= _MAIN_SHARE * sum(findings.languages.values())
-    return name if enough and name in LANGUAGES else None
+    return name if enough and name in languages() else None
 
 
 def _unsupported(findings: Findings) -> dict[str, int]:
     """Rows by language, where a column names one that privcode does not know."""
     if findings.languages_from != "column":
         return {}
-    return {name: n for name, n in findings.languages.items() if name not in LANGUAGES}
+    return {name: n for name, n in findings.languages.items() if name not in languages()}
 
 
 def _counted(findings: Findings) -> int:

@@ -21,7 +21,8 @@ from typing import Any, Literal, NamedTuple
 from privcode.data.rows import read_rows
 from privcode.errors import UserError
 from privcode.files import Row
-from privcode.syntax import LANGUAGES, canonical_language
+from privcode.languages import canonical_language
+from privcode.languages import languages as all_languages
 
 
 class Unit(NamedTuple):
@@ -195,7 +196,7 @@ def _canonical(names: Collection[str]) -> frozenset[str]:
     canonical = {name: canonical_language(name) for name in names}
     for name, known in canonical.items():
         if known is None:
-            raise UserError(f"language {name}: not known; use one of {', '.join(LANGUAGES)}")
+            raise UserError(f"language {name}: not known; use one of {', '.join(all_languages())}")
     return frozenset(known for known in canonical.values() if known)
 
 
@@ -247,7 +248,7 @@ def read_records(
                 raise BadField(
                     named.language,
                     "unknown language",
-                    f"use {', '.join(LANGUAGES)}, or keep only some with data.languages",
+                    f"use {', '.join(all_languages())}, or keep only some with data.languages",
                 )
             record = Record(
                 prompt=prompt_text(row, named),

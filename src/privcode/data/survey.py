@@ -31,7 +31,7 @@ from privcode.data.records import (
 from privcode.data.rows import read_rows
 from privcode.errors import UserError
 from privcode.files import Row
-from privcode.syntax import LANGUAGES, canonical_language
+from privcode.languages import canonical_language, languages
 from privcode.syntax.spans import code_blocks, parse
 
 SAMPLE = 200
@@ -176,7 +176,7 @@ def _errors(root: Node) -> int:
 def guess_language(completion: str) -> str | None:
     """The language of a completion: what a fence names, else the grammar that reads most of it.
 
-    Ties go to the earlier of `LANGUAGES`, except that Bash, which reads nearly anything as
+    Ties go to the earlier of `languages`, except that Bash, which reads nearly anything as
     commands, comes last: a short C# method may be called Java. None if every grammar fails on
     more than a fifth of the characters.
     """
@@ -184,7 +184,7 @@ def guess_language(completion: str) -> str | None:
     if named:
         return named
     code = completion[start:end]
-    order = sorted(LANGUAGES, key=lambda language: language == "bash")
+    order = sorted(languages(), key=lambda language: language == "bash")
     errors = {language: _errors(parse(code, language).root_node) for language in order}
     best = min(order, key=errors.__getitem__)
     return best if errors[best] * 5 <= len(code.encode("utf-8", "surrogatepass")) else None

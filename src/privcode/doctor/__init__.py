@@ -237,17 +237,17 @@ def _runs() -> str:
 
 
 def _grammars() -> str:
-    from privcode.syntax import LANGUAGES
+    from privcode.languages import languages
     from privcode.syntax.spans import parse, structural_spans
 
     failed = [
         language
-        for language in LANGUAGES
+        for language in languages()
         if parse(_SNIPPETS[language], language).root_node.has_error
         or not structural_spans(_SNIPPETS[language], language)
     ]
     expect(not failed, f"cannot read {', '.join(failed)}; install the tree-sitter wheels again")
-    return f"{len(LANGUAGES)} languages: {', '.join(LANGUAGES)}"
+    return f"{len(languages())} languages: {', '.join(languages())}"
 
 
 def _generates(name: str) -> str:

@@ -15,12 +15,12 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from privcode.errors import UserError
-from privcode.execution._languages import TABLE
 from privcode.execution._program import Limits, Program
 from privcode.execution._run import execute
 from privcode.files import Row, read_jsonl, unwritable, write_jsonl
+from privcode.languages import canonical_language, languages
 from privcode.outputs import check_output
-from privcode.syntax import canonical_language
+from privcode.syntax.spans import parse
 
 _FIELDS = ("id", "language", "code", "stdin", "files")
 
@@ -153,8 +153,7 @@ def wrong_names(names: Iterable[str], language: str, code: str = "") -> str:
 def _own_names(language: str, code: str) -> set[str]:
     """The names of a program's own file, and of what it is compiled to."""
     known = canonical_language(language)
-    if known == "python" or known not in TABLE:
+    if known is None or (found := languages()[known].commands) is None:
         return {"program.py"} if known == "python" else set()
-    found = TABLE[known]
-    source = found.source.format(**found.named(found.complete(code)))
+    source = found.source.format(**found.named(found.complete(code), parse))
     return {source, found.made or source}

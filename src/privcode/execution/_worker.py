@@ -19,7 +19,7 @@ from privcode.execution._program import Limits, Outcome, Program, Status
 from privcode.execution._sandboxes import Sandbox, choose_sandbox
 from privcode.execution._server import Server, Task
 from privcode.execution._transpile import SERVER, Transpiler
-from privcode.syntax import LANGUAGES, canonical_language
+from privcode.languages import canonical_language, languages
 
 _COMPILER = Limits(
     cpu_seconds=60,
@@ -73,9 +73,9 @@ def tools_for(name: str, sandbox: Sandbox) -> Toolchain | str:
     """What compiles and runs a language but Python, or why nothing does, and what to do."""
     language = canonical_language(name)
     if language is None:
-        return f"{name!r} is no language known here; choose one of {', '.join(LANGUAGES)}"
+        return f"{name!r} is no language known here; choose one of {', '.join(languages())}"
     found = toolchain(language)
-    if isinstance(found, Toolchain) and found.language.proc and not sandbox.namespaces:
+    if isinstance(found, Toolchain) and found.commands.proc and not sandbox.namespaces:
         return f"its runtime needs /proc, which {sandbox.name} does not show; use bubblewrap"
     return found
 
@@ -126,7 +126,7 @@ class Worker:
         tools = tools_for(program.language, self.sandbox)
         if isinstance(tools, str):
             return Outcome(program.id, "unsupported", None, 0.0, "", "", tools)
-        language, code = tools.language, tools.language.complete(program.code)
+        language, code = tools.commands, tools.commands.complete(program.code)
         names = tools.names(code)
         files = {**program.files, names["source"]: code.encode("utf-8", "surrogatepass")}
         if language.made:
@@ -155,9 +155,9 @@ class Worker:
         files: Mapping[str, bytes],
         stop: threading.Event | None,
     ) -> tuple[Outcome, Made]:
-        if not tools.language.compile:
+        if not tools.commands.compile:
             return self._to_javascript(code)
-        task = _task(tools, _COMPILER, tools.language.compile, names, files, compiling=True)
+        task = _task(tools, _COMPILER, tools.commands.compile, names, files, compiling=True)
         outcome, made = self._server.do(task, tools.readable, stop)
         if outcome.status == "ok" and not made:
             outcome = replace(outcome, status="error", error="CompileError")
@@ -203,7 +203,7 @@ def _task(
     compiling: bool = False,
 ) -> Task:
     """What the server is to do; `names` are the command's, a runtime's heap is 3/4 of memory."""
-    language, heap = tools.language, str(limits.memory_mb * 3 // 4)
+    language, heap = tools.commands, str(limits.memory_mb * 3 // 4)
     return Task(
         "",
         replace(limits, processes=limits.processes + language.threads),

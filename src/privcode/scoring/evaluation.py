@@ -19,6 +19,7 @@ from typing import Any
 from privcode.errors import UserError
 from privcode.execution import Limits, choose_sandbox, execute
 from privcode.files import Row
+from privcode.languages import canonical_language
 from privcode.scoring import (
     RULES,
     Format,
@@ -38,7 +39,6 @@ from privcode.scoring import (
 )
 from privcode.scoring.settings import INSTRUCT
 from privcode.scoring.tasks import text
-from privcode.syntax import canonical_language
 from privcode.syntax.spans import parse
 
 

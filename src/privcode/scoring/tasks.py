@@ -18,13 +18,12 @@ from typing import Any, get_args
 from privcode.data.rows import read_rows
 from privcode.errors import UserError
 from privcode.files import Row, unwritable
+from privcode.languages import canonical_language
 from privcode.scoring.settings import TaskFormat
-from privcode.syntax import canonical_language
 
 Format = TaskFormat
 FORMATS: tuple[Format, ...] = get_args(Format)
 _MOST_DEPTH = 100
-MULTIPL_NAMES = {"go_test.go": "go"}
 
 
 @dataclass(frozen=True)
@@ -306,7 +305,7 @@ def _multipl(row: Row, where: str) -> Task:
         entry_point="",
         test=text(row, "tests", where),
         format="multipl",
-        language=canonical_language(MULTIPL_NAMES.get(name, name)) or name,
+        language=canonical_language(name) or name,
         stop=tuple(_strings(row, "stop_tokens", where)),
     )
 

@@ -26,7 +26,7 @@ from importlib import import_module
 
 from tree_sitter import Language, Node, Parser, Tree
 
-from privcode.syntax import canonical_language
+from privcode.languages import canonical_language, languages
 
 Span = tuple[int, int]
 
@@ -61,17 +61,17 @@ _FENCE = re.compile(r"[ \t]*(?P<mark>`{3,}|~{3,})[ \t]*(?P<info>[^`\r\n]*)[\r\n]
 _INFO_WORD = re.compile(r"[\w+#-]+")
 
 
+_DIALECTS = {
+    "tsx": ("tree_sitter_typescript", "language_tsx"),
+    "php_only": ("tree_sitter_php", "language_php_only"),
+}
+
+
 @cache
 def _parser(grammar: str) -> Parser:
     """A parser by grammar: a canonical name, or `tsx` or `php_only`."""
-    package, function = {
-        "typescript": ("typescript", "language_typescript"),
-        "tsx": ("typescript", "language_tsx"),
-        "php": ("php", "language_php"),
-        "php_only": ("php", "language_php_only"),
-        "csharp": ("c_sharp", "language"),
-    }.get(grammar, (grammar, "language"))
-    return Parser(Language(getattr(import_module(f"tree_sitter_{package}"), function)()))
+    module, function = _DIALECTS.get(grammar) or languages()[grammar].grammar
+    return Parser(Language(getattr(import_module(module), function)()))
 
 
 def parse(code: str, language: str) -> Tree:
@@ -160,7 +160,7 @@ def code_blocks(completion: str, language: str | None) -> list[tuple[int, int, s
 
     The insides of ``` and ~~~ fences, whatever their indentation, an unclosed one to the end; the
     whole text when there is no fence. A block's language is the one its fence names (None if that
-    is not one of `LANGUAGES`), else `language`. In code without a fence, a fence line in a string
+    is not one of `languages`), else `language`. In code without a fence, a fence line in a string
     (Markdown in a docstring) is taken for one.
     """
     blocks: list[tuple[int, int, str | None]] = []

@@ -14,7 +14,7 @@ from typing import Any
 
 from privcode.execution import Outcome, Program
 from privcode.files import Row, jsonl_line, read_jsonl
-from privcode.syntax import canonical_language
+from privcode.languages import canonical_language
 from privcode.syntax.spans import code_blocks
 from privcode.validation.round_trip import Scorer
 

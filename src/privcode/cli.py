@@ -279,14 +279,13 @@ def score(
 ) -> None:
     """pass@k by itself: HumanEval, MBPP, their + sets, BigCodeBench, MultiPL-E."""
     from privcode.files import CODE, read_text
-    from privcode.scoring import format_named
     from privcode.scoring.score import score_files
 
     facts = score_files(
         tasks,
         samples,
         out,
-        format=format_named(format),
+        format=format,
         stdlib_only=stdlib_only,
         k=k or (1,),
         prelude=read_text(prelude, CODE) if prelude else "",

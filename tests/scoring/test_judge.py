@@ -6,7 +6,7 @@ import pytest
 
 from privcode.execution import execute, sandboxes
 from privcode.scoring import Cases, Format, Task, Verdict, limits_for, program_for, verdict
-from privcode.scoring._judge import decode, encode
+from privcode.scoring.drivers.judge import decode, encode
 
 pytestmark = pytest.mark.usefixtures("sandbox")
 

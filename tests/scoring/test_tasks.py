@@ -8,7 +8,7 @@ import pytest
 
 from privcode.errors import UserError
 from privcode.scoring import extract, format_named, load_tasks, prompt_for
-from privcode.scoring.inputs import phases
+from privcode.scoring.formats._arguments import phases
 
 HUMANEVAL = {"task_id": "t/0", "prompt": "def f(x):\n", "entry_point": "f", "test": "t"}
 PLUS = HUMANEVAL | {
@@ -68,7 +68,7 @@ def test_a_format_is_known_by_its_fields(
 
 
 def test_a_named_format_wins_over_the_fields(tmp_path: Path):
-    (task,) = load_tasks(written(tmp_path / "t.jsonl", PLUS), format_named("humaneval"))
+    (task,) = load_tasks(written(tmp_path / "t.jsonl", PLUS), "humaneval")
     assert (task.format, task.cases) == ("humaneval", None)
     with pytest.raises(UserError, match=r"format humanevil: unknown; choose one of humaneval, "):
         format_named("humanevil")

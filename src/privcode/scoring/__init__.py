@@ -6,14 +6,16 @@ solutions fare on this machine).
 Does not: bundle a benchmark, or load a model.
 """
 
+from privcode.scoring.format import Format, Verdict
+from privcode.scoring.formats import format_named, formats
 from privcode.scoring.ground_truth import GroundTruth, ground_truth
-from privcode.scoring.programs import Verdict, limits_for, program_for, unsupported, verdict, whole
+from privcode.scoring.loading import load_tasks
+from privcode.scoring.programs import limits_for, program_for, unsupported, verdict, whole
 from privcode.scoring.prompts import RULES, Mode, extract, prompt_for
 from privcode.scoring.samples import Sample, eval_results, read_samples
-from privcode.scoring.tasks import FORMATS, Cases, Format, Task, format_named, load_tasks
+from privcode.scoring.tasks import Cases, Task
 
 __all__ = [
-    "FORMATS",
     "RULES",
     "Cases",
     "Format",
@@ -25,6 +27,7 @@ __all__ = [
     "eval_results",
     "extract",
     "format_named",
+    "formats",
     "ground_truth",
     "limits_for",
     "load_tasks",

@@ -22,13 +22,13 @@ from privcode.files import Row
 from privcode.languages import canonical_language
 from privcode.scoring import (
     RULES,
-    Format,
     GroundTruth,
     Mode,
     Sample,
     Task,
     Verdict,
     extract,
+    format_named,
     ground_truth,
     limits_for,
     program_for,
@@ -146,7 +146,7 @@ def score(
     check_samples(tasks, numbered, k)
     by_id = {task.task_id: task for task in tasks}
     counts = Counter(str(sample["task_id"]) for _, sample in numbered)
-    kind: Format = tasks[0].format if tasks else "humaneval"
+    kind = tasks[0].format if tasks else "humaneval"
     limits = limits or limits_for(kind)
     truth = truth or ground_truth(
         tasks, prelude=prelude, limits=limits, sandbox=sandbox, workers=workers
@@ -182,7 +182,7 @@ def score(
         pairs = zip(rows, verdicts, strict=True)
         return Counter(row["task_id"] for row, found in pairs if passed(found))
 
-    has_plus = kind in ("humaneval+", "mbpp+")
+    has_plus = format_named(kind).plus
     wrong = Counter(row["error"] or row["status"] for row in rows if not row["passed"])
     return Score(
         pass_at=means(count(lambda found: found.passed)),

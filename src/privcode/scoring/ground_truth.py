@@ -118,8 +118,7 @@ def _refusal(truth: GroundTruth) -> str:
 def _note(
     tasks: Sequence[Task], prelude: str, limits: Limits, unsupported: dict[str, str]
 ) -> Path | None:
-    here = Path(__file__)
-    ours = [here.with_name(f"{name}.py") for name in ("_judge", "_asserts", "_unittests", "inputs")]
+    ours = sorted(Path(__file__).parent.glob("[df]*/*.py"))  # drivers and formats
     parts = [
         json.dumps([asdict(task) for task in tasks], sort_keys=True),
         prelude,

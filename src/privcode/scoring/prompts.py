@@ -7,6 +7,7 @@ Does not: apply a model's own template; the caller does, and puts `response` beh
 import re
 from typing import Literal
 
+from privcode.scoring.formats import format_named
 from privcode.scoring.settings import INSTRUCT
 from privcode.scoring.tasks import Task
 
@@ -20,27 +21,16 @@ RULES: dict[Mode, str] = {
 """How `extract` reads an answer, in words, for the record."""
 
 _FENCE = re.compile(r"^[ \t]*```[^\n`]*\n(.*?)(?:^[ \t]*```|\Z)", re.DOTALL | re.MULTILINE)
-# A completion continues an indented body: any statement, decorator, comment or fence that starts
-# a line is a new top-level one. Closing brackets and quotes may stand there.
-_TOP_LEVEL = re.compile(r"\n(?=[A-Za-z_@#`<])")
-# After MBPP's docstring comes the whole program; these are evalplus's.
-_AFTER_PROGRAM = re.compile(r'\n(?="""|assert|if __name__|def main\(|print\(|```)')
 
 
 def prompt_for(task: Task, mode: Mode, template: str = INSTRUCT) -> str:
     """What the model is asked: the prompt itself, or `template` with {problem} filled in."""
     if mode == "complete":
-        return complete_prompt(task)
+        return format_named(task.format).head(task)
     problem = task.question.strip() or task.prompt.strip("\n")
     if task.prompt_is_code and not task.question:
         problem = f"```\n{task.prompt.strip()}\n```"
     return template.replace("{problem}", problem)
-
-
-def complete_prompt(task: Task) -> str:
-    """The head that a completion is appended to; evalplus strips it."""
-    python = task.prompt_is_code and task.format != "multipl"
-    return task.prompt.strip() + "\n" if python else task.prompt
 
 
 def extract(answer: str, mode: Mode, task: Task, response: str = "") -> str:
@@ -56,8 +46,5 @@ def extract(answer: str, mode: Mode, task: Task, response: str = "") -> str:
         opened = response.rstrip("\n").rpartition("\n")[2].startswith("```")
         fenced = _FENCE.search(f"```\n{answer}" if opened else answer)
         return fenced[1] if fenced else answer
-    if task.format == "multipl":
-        ends = [at for token in task.stop if (at := answer.find(token)) >= 0]
-        return task.prompt + answer[: min(ends, default=len(answer))]
-    rule = _AFTER_PROGRAM if task.format in ("mbpp", "mbpp+") else _TOP_LEVEL
-    return complete_prompt(task) + rule.split(answer, maxsplit=1)[0] + "\n"
+    known = format_named(task.format)
+    return known.head(task) + known.cut(task, answer)

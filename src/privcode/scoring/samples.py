@@ -15,7 +15,8 @@ from typing import Any
 from privcode.errors import UserError
 from privcode.fields import json_number
 from privcode.files import CODE, Row, read_json, read_jsonl, read_text
-from privcode.scoring.programs import Verdict, whole
+from privcode.scoring.format import Verdict
+from privcode.scoring.programs import whole
 from privcode.scoring.tasks import Task
 
 Sample = Mapping[str, Any]

@@ -16,17 +16,17 @@ from privcode.errors import UserError
 from privcode.files import read_bytes, write_json, write_jsonl
 from privcode.outputs import check_output
 from privcode.scoring import (
-    Format,
     Sample,
     Verdict,
     eval_results,
+    format_named,
     ground_truth,
     limits_for,
     load_tasks,
     read_samples,
 )
 from privcode.scoring.evaluation import check_samples, score
-from privcode.scoring.tasks import without_libraries
+from privcode.scoring.loading import without_libraries
 
 
 def score_files(
@@ -34,7 +34,7 @@ def score_files(
     samples_path: Path,
     output_path: Path | None = None,
     *,
-    format: Format | None = None,
+    format: str | None = None,
     stdlib_only: bool = False,
     k: Sequence[int] = (1,),
     prelude: str = "",
@@ -87,8 +87,8 @@ def score_files(
     numbered = read_samples(samples_path)
     if not numbered:
         raise UserError(f"{samples_path}: holds no sample; give a file with one row each")
-    if tasks[0].format == "mbpp":  # MBPP's own ids are numbers
-        numbered = [(where, _named(sample)) for where, sample in numbered]
+    if before := format_named(tasks[0].format).numbered:
+        numbered = [(where, _named(sample, before)) for where, sample in numbered]
     if stdlib_only:
         everything = {task.task_id for task in tasks}
         tasks = without_libraries(tasks, tasks_path)
@@ -134,9 +134,9 @@ def score_files(
     return facts | _agreement(numbered, result.verdicts)
 
 
-def _named(sample: Sample) -> Sample:
+def _named(sample: Sample, before: str) -> Sample:
     number = sample.get("task_id")
-    return {**sample, "task_id": f"Mbpp/{number}"} if isinstance(number, int) else sample
+    return {**sample, "task_id": f"{before}{number}"} if isinstance(number, int) else sample
 
 
 def _digest(source: str | Path) -> str:

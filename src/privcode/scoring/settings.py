@@ -7,7 +7,6 @@ from pydantic import Field, model_validator
 
 from privcode.fields import File, Memory, Name, Seconds, Section, Seed, Size, Temperature, Text
 
-TaskFormat = Literal["humaneval", "humaneval+", "mbpp", "mbpp+", "bigcodebench", "multipl"]
 INSTRUCT = (
     "Please provide a self-contained Python script that solves the following problem in a "
     "markdown code block:\n{problem}\n"
@@ -23,7 +22,7 @@ class TaskFile(Section):
 
     name: Name = Field(description="what its figures go by; also in names of files")
     file: File = Field(description="a file, or OWNER/NAME:SPLIT on the hub")
-    format: TaskFormat | None = Field(None, description="default: by the fields of the file")
+    format: Name | None = Field(None, description="default: by the fields of the file")
     stdlib_only: bool = Field(
         False, description="leave out tasks that need more than Python's standard library"
     )

@@ -84,7 +84,7 @@ _VIEWS = {
 
 
 def comparison(task: Task) -> dict[str, Any]:
-    """How `_judge` compares answers to this task: {"oracle", "view", "atol"}."""
+    """How the judge compares answers to this task: {"oracle", "view", "atol"}."""
     assert task.cases is not None
     oracle = _ORACLES.get(task.task_id, "none")
     return {

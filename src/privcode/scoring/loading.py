@@ -1,0 +1,56 @@
+"""Tasks, read from the files that their benchmarks publish.
+
+Promises: a file's format is known from its fields, or named; every task of a file is read, or the
+row and field that cannot be are named.
+Does not: run anything, or fetch what is not asked for (`OWNER/NAME:SPLIT` is a name on the hub).
+"""
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from privcode.data.rows import read_rows
+from privcode.errors import UserError
+from privcode.scoring.formats import format_named, format_of
+from privcode.scoring.tasks import Task
+
+_STDLIB = sys.stdlib_module_names | {"__future__"}
+
+
+def load_tasks(
+    source: str | Path, format: str | None = None, *, stdlib_only: bool = False
+) -> list[Task]:
+    """Read a benchmark's tasks from a file (.jsonl, .json, each also .gz, .parquet) or the hub.
+
+    Args:
+        source: a path, or OWNER/NAME:SPLIT on the hub.
+        format: the name of one of `formats`; default: by the fields of the first row.
+        stdlib_only: leave out Python tasks that need more than the standard library.
+
+    Raises:
+        UserError: the file cannot be read, holds no task, a field is missing or wrong, or an id
+            comes twice.
+    """
+    tasks: dict[str, Task] = {}
+    known = None if format is None else format_named(format)
+    for number, row in read_rows(str(source)):
+        where = f"{source}, row {number}"
+        known = known or format_of(row)
+        task = known.read(row, where)
+        if task.task_id in tasks:
+            raise UserError(f"{where}, field task_id: comes twice; give each task its own id")
+        tasks[task.task_id] = task
+    found = list(tasks.values())
+    return without_libraries(found, source) if stdlib_only else found
+
+
+def without_libraries(tasks: Sequence[Task], source: str | Path) -> list[Task]:
+    """The Python tasks of `source` that need no more than the standard library.
+
+    Raises:
+        UserError: there is none.
+    """
+    found = [t for t in tasks if t.language == "python" and t.modules() <= _STDLIB]
+    if not found:
+        raise UserError(f"{source}: no task needs the standard library alone; score them all")
+    return found

@@ -1,7 +1,9 @@
-"""Everything the guarantee rests on: plan, sampling, clipping, noise, accounting, ledger.
+"""Everything that the guarantee rests on: plan, sampling, clipping, noise, accounting, ledger.
 
-Promises: each of these is made from one frozen `PrivacyPlan`, so none can disagree with the
-figure that is quoted. Does not: know about models' meaning, files' layout or stages.
+Promises:
+- Each part is made from one frozen `PrivacyPlan`, so no part can disagree with the quoted figure.
+
+Does not: know what models mean, how files are laid out, or which stages exist.
 """
 
 from privcode.privacy.accounting import Spent, calibrate_noise_multiplier, spend

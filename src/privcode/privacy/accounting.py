@@ -1,13 +1,17 @@
 """How much privacy a Poisson-sampled Gaussian mechanism costs, by Google's `dp-accounting`.
 
-Promises: every ε is for one unit added or removed, from the privacy loss distribution (PLD,
-pessimistic discretisation: an upper bound), with Rényi DP (RDP) next to it as a check; the
-same inputs give the same figure on every machine, which is what lets a recipient recompute it.
-`group_epsilon` says what several units that come and go together have, by PLD too. The best of a
-random number of trials is accounted for by RDP alone: no PLD of it is known. So are a very small δ
-and very many steps, see `by_rdp`. Any numbers that a `Spent` takes give a figure within seconds.
-Does not: account for anything but the mechanism named: hyper-parameters chosen by looking at
-private results, or a run that is not in the list given, cost more.
+Promises:
+- Every ε is for one unit added or removed. It comes from the privacy loss distribution (PLD)
+  with pessimistic discretisation, so it is an upper bound.
+- Rényi DP (RDP) is computed next to it as a check.
+- The same inputs give the same figure on every machine, so a recipient can recompute it.
+- `group_epsilon` gives the ε of several units that come and go together, also by PLD.
+- Some figures are by RDP alone. The best of a random number of trials has no known PLD.
+  A very small δ or very many steps also use RDP, see `by_rdp`.
+- Any numbers that a `Spent` accepts give a figure within seconds.
+
+Does not: account for anything but the named mechanism. Hyper-parameters chosen by looking at
+private results cost more, and so does a run that is missing from the given list.
 """
 
 import math
@@ -26,25 +30,25 @@ from scipy import stats
 from privcode.errors import UserError
 
 PLD_INTERVAL = 1e-4
-"""Width of the PLD's grid of privacy losses, in nats, where ε is below 1; see `_interval`."""
+"""Width of the PLD's grid of privacy losses, in nats, where ε is below 1. See `_interval`."""
 
 PLD_DELTA = 1e-10
-"""The smallest δ of which ε is quoted by PLD. The library's PLD drops tails of about 1e-15: at δ =
-1e-12 its ε of a Gaussian is 0.3 % below the exact one, and at 1e-10 it is above."""
+"""The smallest δ whose ε is quoted by PLD. The library's PLD drops tails of about 1e-15.
+At δ = 1e-12 its ε of a Gaussian is 0.3 % below the exact ε. At 1e-10 it is above."""
 
 PLD_STEPS = 1_000_000
-"""The most steps whose ε is quoted by PLD: more take too long, and its rounding adds up."""
+"""The most steps whose ε is quoted by PLD. More steps take too long, and rounding adds up."""
 
 LEAST_NOISE = 0.25
-"""Smaller noise multipliers give no guarantee: ε is infinite. The noise that a computer draws ends
-at 9.3 standard deviations (`noise`), which is too short for them; their ε would be above 35."""
+"""Smaller noise multipliers give no guarantee: ε is infinite. The noise that a computer draws
+ends at 9.3 standard deviations (`noise`). That is too short for them, and their ε exceeds 35."""
 
 MOST_NOISE = 1e4
-"""Larger noise multipliers are accounted as this one, an upper bound: the library's PLD of a group
-looks for outputs to within 1e-6, which a float64 as large as theirs does not tell apart."""
+"""Larger noise multipliers are accounted as this one, which is an upper bound. The library's
+PLD of a group searches outputs to within 1e-6, finer than a float64 resolves at that size."""
 
 EPSILON_CEILING = 10_000.0
-"""The largest ε by RDP that is told from infinity."""
+"""A larger ε by RDP is reported as infinite."""
 
 LEAST_EPSILON = 1e-3
 """The smallest ε to calibrate for: the accountants cannot tell smaller ones from 0."""
@@ -53,23 +57,22 @@ MOST_STEPS = 10**9
 MOST_TRIALS = 10**6
 
 GROUP_CEILING = 1000.0
-"""The largest ε of a group that is computed: above it no factor of likelihoods means anything."""
+"""The largest ε of a group that is computed. Above it, no likelihood ratio means anything."""
 
-_GROUP_CUT = 1e-3  # of δ, spent on steps that draw more of a group than is accounted for
-_CALIBRATION_STEPS = 10_000  # up to which noise is calibrated by PLD: it takes ten of them
-_GROUP_BINS = 2**17  # of a step's losses; a coarser grid is still an upper bound
+_GROUP_CUT = 1e-3  # share of δ, for steps that draw more of a group than is accounted for
+_CALIBRATION_STEPS = 10_000  # most steps for which noise is calibrated by PLD: this takes ten PLDs
+_GROUP_BINS = 2**17  # for the losses of one step; a coarser grid is still an upper bound
 
 
 @dataclass(frozen=True)
 class Spent:
     """Some number of steps of one mechanism: the unit of composition.
 
-    With `trials`, the steps are those of each trial, of which there were Poisson-many with this
-    mean and the best was kept (Papernot & Steinke 2022, "Hyperparameter tuning with Rényi
-    differential privacy", theorem 6; of no trial at all, nothing is kept).
-
-    `owner_column` names the owner whose records are protected together; None protects each record.
-    Of what protects one kind of unit, no ε follows for another: an owner has any number of records.
+    With `trials`, the steps are those of each trial. The number of trials is Poisson with this
+    mean, and the best trial is kept. With no trial, nothing is kept. Source: Papernot & Steinke
+    2022, "Hyperparameter tuning with Rényi differential privacy", theorem 6.
+    `owner_column` names the owner whose records are protected together. None protects each record.
+    An ε for one kind of unit implies none for another: an owner may have any number of records.
     """
 
     sampling_rate: float
@@ -79,7 +82,7 @@ class Spent:
     owner_column: str | None = None
 
     def __post_init__(self) -> None:
-        """Refuse what is no mechanism: a damaged file must not be taken for a small cost."""
+        """Refuse what is no mechanism: a damaged file must not be read as a small cost."""
         sound = (
             0 <= self.sampling_rate <= 1
             and 0 <= self.noise_multiplier < math.inf
@@ -97,9 +100,9 @@ class Spent:
 
 @dataclass(frozen=True)
 class Cost:
-    """What a list of `Spent` costs at one δ. Both figures in nats; infinite without noise.
+    """What a list of `Spent` costs at one δ. Both figures are in nats, and infinite without noise.
 
-    `epsilon` is by PLD, or by RDP as well; see `by_rdp`.
+    `epsilon` is by PLD, or also by RDP. See `by_rdp`.
     """
 
     epsilon: float
@@ -112,10 +115,11 @@ def unit_words(owner_column: str | None) -> str:
 
 
 def with_unit(facts: Mapping[str, Any]) -> dict[str, Any]:
-    """Facts of a plan in which kind and name of the unit are apart, as they were not at first.
+    """Facts of a plan, with the kind and the name of the unit in separate fields.
 
-    Until they were, "unit" was "record" or the name of the owner's column. A column called "record"
-    is told by the records that one owner may have; where they are not stated, it is not told.
+    In old files, "unit" was either "record" or the name of the owner's column. A column that is
+    itself called "record" is recognised by `max_records_per_unit` above 1. It is not recognised
+    where that number is missing.
     """
     if "owner_column" in facts:
         return dict(facts)
@@ -126,7 +130,7 @@ def with_unit(facts: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def read_spent(facts: Mapping[str, Any]) -> Spent:
-    """What `dataclasses.asdict` made of a `Spent`, also of one that was written by "unit"."""
+    """Undo `dataclasses.asdict` of a `Spent`, including old ones written with "unit"."""
     if "owner_column" in facts:
         return Spent(**facts)
     named = with_unit({"unit": "record", **facts})
@@ -149,7 +153,7 @@ def _one_event(s: Spent) -> dp_accounting.DpEvent:
 
 
 def _rdp(event: dp_accounting.DpEvent, delta: float) -> float:
-    # An order that does not converge is left out, which can only raise ε: no reason for a warning.
+    # An order that does not converge is left out, which can only raise ε. No warning is needed.
     logging.set_verbosity(logging.ERROR)
     # The library's default orders stop at 512, too few for ε near 0.01.
     orders = [1 + x / 10 for x in range(3, 100)] + [*range(11, 64), *(2**p for p in range(6, 15))]
@@ -159,7 +163,7 @@ def _rdp(event: dp_accounting.DpEvent, delta: float) -> float:
 def _interval(epsilon_rdp: float) -> float:
     """Grid width: fine where ε is small, coarser (relative to ε) where the losses are large.
 
-    It depends on the mechanism alone, through its RDP figure, so that it is reproducible.
+    It depends on the mechanism alone, through its RDP figure, so it is reproducible.
     """
     return PLD_INTERVAL * max(1.0, 2.0 ** math.ceil(math.log2(max(epsilon_rdp, 1e-9) / 2)))
 
@@ -172,7 +176,7 @@ def _nothing_bounds(taken: list[Spent]) -> bool:
 
 
 def by_rdp(spent: Sequence[Spent], delta: float) -> bool:
-    """Whether ε is quoted by RDP: of the best of several trials, or see the constants `PLD_*`."""
+    """Whether ε is quoted by RDP: for the best of several trials, and beyond the `PLD_*` limits."""
     tried = any(s.trials is not None for s in spent)
     return tried or delta < PLD_DELTA or sum(s.steps for s in spent) > PLD_STEPS
 
@@ -181,8 +185,8 @@ def by_rdp(spent: Sequence[Spent], delta: float) -> bool:
 def spend(spent: tuple[Spent, ...], delta: float) -> Cost:
     """The cost of everything in `spent`, composed, at `delta`.
 
-    Infinite for units of two kinds, for a noise multiplier below `LEAST_NOISE`, and where ε by RDP
-    is above `EPSILON_CEILING`.
+    Infinite for two kinds of units, for a noise multiplier below `LEAST_NOISE`, and where ε by
+    RDP is above `EPSILON_CEILING`.
     """
     taken = [s for s in spent if s.steps]
     if not taken:
@@ -203,16 +207,17 @@ def spend(spent: tuple[Spent, ...], delta: float) -> Cost:
 def group_epsilon(spent: tuple[Spent, ...], delta: float, group: int) -> float:
     """ε at `delta` where all records of `group` units are added, or all removed, at once.
 
-    It is what a fact that stands in that many units' records has. A step draws each of the group
-    independently, so its sum moves by at most j clip norms with probability Binomial(group, q)(j):
-    a mixture of Gaussians, accounted in both directions. `group` 1 gives the figure of `spend`.
-    Source: Ganesh 2024 (arXiv 2401.10294), tight for this mechanism; the general k·ε at a δ that
-    grows like e^(k·ε) is far from it, and is used only where ε is quoted by RDP, and for more than
-    10,000 steps, which would take too long. For a group of which some units are added and others
-    removed it says nothing: count both.
+    This ε protects a fact that stands in the records of that many units. A step draws each unit of
+    the group independently. Its sum moves by at most j clip norms with probability
+    Binomial(group, q)(j): a mixture of Gaussians, accounted in both directions.
+    With `group` 1, the figure is that of `spend`.
+    Source: Ganesh 2024 (arXiv 2401.10294), tight for this mechanism. The general bound, k·ε at a δ
+    that grows like e^(k·ε), is far from tight. It is used only where ε is quoted by RDP, and above
+    10,000 steps, where the mixture would take too long.
+    It does not cover a group in which some units are added and others removed: count both.
 
     Returns:
-        An upper bound; infinite where it is above `GROUP_CEILING`.
+        An upper bound, infinite where it is above `GROUP_CEILING`.
     """
     taken = [s for s in spent if s.steps]
     if not taken:
@@ -224,9 +229,9 @@ def group_epsilon(spent: tuple[Spent, ...], delta: float, group: int) -> float:
     if by_rdp(taken, delta) or sum(s.steps for s in taken) > _CALIBRATION_STEPS:
         return _general_group_epsilon(spent, delta, group)
     # No step draws more than `most` of the group, except with probability `cut`. Call P the run
-    # with the group, Q without, P' the run with it in which no step draws more, t = steps·cut.
-    # P ≤ P' + t and (1 - cut)^steps·P' ≤ P, so what P' and Q satisfy at (ε, δ - t), P and Q
-    # satisfy at (ε + t', δ), where t' = -steps·log(1 - cut).
+    # with the group and Q the run without it. Call P' the run with the group in which no step
+    # draws more, and t = steps·cut. Then P ≤ P' + t and (1 - cut)^steps·P' ≤ P. So what P' and Q
+    # satisfy at (ε, δ - t), P and Q satisfy at (ε + t', δ), where t' = -steps·log(1 - cut).
     steps = sum(s.steps for s in taken)
     cut = _GROUP_CUT * delta / steps
     rdp, reach, events = _rdp(_event(taken), delta), 0.0, []
@@ -236,15 +241,14 @@ def group_epsilon(spent: tuple[Spent, ...], delta: float, group: int) -> float:
         weights = stats.binom.pmf(range(most + 1), group, s.sampling_rate)
         step = (
             dp_event.MixtureOfGaussiansDpEvent(noise, range(most + 1), weights / weights.sum())
-            if s.sampling_rate
-            < 1  # else nothing is mixed, and the library looks for a tail in vain
+            if s.sampling_rate < 1  # otherwise nothing is mixed, and the library finds no tail
             else dp_accounting.GaussianDpEvent(noise / group)
         )
         events.append(dp_accounting.SelfComposedDpEvent(step, s.steps))
         moved = most / noise
         reach = max(reach, moved * (moved / 2 + 10))  # the loss ten deviations out
     coarsest = 2.0 ** math.ceil(math.log2(max(reach, 1e-9) / _GROUP_BINS))
-    # Four times coarser than for one unit costs 0.05 % of ε and takes a third of the time.
+    # Four times coarser than for one unit: costs 0.05 % of ε and takes a third of the time.
     interval = max(4 * _interval(min(group * rdp, GROUP_CEILING)), coarsest)
     pld = PLDAccountant(value_discretization_interval=interval)
     epsilon = pld.compose(dp_accounting.ComposedDpEvent(events)).get_epsilon(delta - steps * cut)
@@ -253,11 +257,11 @@ def group_epsilon(spent: tuple[Spent, ...], delta: float, group: int) -> float:
 
 
 def _general_group_epsilon(spent: tuple[Spent, ...], delta: float, group: int) -> float:
-    """k·ε₁, where ε₁ is that of one unit at the δ₁ with δ₁·(e^(kε₁) - 1)/(e^ε₁ - 1) = `delta`."""
+    """k·ε₁, where ε₁ is the ε of one unit at δ₁, with δ₁·(e^(kε₁) - 1)/(e^ε₁ - 1) = `delta`."""
     one = max(spend(spent, delta).epsilon, 1e-9)
     while one < 700 and group * one <= GROUP_CEILING:
         shrunk = math.log(delta) + math.log(math.expm1(one)) - group * one  # at most log δ₁
-        if shrunk < -700:  # no such number
+        if shrunk < -700:  # a float64 cannot hold it
             break
         needed = spend(spent, math.exp(shrunk)).epsilon
         if needed <= one:
@@ -269,8 +273,9 @@ def _general_group_epsilon(spent: tuple[Spent, ...], delta: float, group: int) -
 def _beyond_ceiling(spent: Spent, delta: float, group: int) -> bool:
     """Whether a simple attack already shows a larger ε: add up the steps, compare to a threshold.
 
-    The threshold is one deviation below the sum's mean, which the group's presence passes with
-    probability 1/2 at least (Cantelli); its absence passes with that of a Gaussian's tail.
+    The threshold is one deviation below the mean of the sum. With the group present, the sum
+    exceeds it with probability at least 1/2 (Cantelli). Without the group, it does so with the
+    probability of a Gaussian tail.
     """
     q, noise = spent.sampling_rate, spent.noise_multiplier
     mean = spent.steps * group * q
@@ -283,15 +288,16 @@ def _beyond_ceiling(spent: Spent, delta: float, group: int) -> bool:
 def calibrate_noise_multiplier(
     epsilon: float, delta: float, sampling_rate: float, steps: int, trials: float | None = None
 ) -> float:
-    """The smallest noise multiplier whose ε as `spend` quotes it is at most `epsilon`.
+    """The smallest noise multiplier whose ε, as `spend` quotes it, is at most `epsilon`.
 
-    To 0.1 % in ε. With `trials`, a δ below `PLD_DELTA` or more than 10,000 steps it is the smallest
-    whose ε by RDP is at most `epsilon`, to 0.1 % in the noise multiplier. Infinite ε gives 0.
-    Source: false position on log ε against log σ, which is nearly a straight line, between bounds
-    from RDP, which costs milliseconds where PLD costs seconds.
+    Accurate to 0.1 % in ε. With `trials`, for a δ below `PLD_DELTA`, and above 10,000 steps, it is
+    the smallest whose ε by RDP is at most `epsilon`, to 0.1 % in the noise multiplier. An infinite
+    ε gives 0.
+    Source: false position on log ε against log σ, which is nearly a straight line. The search
+    starts from the RDP answer, which costs milliseconds where PLD costs seconds.
 
     Raises:
-        UserError: no noise multiplier below 10,000 reaches the target, or it is below
+        UserError: no noise multiplier below 10,000 reaches the target, or the target is below
             `LEAST_EPSILON` or above `EPSILON_CEILING`.
     """
     if epsilon == math.inf:
@@ -341,7 +347,7 @@ def _rdp_noise_multiplier(
     trials: float | None = None,
     to: float = 1.01,
 ) -> float:
-    """Noise multiplier, to within a factor `to`, whose RDP ε is at most `epsilon`."""
+    """A noise multiplier whose ε by RDP is at most `epsilon`, to within a factor `to`."""
 
     def enough(noise_multiplier: float) -> bool:
         spent = Spent(sampling_rate, noise_multiplier, steps, trials)

@@ -1,18 +1,24 @@
 """Per-unit clipping of LoRA gradients in one backward pass.
 
-Promises: after `accumulate`, the running sum holds, for every unit in the batch, its gradient
-summed over its records and scaled to norm at most `clip_norm`; one unit more or less moves the
-sum by at most `sensitivity` in L2. What a unit adds is worked out from its own rows alone and is
-a multiple of `grid`, a power of two, so that sums are exact: the same bits in any order and
-however they are divided over micro-batches and processes. Every trainable parameter is covered, or
-construction fails with its name; a layer used twice, not used, or fed anything but one row per
-record fails before the step. The summed (unclipped) gradient is never formed. A unit whose
-gradient is not finite contributes exactly nothing.
-Does not: support trainable parameters other than bias-free linear layers (what peft's LoRA
-makes), nor see whether a model mixes the records of a batch: `privacy/independence.py` does.
+Promises:
+- After `accumulate`, the running sum holds the gradient of every unit in the batch. It is summed
+  over the unit's records and scaled to norm at most `clip_norm`.
+- One unit more or less moves the sum by at most `sensitivity` in L2.
+- What a unit adds is computed from its own rows alone. It is a multiple of `grid`, a power of two,
+  so sums are exact. The bits are the same in any order and in any split over micro-batches and
+  processes.
+- Every trainable parameter is covered, or construction fails with its name.
+- A layer fails before the step if it is used twice, is not used, or gets anything but one row per
+  record.
+- The summed (unclipped) gradient is never formed.
+- A unit whose gradient is not finite contributes exactly nothing.
 
-How: each trainable linear's forward becomes an autograd function whose backward returns the
-input's gradient and hands (input, output gradient) to the clipper, which writes the
+Does not:
+- Support trainable parameters other than bias-free linear layers (what peft's LoRA makes).
+- See whether a model mixes the records of a batch: `training/independence.py` does.
+
+How: the forward of each trainable linear layer becomes an autograd function. Its backward returns
+the input's gradient and hands (input, output gradient) to the clipper. The clipper writes the
 per-record weight gradients gᵀx into one [records, parameters] buffer.
 """
 
@@ -29,13 +35,14 @@ from privcode.errors import UserError
 
 _GRID_BITS = 32
 _MARGIN = 1 - 2.0**-17
-"""Of the clip norm, what units are scaled to. The rest is for rounding, for up to 2^30 coordinates:
-2^-24 each for the factor and its products (fp32) and for the norm (double, added in any order), and
-2^-18 for half a step of the grid in every coordinate (2^-33 of the clip norm, times 2^15)."""
+"""Share of the clip norm that units are scaled to. The rest covers rounding, for up to 2^30
+coordinates: 2^-24 each for the factor and its products (fp32) and for the norm (double, added in
+any order), and 2^-18 for half a step of the grid in every coordinate (2^-33 of the clip norm,
+times 2^15)."""
 
 MOST_UNITS = 2**19
-"""Units whose contributions can be added, with noise on top, without rounding: a double holds 53
-bits, a contribution has up to 33."""
+"""The most units whose contributions, with noise on top, add without rounding: a double holds 53
+bits, and a contribution has up to 33."""
 
 
 class _Tap(torch.autograd.Function):
@@ -57,8 +64,8 @@ class _Tap(torch.autograd.Function):
 class Clipper:
     """Sums clipped per-unit gradients of a model's trainable parameters.
 
-    Use: `with clipper.recording(records): loss.sum().backward()`, then `accumulate(units)`;
-    after the last micro-batch, `take_sum()`.
+    Use: `with clipper.recording(records): loss.sum().backward()`, then `accumulate(units)`.
+    After the last micro-batch, `take_sum()`.
     """
 
     def __init__(self, model: nn.Module, clip_norm: float) -> None:
@@ -103,14 +110,14 @@ class Clipper:
 
     @property
     def sensitivity(self) -> float:
-        """L2 distance by which adding or removing one unit can move the sum."""
+        """How far adding or removing one unit can move the sum, in L2."""
         return self.clip_norm
 
     def reserve(self, coordinates: torch.Tensor) -> None:
-        """Keep recorded gradients out of these flat coordinates; only given ones have a part there.
+        """Keep recorded gradients out of these flat coordinates. Only given ones have a part there.
 
-        Which ones has to be decided without the data: then it is a change of the function whose
-        gradient is taken, before the clip, and the sensitivity is what it was.
+        Choose the coordinates independently of the data. They are zeroed before clipping, so this
+        changes the function whose gradient is taken, and the sensitivity stays the same.
         """
         self._reserved = coordinates.to(self._sum.device)
 
@@ -132,7 +139,7 @@ class Clipper:
         finally:
             for _, module, _ in self._layers:
                 del module.__dict__["forward"]
-        # Unless every layer has written its part there are no rows: the buffer still holds the
+        # If any layer did not write its part, there are no rows: the buffer still holds the
         # gradients of other records.
         for hits, (name, _, _) in zip(self._hits, self._layers, strict=True):
             if hits != 1:
@@ -182,8 +189,8 @@ class Clipper:
             unit_of_record: [records] long; records of one unit carry the same number, and all
                 records of a unit must be in this micro-batch. Recorded rows beyond these are
                 left out.
-            given: [records, parameters] fp32 gradients in place of the recorded ones, for an
-                audit's canaries; changed.
+            given: [records, parameters] fp32 gradients that replace the recorded ones, for the
+                canaries of an audit; changed in place.
         """
         rows, self._rows = self._rows if given is None else given, None
         assert rows is not None
@@ -196,8 +203,9 @@ class Clipper:
         if given is None and self._reserved is not None:
             for row in owned.values():
                 row.index_fill_(0, self._reserved, 0.0)
-        # Row by row: a norm of several rows at once may be added up in another order than one's.
-        # In double: an fp32 norm over a million elements reads up to 1.5e-4 low on CPUs.
+        # Row by row: a norm of several rows at once may be added up in another order than the norm
+        # of one row. In double: an fp32 norm over a million elements reads up to 1.5e-4 low on
+        # CPUs.
         norms = [torch.linalg.vector_norm(row, dtype=torch.float64) for row in owned.values()]
         for row, norm in zip(owned.values(), torch.stack(norms).tolist(), strict=True):
             if math.isfinite(norm):
@@ -205,15 +213,15 @@ class Clipper:
                 self._sum.add_(row.mul_(scale / self.grid).round_(), alpha=self.grid)
 
     def take_sum(self) -> torch.Tensor:
-        """[parameters] float64: the clipped sum since the last call; the sum starts again at 0."""
+        """[parameters] float64: the clipped sum since the last call. The sum restarts at 0."""
         total, self._sum = self._sum, torch.zeros_like(self._sum)
         return total
 
     def round(self, noise: torch.Tensor) -> torch.Tensor:
         """Noise rounded to the grid of the sums.
 
-        The sum with this noise is the sum with the unrounded one, rounded: of the sum's low bits
-        nothing shows that the noise does not cover.
+        The sum plus this noise equals the sum plus the unrounded noise, rounded. So the low bits of
+        the sum show nothing that the noise does not cover.
         """
         return (noise / self.grid).round_() * self.grid
 

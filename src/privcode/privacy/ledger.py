@@ -1,10 +1,13 @@
 """The record of what was spent, on disk before it is used.
 
-Promises: append-only and hash-chained; a line is flushed to the disk before the step it names
-uses its result, so that a crash can only over-count; a line changed, removed or inserted
-anywhere but at the end is found when the ledger is opened. A last line that a crash cut off
-half-way is dropped: its step had not begun.
-Does not: stop an owner from deleting the whole file; it is evidence, not a lock. It holds
+Promises:
+- Append-only and hash-chained. A line is flushed to the disk before the step it names uses its
+  result, so a crash can only over-count.
+- A line that was changed, removed or inserted anywhere but at the end is found when the ledger is
+  opened.
+- A last line that a crash cut off half-way is dropped: its step had not begun.
+
+Does not: stop an owner from deleting the whole file. It is evidence, not a lock. It holds
 private facts (a fingerprint of the data) and stays in `private/`.
 """
 
@@ -21,7 +24,7 @@ from privcode.privacy.accounting import Spent, with_unit
 from privcode.privacy.plan import PrivacyPlan
 
 _GENESIS = "0" * 64
-_LIMIT = 2**30  # bytes: some five million steps
+_LIMIT = 2**30  # bytes: about five million steps
 
 
 def _digest(entry: Row) -> str:
@@ -30,7 +33,7 @@ def _digest(entry: Row) -> str:
 
 
 def read_ledger(path: Path) -> list[Row]:
-    """All whole entries.
+    """All complete entries.
 
     Raises:
         UserError: an entry was altered, or is not where it was written.
@@ -57,7 +60,7 @@ def read_ledger(path: Path) -> list[Row]:
 
 
 def _is_sound(entry: Row) -> bool:
-    """Whether an entry has what those who read it take for granted."""
+    """Whether an entry has the fields and types that readers rely on."""
     if entry["kind"] == "step":
         return type(entry["step"]) is int
     if entry["kind"] != "begin":
@@ -86,7 +89,7 @@ class Ledger:
                 file.truncate(data.rfind(b"\n") + 1)
 
     def append(self, **facts: Any) -> None:
-        """Add one entry, on disk when this returns.
+        """Add one entry. It is on disk when this returns.
 
         Raises:
             UserError: the file cannot be written.
@@ -100,7 +103,7 @@ class Ledger:
                 file.write(json.dumps(entry, sort_keys=True).encode() + b"\n")
                 file.flush()
                 os.fsync(file.fileno())
-            if previous == _GENESIS:  # else a crash may leave the file without a name
+            if previous == _GENESIS:  # otherwise a crash may leave the file without a name
                 sync_folder(self.path.parent)
         except OSError as error:
             raise UserError(f"{self.path}: cannot be written ({error.strerror})") from error
@@ -114,21 +117,21 @@ class Ledger:
         sweep: str | None = None,
         **facts: Any,
     ) -> None:
-        """State the plan once; on a later call, insist that plan and data are the same.
+        """State the plan once. On a later call, insist that plan and data are the same.
 
         Args:
             plan: what the run will do.
             data: fingerprint of the private data.
-            run: the ledger's identity, a fresh random name: moved or copied, it stays the same.
-            sweep: identity of the sweep that the run is a trial of.
-            facts: "exact", a second fingerprint, which holds for ledgers that have it; "sketch",
-                the name of that of the data; "bits", see
-                `pipeline.directory.bits`: both are noted only;
-                "settings", a digest of those that training read, which holds like "exact";
-                "public" and "source": what decides which other runs count.
+            run: the ledger's identity, a fresh random name; it stays when the ledger is moved or
+                copied.
+            sweep: identity of the sweep, if the run is one of its trials.
+            facts: "exact" is a second fingerprint, checked for ledgers that have it. "settings" is
+                a digest of the settings that training read, checked in the same way. "sketch" names
+                the sketch of the data, and "bits" is from `pipeline.directory.bits`; both are only
+                noted. "public" and "source" decide which other runs count.
 
         Raises:
-            UserError: the ledger was begun with another plan or other data.
+            UserError: the ledger was begun with another plan or other data or settings.
         """
         stated: Row = {"kind": "begin", "plan": plan.describe(), "data": data}
         if plan.reproducible_seed is not None:
@@ -148,8 +151,8 @@ class Ledger:
     def step(self, step: int) -> None:
         """Note that `step` is about to be taken.
 
-        Taking a seeded step again adds nothing where the same bits come of it: where it was taken
-        after the last entry that names the machine.
+        A seeded step that is taken again adds nothing where it gives the same bits. That is the
+        case if it was taken after the last entry that names the machine.
         """
         if "seed" in self.entries[0] and step in self._taken_here():
             return
@@ -166,17 +169,17 @@ class Ledger:
 
     @property
     def steps(self) -> int:
-        """Steps spent, but for `lost_steps`."""
+        """Steps spent, without `lost_steps`."""
         return len([e for e in self.entries if e["kind"] == "step"]) - lost_steps(self.entries)
 
 
 def planned_in(entries: list[Row]) -> Row:
-    """The plan that a ledger was begun under, as `PrivacyPlan.describe` states it now."""
+    """The plan that a ledger was begun under, in today's form of `PrivacyPlan.describe`."""
     return with_unit(entries[0]["plan"])
 
 
 def spent_in(entries: list[Row]) -> Spent:
-    """What a ledger's entries add up to, but for `lost_steps`."""
+    """What a ledger's entries add up to, without `lost_steps`."""
     plan = planned_in(entries)
     steps = sum(e["kind"] == "step" for e in entries) - lost_steps(entries)
     names = ("sampling_rate", "noise_multiplier", "trials", "owner_column")
@@ -184,10 +187,9 @@ def spent_in(entries: list[Row]) -> Spent:
 
 
 def lost_steps(entries: list[Row]) -> int:
-    """Steps of a seeded run that were taken again where other bits came of them.
+    """Steps of a seeded run that were taken again and gave other bits.
 
-    The results of the first time were dropped, but somebody may have seen them: they count as
-    another run's.
+    The first results were dropped, but somebody may have seen them. They count as another run's.
     """
     before: set[int] = set()
     here: set[int] = set()
@@ -208,13 +210,13 @@ def sketch_in(entries: list[Row]) -> str | None:
 
 
 def source_in(entries: list[Row]) -> str | None:
-    """Where a run's data lay when it began; see `registry.place`. None where that is not noted."""
+    """Where a run's data lay when it began. See `registry.place`. None where that is not noted."""
     return entries[0].get("source") if entries else None
 
 
 def identity(entries: list[Row]) -> str | None:
-    """The name that the run of a ledger goes by, if it has one; see `Ledger.begin`.
+    """The name of a ledger's run, if it has one. See `Ledger.begin`.
 
-    A run that goes on in another place than it began has a new one from there on.
+    A run that continues in another place than it began gets a new name from there on.
     """
     return next((e["run"] for e in reversed(entries) if "run" in e), None)

@@ -1,10 +1,13 @@
 """Gaussian noise from bytes.
 
-Promises: independent N(0, stdev²) in double precision by Box and Muller's method from 63-bit
-uniforms; as many numbers as asked for, from the stream given, eight bytes each.
+Promises:
+- Independent N(0, stdev²) draws in double precision, by Box and Muller's method from 63-bit
+  uniforms.
+- As many numbers as asked for, from the given stream, eight bytes each.
+
 Does not: defend against attacks on floating-point Gaussians (Mironov 2012) beyond drawing in
-double precision. Tails end at 9.3 standard deviations; docs/explanation/the-guarantee.md says
-what that is worth.
+double precision. Tails end at 9.3 standard deviations: docs/explanation/the-guarantee.md says
+what that costs.
 """
 
 import math
@@ -20,14 +23,14 @@ _CHUNK = 1 << 18
 def _uniform(count: int, stream: Stream) -> torch.Tensor:
     """`count` doubles, uniform on (0, 1]: 63 bits each, rounded to the 53 that a double holds.
 
-    The ten bits beyond a double's matter near 0, where the radius below has its tail.
+    The ten extra bits matter near 0, which becomes the tail of the radius below.
     """
     bits = torch.frombuffer(bytearray(stream(8 * count)), dtype=torch.int64)
     return bits.bitwise_and_((1 << 63) - 1).double().add_(1).mul_(2.0**-63)
 
 
 def gaussian(count: int, stdev: float, stream: Stream) -> torch.Tensor:
-    """[count] float64 tensor of independent N(0, stdev²) draws; zeros when `stdev` is 0."""
+    """[count] float64 tensor of independent N(0, stdev²) draws, zeros when `stdev` is 0."""
     noise = torch.zeros(count, dtype=torch.float64)
     if stdev == 0:
         return noise

@@ -1,9 +1,12 @@
 """The one object that decides privacy.
 
-Promises: a frozen `PrivacyPlan` holds the neighbouring relation, the unit, the sampling rate,
-the steps, the clip norm, the noise multiplier and the event; the sampler, the clipper, the
-noise and the accountant are all made from it, so they cannot disagree. Nothing else in
-privcode takes an ε, a noise multiplier or a batch size.
+Promises:
+- A frozen `PrivacyPlan` holds the neighbouring relation, the unit, the sampling rate, the steps,
+  the clip norm, the noise multiplier and the event.
+- The sampler, the clipper, the noise and the accountant are all made from it, so they cannot
+  disagree.
+- Nothing else in privcode takes an ε, a noise multiplier or a batch size.
+
 Does not: look at data. The sampling rate comes from the declared, public number of units.
 """
 
@@ -42,7 +45,7 @@ MOST = {
     "expected_batch": 10**9,
     "steps": MOST_STEPS,
 }
-"""The largest whole numbers of a plan, by field; the smallest is 1."""
+"""The largest whole numbers of a plan, by field. The smallest is 1."""
 
 LEAST_DELTA = 1e-100
 
@@ -50,7 +53,7 @@ LEAST_DELTA = 1e-100
 def _short(number: object) -> str:
     """A number as a person may have typed it, cut where it is very long."""
     if isinstance(number, int) and abs(number) >= 10**30:
-        return "a number of more than 30 digits"  # Python refuses to write very long ones
+        return "a number of more than 30 digits"  # Python refuses to print very long ones
     text = f"{number}"
     return text if len(text) <= 40 else f"{text[:40]}…"
 
@@ -60,8 +63,8 @@ class PrivacyPlan:
     """How one DP-SGD run samples, clips, adds noise and is accounted for.
 
     Attributes:
-        owner_column: the column that names the owner, all of whose records one neighbour adds or
-            removes; None where it is one record. See `unit`.
+        owner_column: the column that names the owner. One neighbour adds or removes all records
+            of one owner. None where the unit is one record. See `unit`.
         units: declared (public) number of units.
         max_records_per_unit: records of one unit that may take part at all.
         expected_batch: expected units per step; also the divisor of the clipped sum.
@@ -70,12 +73,12 @@ class PrivacyPlan:
         noise_multiplier: noise's standard deviation over the clipper's sensitivity.
         delta: δ at which ε is quoted.
         reproducible_seed: None draws all randomness from the operating system's cryptographic
-            generator; a number makes the run repeatable, and the guarantee conditional on
-            nobody knowing that number.
+            generator. A number makes the run repeatable. The guarantee then holds only if nobody
+            knows that number.
         selection: how other runs over the same data, and choosing settings by them, are charged:
-            composed; as the best of `trials`; or not at all, which is then said loudly.
-        trials: mean of the Poisson number of trials of which this run is the best; at least 1,
-            without which the theorem (see `Spent`) does not cover the case of no trial.
+            composed; as the best of `trials`; or not at all, which every output then states.
+        trials: mean of the Poisson number of trials of which this run is the best. Must be at
+            least 1. Otherwise the theorem (see `Spent`) does not cover drawing no trials.
     """
 
     units: int
@@ -92,7 +95,7 @@ class PrivacyPlan:
     neighbouring: Literal["add or remove one unit"] = NEIGHBOURING
 
     def __post_init__(self) -> None:
-        """Refuse numbers that have no meaning as a mechanism, or that no accountant can follow."""
+        """Refuse numbers that have no meaning as a mechanism, or that no accountant can handle."""
         for name, most in MOST.items():
             value = getattr(self, name)
             if not isinstance(value, int) or not 1 <= value <= most:
@@ -104,7 +107,7 @@ class PrivacyPlan:
                 f"privacy.max_records_per_unit: is {self.max_records_per_unit}; must be 1 when the "
                 "unit is the record"
             )
-        if not 1e-9 <= self.clip_norm <= 1e9:  # in fp32 its square must be a number
+        if not 1e-9 <= self.clip_norm <= 1e9:  # its square must be a number in fp32
             raise UserError(
                 f"privacy.clip_norm: is {_short(self.clip_norm)}; must be from 1e-9 to 1e9"
             )
@@ -149,7 +152,7 @@ class PrivacyPlan:
 
     @property
     def unit(self) -> Literal["record", "owner"]:
-        """What one neighbour adds or removes; an owner's records are told by `owner_column`."""
+        """What one neighbour adds or removes. `owner_column` says which records an owner has."""
         return "record" if self.owner_column is None else "owner"
 
     @property
@@ -169,7 +172,7 @@ class PrivacyPlan:
         return spend((self.spent(), *others), self.delta)
 
     def group_epsilon(self, units: int, others: Sequence[Spent] = ()) -> float:
-        """ε at δ for `units` units together: what a fact in that many units' records has.
+        """ε at δ for `units` units together: that of a fact in the records of that many units.
 
         An upper bound by PLD, infinite where it is above `accounting.GROUP_CEILING`.
         """
@@ -178,7 +181,7 @@ class PrivacyPlan:
     def charge(self, others: Sequence[Spent] = (), taken: Spent | None = None) -> "Charge":
         """What is quoted for this run, where `others` spent budget on the same data.
 
-        `taken` is what the run has spent; by default all of the plan.
+        `taken` is what the run has spent, by default, all of the plan.
         """
         own = (taken or self.spent(),)
         of_all = spend((*own, *others), self.delta)
@@ -188,7 +191,7 @@ class PrivacyPlan:
         return Charge(alone, own, tuple(others), of_all, self.selection)
 
     def randomness(self) -> Randomness:
-        """Where the sampler's and the noise's bits come from."""
+        """Where the bits of the sampler and of the noise come from."""
         return Randomness(self.reproducible_seed)
 
     def sample(self, present: int, step: int, randomness: Randomness) -> np.ndarray:
@@ -200,7 +203,7 @@ class PrivacyPlan:
         return Clipper(model, self.clip_norm)
 
     def noise(self, clipper: Clipper, step: int, randomness: Randomness) -> torch.Tensor:
-        """Gaussian noise for `step`, float64 on the sum's grid, one number a parameter."""
+        """Gaussian noise for `step`, float64 on the sum's grid, one number per parameter."""
         stdev = self.noise_multiplier * clipper.sensitivity
         return clipper.round(gaussian(clipper.parameters, stdev, randomness.stream("noise", step)))
 
@@ -221,7 +224,7 @@ class Charge:
 
     Attributes:
         cost: what is quoted.
-        spent: what it covers: the run's own, then what is composed with it.
+        spent: what `cost` covers: the run's own part, then what is composed with it.
         not_charged: what other runs over the same data spent and `cost` leaves out.
         of_all: the cost of everything.
     """
@@ -234,7 +237,7 @@ class Charge:
 
     @property
     def words(self) -> str | None:
-        """What nobody may overlook where other runs, or choosing by them, are not charged."""
+        """A warning that nobody may overlook: other runs, or choosing by them, are not charged."""
         if self.selection != "not-charged":
             return None
         others = len(self.not_charged)

@@ -1,9 +1,12 @@
 """Where random bits come from.
 
-Promises: by default every bit is the operating system's cryptographic generator's; with a
-seed, a stream is a function of (seed, purpose, step) alone, so that a step taken again after a
-crash is the same step. Streams for different purposes or steps never overlap.
-Does not: make a seeded run safe to publish; who knows the seed can subtract the noise.
+Promises:
+- By default, every bit is from the operating system's cryptographic generator.
+- With a seed, a stream is a function of (seed, purpose, step) alone. A step that is taken again
+  after a crash is then the same step.
+- Streams for different purposes or steps never overlap.
+
+Does not: make a seeded run safe to publish. Whoever knows the seed can subtract the noise.
 """
 
 import hashlib

@@ -1,12 +1,16 @@
-"""What one user's runs over private data were to spend, wherever the runs lie or lay.
+"""What one user's runs over private data were planned to spend, wherever the runs lie or lay.
 
-Promises: a run is noted here, on disk, before its ledger begins, with all the steps it may take;
-so a run that was moved, or deleted after somebody looked at its model, still counts, and a crash
-in between counts one run too many, never one too few. The file is hash-chained like a ledger, and
-its owner's alone. Next to it lie a secret, and sketches of the data that were read, made with it.
-Does not: see runs of other users or machines, nor the second spending of a run that was put back
-from a backup in the same place and taken on from there. It holds private facts (fingerprints,
-file names) and never goes into a release.
+Promises:
+- A run is noted here, on disk, before its ledger begins, with all the steps it may take. So a run
+  that was moved still counts, and so does one that was deleted after somebody looked at its model.
+  A crash in between counts one run too many, never one too few.
+- The file is hash-chained like a ledger, and only its owner can read it.
+- Next to it lie a secret, and sketches of the data that were read, made with that secret.
+
+Does not:
+- See runs of other users or machines.
+- See the second spending of a run that was restored from a backup in the same place and resumed.
+- Go into a release: it holds private facts (fingerprints, file names).
 """
 
 import fcntl
@@ -30,7 +34,7 @@ def registry() -> Path:
     """The file: in $PRIVCODE_STATE, $XDG_STATE_HOME/privcode or ~/.local/state/privcode.
 
     Raises:
-        UserError: none of them is known.
+        UserError: none of these places is known.
     """
     if chosen := os.environ.get("PRIVCODE_STATE"):
         return Path(chosen) / "spent.jsonl"
@@ -53,7 +57,7 @@ def _open() -> Iterator[Ledger]:
     try:
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         if {entry.name for entry in path.parent.iterdir()} <= _OURS:
-            private_folder(path.parent.resolve())  # not one that is used for other things, too
+            private_folder(path.parent.resolve())  # not a folder with other uses, too
         lock = os.open(path.with_name(".lock"), os.O_WRONLY | os.O_CREAT, 0o600)
         try:
             fcntl.flock(lock, fcntl.LOCK_EX)
@@ -96,9 +100,9 @@ def register(
         data: fingerprint of the private data.
         source: where the data lie; see `place`.
         spent: all that is planned.
-        ledger: the run's; None for a sweep as such.
-        sweep: identity of the sweep that the run is a trial of.
-        sketch: what `keep` called that of the data.
+        ledger: path of the run's ledger; None for a sweep as such.
+        sweep: identity of the sweep, if the run is one of its trials.
+        sketch: the name that `keep` gave to the sketch of the data.
 
     Raises:
         UserError: the file cannot be written, or was altered.
@@ -170,13 +174,13 @@ def _entries() -> list[Row]:
 
 
 def secret() -> bytes:
-    """The user's 32 random bytes that sketches are made with; drawn once.
+    """The user's 32 random bytes that sketches are made with, drawn once.
 
     Raises:
         UserError: the file cannot be written or read, or holds something else.
     """
     path = registry().with_name("key")
-    with _open():  # of several processes one draws it
+    with _open():  # only one of several processes draws it
         if not os.path.lexists(path):
             write_bytes(path, secrets.token_bytes(32), mode=0o600)
         if path.stat().st_mode & 0o077:
@@ -191,10 +195,10 @@ def secret() -> bytes:
 
 
 def keep(made: Sketch) -> str:
-    """Put a sketch into the folder of the registry; returns what it goes by.
+    """Put a sketch into the registry's folder, and return its name there.
 
     Raises:
-        UserError: it cannot be written.
+        UserError: the sketch cannot be written.
     """
     data = made.to_bytes()
     name = hashlib.sha256(data).hexdigest()
@@ -207,7 +211,7 @@ def keep(made: Sketch) -> str:
 
 
 def kept(name: str) -> Sketch | None:
-    """The sketch that `keep` called this; None where it is gone or was altered."""
+    """The sketch that `keep` gave this name. None where it is gone or was altered."""
     return _load(registry().with_name("sketches") / name)
 
 
@@ -227,7 +231,7 @@ def _loaded(path: Path, changed: int) -> Sketch:
 
 
 def place(source: str) -> str:
-    """`source` so that it is the same from everywhere: files absolute, links followed."""
+    """`source` in a form that is the same from everywhere: files absolute, links followed."""
     folder, _, split = source.partition(":")
     if Path(folder).is_dir():
         return f"{Path(folder).resolve()}:{split or 'train'}"

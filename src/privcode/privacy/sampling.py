@@ -1,8 +1,9 @@
 """Poisson sampling of units.
 
-Promises: each unit takes part in a step independently with the same probability; the batch is
-whatever comes out, empty or large, and is never padded, truncated or reshuffled: that is what
-the accountant assumes (capping a batch of 128 at 160 moved ε from 4.0 to 10.4).
+Promises:
+- Each unit takes part in a step independently, with the same probability.
+- The batch is whatever is drawn, empty or large. It is never padded, truncated or reshuffled: that
+  is what the accountant assumes. (Capping a batch of 128 at 160 moved ε from 4.0 to 10.4.)
 """
 
 import numpy as np

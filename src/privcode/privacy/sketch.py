@@ -1,12 +1,19 @@
-"""Whether two runs read the same data, told without keeping any of them.
+"""Whether two runs read the same data, decided without keeping any of them.
 
-Promises: a sketch holds keyed hashes of what the records say and nothing else, so that it tells
-nothing to somebody without the key. It does not depend on the order of the records, on who owns
-them, on the names of their columns, or on what formatters change: white space, quotation marks,
-commas, semicolons, round brackets. Memory and files are bounded whatever the size of the data.
-Does not: see code that was rewritten or renamed, or less than `SHARE` of the smaller of two data
-sets in common; compare sketches of two keys. Source of the sampling: FracMinHash (Irber et al.
-2022), a sample by the hash itself, the same in every data set.
+Promises:
+- A sketch holds keyed hashes of what the records say and nothing else. It reveals nothing to
+  somebody without the key.
+- It does not depend on the order of the records, on their owners, on the names of their columns, or
+  on what formatters change: white space, quotation marks, commas, semicolons, round brackets.
+- Memory and files are bounded, whatever the size of the data.
+
+Does not:
+- See code that was rewritten or renamed.
+- See overlaps below `SHARE` of the smaller of two data sets.
+- Compare sketches of two keys.
+
+Source of the sampling: FracMinHash (Irber et al. 2022). The hash itself selects the sample, so
+all data sets are sampled in the same way.
 """
 
 import hashlib
@@ -17,14 +24,14 @@ from dataclasses import dataclass
 import numpy as np
 
 SHARE = 0.01
-"""Runs compose where at least this share of the smaller data set is in the other one, too."""
+"""Runs compose where at least this share of the smaller data set is also in the other one."""
 
 SAMPLE = 2**20
-"""Different hashes of codes, and of prompts, that are kept at most; so many data are compared
-exactly."""
+"""At most this many different hashes of codes, and of prompts, are kept. Up to this size, data
+sets are compared exactly."""
 
 FEWEST = 100
-"""With fewer than so many sampled codes, what two data sets share cannot be told."""
+"""With fewer sampled codes, the share that two data sets have in common cannot be estimated."""
 
 _MAGIC = b"privcode sketch 1\n"
 _HEAD = struct.Struct("<16sBQQ")
@@ -35,7 +42,7 @@ _DROPPED = str.maketrans("", "", "\"'`,;()\\")
 class Sketch:
     """Sorted, different 64-bit hashes of codes and of prompts, those below 2**(64 - `halvings`).
 
-    `key` names the secret that they were made with, and does not give it away.
+    `key` names the secret that they were made with, and does not reveal it.
     """
 
     key: bytes
@@ -51,10 +58,10 @@ class Sketch:
 
 
 def from_bytes(data: bytes) -> Sketch:
-    """What `to_bytes` made.
+    """Undo `to_bytes`.
 
     Raises:
-        ValueError: it is something else.
+        ValueError: the data are no sketch.
     """
     start = len(_MAGIC) + _HEAD.size
     if data[: len(_MAGIC)] != _MAGIC or len(data) < start:
@@ -80,11 +87,11 @@ def sketch(texts: Iterable[tuple[str, str]], secret: bytes) -> Sketch:
 
 
 def shared(one: Sketch, other: Sketch) -> float | None:
-    """What share of the smaller data set is in the other, too; None where that cannot be told.
+    """What share of the smaller data set is also in the other. None where that cannot be decided.
 
-    A text is shared if it is the code of a record on one side, and code or prompt on the other:
-    data with their columns exchanged are the same data, and a prompt that many data sets have in
-    common makes none of them the same.
+    A text is shared if it is the code of a record on one side, and code or prompt on the other.
+    So data with exchanged columns are the same data. A prompt that many data sets have in common
+    makes none of them the same.
     """
     halvings = max(one.halvings, other.halvings)
     codes, their_codes = (_below(s.codes, halvings) for s in (one, other))

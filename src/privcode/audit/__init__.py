@@ -1,5 +1,7 @@
 """Attacks on what a run releases: planted canaries, membership inference, a one-run bound.
 
-Promises: an attack that succeeds shows a leak. Does not: prove safety; only the ledger's
-accounting does.
+Promises:
+- An attack that succeeds shows a leak.
+
+Does not: prove safety. Only the ledger's accounting does.
 """

@@ -1,10 +1,14 @@
-"""Canaries: made-up secrets planted among the private records, then looked for in what comes out.
+"""Canaries: made-up secrets planted among the private records, then searched for in the outputs.
 
-Promises: every secret is drawn at random (at least 48 bits), appears verbatim in its completion
-and nowhere else, and is a made-up one: reserved mail domain, unroutable addresses; the same seed
-plants the same canaries. Planting changes the data: a planted run measures leakage, and its
-canaries are units of their own beside the real ones.
-Does not: bound the privacy loss, or find a secret that came out changed by one character.
+Promises:
+- Every secret is drawn at random (at least 48 bits). It appears verbatim in its completion and
+  nowhere else.
+- Every secret is made up: reserved mail domain, unroutable addresses.
+- The same seed plants the same canaries.
+- Planting changes the data: a planted run measures leakage. Its canaries are units of their own,
+  next to the real ones.
+
+Does not: bound the privacy loss, or find a secret that came out with one character changed.
 """
 
 import math
@@ -47,12 +51,12 @@ _SPACES: dict[str, tuple[Sequence[str], ...]] = {
     "password": (string.ascii_letters + string.digits,) * 16,
     "username": (*_SYLLABLE * 6, tuple(str(n) for n in range(1000, 10_000))),
 }
-"""The space each kind of secret is drawn from: one choice out of each part, all of one length."""
+"""The space of each kind of secret: one choice out of each part, all of one length."""
 
 
 @dataclass(frozen=True)
 class Canary:
-    """One made-up secret and the pair that holds it; `repetitions` is how often it is planted."""
+    """One made-up secret and the pair that holds it. `repetitions` is how often it is planted."""
 
     kind: str
     prompt: str
@@ -72,7 +76,7 @@ def space_bits(kind: str) -> float:
 
 def candidates(canary: Canary, n: int, seed: int) -> list[str]:
     """`n` completions like the canary's, each with a secret that could have been drawn instead."""
-    # A stream of its own: a candidate must tell nothing about what was planted.
+    # A separate stream: a candidate must reveal nothing about what was planted.
     rng = random.Random(f"privcode candidates {seed} {canary.kind} {canary.repetitions}")
     secrets = (_draw(_SPACES[canary.kind], rng) for _ in range(n))
     return [_COMPLETIONS[canary.kind].format(secret=secret) for secret in secrets]
@@ -100,8 +104,8 @@ def plant(repetitions: Sequence[int], seed: int) -> list[Canary]:
 def records(canaries: Sequence[Canary]) -> list[Record]:
     """Each repetition as its own record and unit ("canary", "N-COPY"), Python, row 0.
 
-    Under row-level units a canary repeated k times is k units, so its protection is that of a
-    group of k: what the leakage at high counts measures.
+    Under row-level units, a canary repeated k times is k units. Its protection is then that of a
+    group of k, which is what the leakage at high counts measures.
     """
     return [
         Record(canary.prompt, canary.completion, "python", Unit("canary", f"{number}-{copy}"), 0)

@@ -1,9 +1,13 @@
-"""Coin canaries: made-up records of which fair coins plant half, for the black-box one-run audit.
+"""Coin canaries: made-up records for the black-box one-run audit. Fair coins plant half of them.
 
-Promises: prompts are unique, completions are random characters that nobody could guess and that
-tokenizers have rare tokens for; the same seed gives the same canaries and coins; each planted one
-is a unit of its own beside the real ones.
-Does not: put canaries anywhere but among the records; those left out are only scored.
+Promises:
+- Prompts are unique.
+- Completions are random characters that nobody could guess and that tokenizers split into rare
+  tokens.
+- The same seed gives the same canaries and coins.
+- Each planted canary is a unit of its own, next to the real ones.
+
+Does not: put canaries anywhere but among the records. Canaries left out are only scored.
 """
 
 import random
@@ -43,5 +47,5 @@ def throw(count: int, seed: int) -> list[CoinCanary]:
 
 
 def records(canaries: Sequence[CoinCanary]) -> list[Record]:
-    """Those that the coins planted."""
+    """The records that the coins planted."""
     return [canary.record for canary in canaries if canary.included]

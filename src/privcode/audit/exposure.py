@@ -1,15 +1,18 @@
 """Exposure: how far a planted secret stands out among all that could have been planted instead.
 
 Carlini et al. 2019, "The Secret Sharer", section 4. Let R be the space that the secret was drawn
-from, ranked by the model's log-perplexity of the canary. Exposure is log2 |R| − log2 rank, in bits:
-minus log2 of the chance that a random candidate is at least as likely as the secret. A model that
-was never told ranks the secret like any other: its exposure is x bits or more with probability
-2^-x, 1.44 bits on average.
+from, ranked by the model's log-perplexity of the canary. Exposure is log2 |R| − log2 rank, in bits.
+This is minus log2 of the chance that a random candidate is at least as likely as the secret.
+A model that never saw the secret ranks it like any other. Its exposure is then x bits or more with
+probability 2^-x, and 1.44 bits on average.
 
-Promises: the sampled figure assumes nothing but that candidates are drawn as the secret was. N of
-them show at most log2(N + 1) bits. The interval is Clopper and Pearson's, which ends at log2 |R|
-where no candidate is likelier. Beside it stands the figure extrapolated with a skew-normal
-distribution fitted to the candidates (paper, section 4.3): that is a model, and no measurement.
+Promises:
+- The sampled figure assumes only that candidates are drawn as the secret was. N candidates show at
+  most log2(N + 1) bits.
+- The interval is Clopper and Pearson's. It ends at log2 |R| where no candidate is likelier.
+- Next to it stands the figure extrapolated with a skew-normal distribution fitted to the candidates
+  (paper, section 4.3). That figure is a model, not a measurement.
+
 Does not: bound the privacy loss, or ask whether anyone could find the secret in practice.
 """
 
@@ -36,8 +39,9 @@ class Exposure:
         low, high: 95 % interval of the exposure over the whole space.
         extrapolated: by the fitted skew-normal, at most log2 |R|; None where candidates do not
             differ.
-        fit: p-value of a Kolmogorov–Smirnov test of that fit. Small (below 0.1, say): do not trust
-            the extrapolation. It is somewhat too large, as the tested data are the fitted ones.
+        fit: p-value of a Kolmogorov–Smirnov test of that fit. Do not trust the extrapolation if
+            it is small (below 0.1, say). It is somewhat too large, because the tested data are
+            the fitted data.
     """
 
     rank: float
@@ -61,15 +65,15 @@ def exposure(secret: float, candidates: Sequence[float], space_bits: float) -> E
 
     Args:
         secret: log-perplexity of the canary: minus the summed log-probability of its tokens.
-        candidates: log-perplexities of completions with secrets drawn as the canary's was, and
-            independently of it.
+        candidates: log-perplexities of completions whose secrets were drawn like the canary's
+            secret, and independently of it.
         space_bits: log2 |R|.
     """
     others = np.asarray(candidates, dtype=float)
     n = len(others)
     below, ties = int((others < secret).sum()), int((others == secret).sum())
     rank = 1 + below + ties / 2
-    # The share of the space at least as likely: the tied are in it, so they count in full.
+    # The share of the space at least as likely includes the ties, so they count in full.
     low, high = clopper_pearson(below + ties, n)
     extrapolated, fit = _extrapolate(secret, others, space_bits)
     return Exposure(
@@ -88,7 +92,7 @@ def _extrapolate(
     centre, spread = float(others.mean()), float(others.std())
     if not spread > 0:
         return None, None
-    scaled = (others - centre) / spread  # the fit is found more surely near 0 and 1
+    scaled = (others - centre) / spread  # the fit is more reliable near 0 and 1
     fitted = skewnorm(*skewnorm.fit(scaled))
     share = float(fitted.cdf((secret - centre) / spread))
     bits = -math.log2(share) if share > 0 else space_bits

@@ -1,10 +1,13 @@
 """Audit: attack what a run made, with canaries planted before training and records held out of it.
 
-Promises: what `leakage`, `exposures` and `black_box` ask of the models is made up, so that with a
-model tuned under the plan the result is post-processing, and holds no secret; what `white_box` is
-given depends on no record. Numbers of guesses are fixed before a score is seen. `membership` is
-the exception: it scores real records outside the mechanism, so what it returns is for `private/`
-alone.
+Promises:
+- What `leakage`, `exposures` and `black_box` ask of the models is made up. So with a model tuned
+  under the plan, the result is post-processing, and it holds no secret.
+- The input of `white_box` depends on no record.
+- Numbers of guesses are fixed before a score is seen.
+- `membership` is the exception: it scores real records outside the mechanism. What it returns is
+  for `private/` alone.
+
 Does not: bound the privacy loss from above, or choose which units are held out
 (`records.hold_out` does).
 """
@@ -33,7 +36,7 @@ Progress = Callable[[int], object]
 
 @dataclass(frozen=True)
 class Target:
-    """A tuned model under attack, and the same model before tuning; loaded when called.
+    """A tuned model under attack, and the same model before tuning. Both are loaded when called.
 
     Attributes:
         name: "junior" or "tuned model".
@@ -66,7 +69,7 @@ def leakage(
 ) -> dict[str, Any]:
     """Which secrets come out, by place: `places` (name -> texts), and what the targets answer.
 
-    Each model is asked every canary's own prompt.
+    Each model is asked the prompt of every canary.
     """
     texts = {place: list(found) for place, found in places.items()}
     for target in targets:
@@ -109,7 +112,7 @@ def exposures(
 def white_box(
     scores: Sequence[float], included: Sequence[bool], plan: PrivacyPlan
 ) -> dict[str, Any]:
-    """Lower bounds on ε from the gradient canaries' scores and coins: `one_run.Bound` as JSON."""
+    """Lower bounds on ε from the scores and coins of gradient canaries: `one_run.Bound` as JSON."""
     return _bound(np.array(scores), included, plan, choose_guesses(plan, len(scores)))
 
 
@@ -118,8 +121,8 @@ def black_box(
 ) -> dict[str, dict[str, Any]]:
     """Lower bounds on ε from each target: what tuning added to the coin canaries' likelihood.
 
-    One canary in ten is guessed, or all. `progress` is called with numbers of examples: there are
-    2 × canaries × targets.
+    Two numbers of guesses are used: one canary in ten, and all. The numbers of examples go
+    to `progress`: there are 2 × canaries × targets.
     """
     records = [canary.record for canary in thrown]
     guesses = tuple(dict.fromkeys((-(-len(thrown) // 10), len(thrown))))
@@ -147,7 +150,7 @@ def _bound(
 def sides(
     trained: Sequence[Record], held_out: Sequence[Record], seed: int
 ) -> tuple[list[list[Record]], list[list[Record]]]:
-    """Members and non-members, by unit: as many of the trained units, drawn, as are held out."""
+    """Members and non-members, by unit: a random sample of trained units, as many as held out."""
     units, others = (
         [[records[i] for i in unit] for unit in by_unit(records)] for records in (trained, held_out)
     )
@@ -160,11 +163,11 @@ def membership(
     targets: Sequence[Target],
     progress: Progress,
 ) -> tuple[dict[str, Any], dict[str, Curve]]:
-    """How well units that were trained on can be told from others: private figures.
+    """How well units that were trained on can be distinguished from others: private figures.
 
-    A unit's score is the mean over its records. Records longer than the context are left aside on
-    both sides, as some methods train on part of them and others leave them out. `progress` is
-    called with numbers of examples: there are 2 × records × targets.
+    A unit's score is the mean over its records. Records longer than the context are left out on
+    both sides, because some methods train on part of them and others skip them. The
+    numbers of examples go to `progress`: there are 2 × records × targets.
 
     Returns:
         {"members": N, "non_members": N, "models": {target: {score: `membership.inference`}}}, and
@@ -178,12 +181,12 @@ def membership(
             target.score(load(), records, progress) for load in (target.tuned, target.untuned)
         )
         pairs = zip(after, before, strict=True)
-        rows = []  # one a unit: the mean of its records' scores, or NaN for each
+        rows = []  # one per unit: the mean of its records' scores, or NaN for each
         for unit in (*members, *others):
             found = [scores(a, b) for (a, cut), (b, _) in islice(pairs, len(unit)) if not cut]
             rows.append(np.mean(found, axis=0) if found else np.full(len(SCORES), np.nan))
         models[target.name] = {}
-        columns = np.reshape(rows, (-1, len(SCORES))).T  # also of no unit at all
+        columns = np.reshape(rows, (-1, len(SCORES))).T  # also works without any unit
         for name, column in zip(SCORES, columns, strict=True):
             inside, outside = (part[~np.isnan(part)] for part in np.split(column, [len(members)]))
             if len(inside) and len(outside):

@@ -1,10 +1,14 @@
 """Membership inference: can a unit that was trained on be told from one that was not?
 
-Promises: statistics of two lists of scores (higher: likelier a member), intervals included. The
-scores: the loss (Yeom et al. 2018), the least likely tokens (min-k %, Shi et al. 2024), the loss
-against the same model untuned (reference-calibrated: Carlini et al. 2021, Watson et al. 2022).
+Promises: statistics of two lists of scores (higher: likelier a member), intervals included.
+The scores:
+- The loss (Yeom et al. 2018).
+- The least likely tokens (min-k %, Shi et al. 2024).
+- The loss against the same model untuned (reference-calibrated: Carlini et al. 2021, Watson et al.
+  2022).
+
 Does not: read data or write anything. Scores of private records, and whatever is computed from
-them, did not pass the mechanism: they belong in `private/` and nowhere else.
+them, did not pass the mechanism. They belong in `private/` and nowhere else.
 """
 
 import io
@@ -39,9 +43,9 @@ def scores(tokens: np.ndarray, untuned: np.ndarray, k: float = 0.2) -> tuple[flo
     """`SCORES` of one record.
 
     Args:
-        tokens: log-probability of each token of its code, one at least, by the tuned model.
+        tokens: log-probability of each token of its code, at least one, by the tuned model.
         untuned: the same before tuning.
-        k: the share of tokens, of the least likely, that min-k looks at; one token at least.
+        k: the share of tokens, the least likely ones, that min-k uses; at least one token.
     """
     least = np.sort(tokens)[: max(1, round(k * len(tokens)))]
     loss = float(tokens.mean())
@@ -51,7 +55,7 @@ def scores(tokens: np.ndarray, untuned: np.ndarray, k: float = 0.2) -> tuple[flo
 def roc(members: Sequence[float], others: Sequence[float]) -> Curve:
     """False and true positive rates at every threshold ("a member if the score is at least it").
 
-    Both start at 0 and end at 1; equal scores are one step.
+    Both start at 0 and end at 1. Equal scores are one step.
     """
     values = np.concatenate([np.asarray(members, float), np.asarray(others, float)])
     thresholds = np.unique(values)[::-1]
@@ -65,8 +69,8 @@ def roc(members: Sequence[float], others: Sequence[float]) -> Curve:
 def auc(members: Sequence[float], others: Sequence[float]) -> Estimate:
     """Area under the ROC curve: the chance that a member scores above a non-member, ties half.
 
-    The interval is DeLong's (1988), on the logit scale. Where the two lists do not overlap its
-    variance is 0; there it is Clopper and Pearson's of as many independent pairs as there are.
+    The interval is DeLong's (1988), on the logit scale. Where the two lists do not overlap, its
+    variance is 0. The interval is then Clopper and Pearson's, for the number of independent pairs.
     """
     m, n = len(members), len(others)
     ranks = rankdata([*members, *others])
@@ -91,16 +95,16 @@ def tpr_at(members: Sequence[float], others: Sequence[float], fpr: float = FPR) 
     """The share of members found while at most `fpr` of the non-members are taken for members.
 
     The value uses the lowest threshold that the non-members at hand allow. That threshold is
-    itself an estimate of the `fpr` quantile, so the interval is for the true quantile: with 97.5 %
-    confidence it lies between two of the non-members' scores (order statistics, exact), and at
-    these the share of members has Clopper and Pearson's bounds, at 1.25 % each. Of few non-members
-    nothing can be said (`low` is 0): 1 % wants some 440.
+    itself an estimate of the `fpr` quantile, so the interval is for the true quantile. With 97.5 %
+    confidence, the true quantile lies between two of the non-members' scores (order statistics,
+    exact). At these two scores, the share of members has Clopper and Pearson's bounds, at 1.25 %
+    each. Few non-members show nothing (`low` is 0): an `fpr` of 1 % needs about 440.
     """
     found, scores = np.asarray(members, float), np.sort(np.asarray(others, float))[::-1]
     m, n = len(found), len(scores)
 
     def found_at(false: int) -> int:
-        """Members above the score of which `false` non-members are above."""
+        """Members above the score that has `false` non-members above it."""
         return m if false >= n else int((found > scores[false]).sum())
 
     # Of n non-members, Binomial(n, fpr) lie above the true quantile.

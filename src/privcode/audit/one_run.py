@@ -1,11 +1,14 @@
 """A lower bound on ε from one run: canaries put in by fair coins, and guesses of the coins.
 
-Promises: where every coin was fair and drawn apart from the mechanism, and the numbers of guesses
-were fixed before anything was seen, each bound is above the true ε with probability at most 5 %,
-whatever the scores are: bad scores only make it weaker. A bound above the claimed ε is therefore
-evidence of a fault. `epsilon` holds for any mechanism (Steinke, Nasr & Jagielski 2023, theorem
-5.2); `epsilon_same_shape` takes for granted that the mechanism is what the plan says but for its
-noise (Mahloujifar, Melis & Chaudhuri 2024, arXiv 2410.22235, algorithm "rh with cap").
+Promises:
+- Each bound is above the true ε with probability at most 5 %, whatever the scores are. Bad scores
+  only make it weaker. Two conditions: every coin was fair and drawn apart from the mechanism, and
+  the numbers of guesses were fixed before anything was seen.
+- A bound above the claimed ε is therefore evidence of a fault.
+- `epsilon` holds for any mechanism (Steinke, Nasr & Jagielski 2023, theorem 5.2).
+- `epsilon_same_shape` assumes that the mechanism is the plan's, except for its noise (Mahloujifar,
+  Melis & Chaudhuri 2024, arXiv 2410.22235, algorithm "rh with cap").
+
 Does not: prove privacy. A bound near 0 says that this attack saw nothing.
 """
 
@@ -22,7 +25,7 @@ from privcode.privacy.plan import PrivacyPlan
 from privcode.training.gradient_canaries import log_likelihood_ratio
 
 CONFIDENCE = 0.95
-"""Of all the bounds of one kind in one audit together."""
+"""Of all bounds of one kind in one audit together."""
 
 _SHARES = (0.01, 0.02, 0.03, 0.05, 0.07, 0.1, 0.15, 0.2, 0.3, 0.5, 0.7, 1.0)
 _NOISE_STEP = 1.02
@@ -68,7 +71,7 @@ def lower_bound(
 def bound_of(
     canaries: int, guesses: Sequence[int], right: Sequence[int], plan: PrivacyPlan
 ) -> Bound:
-    """The bounds that follow from the counts alone: the best of those that each number gives.
+    """The bounds that follow from the counts alone: the best over all numbers of guesses.
 
     The first number of guesses gets seven tenths of the significance, the others share the rest.
     """
@@ -88,9 +91,9 @@ def bound_of(
 
 
 def count_right(scores: np.ndarray, included: np.ndarray, guesses: int) -> int:
-    """How many of `guesses` guesses are right: the scores furthest from the median, by its side.
+    """How many of `guesses` guesses are right: the scores furthest from the median, by their side.
 
-    The median, not 0: where an engine is at fault, likelihoods under the plan are off together.
+    The median, not 0: in a faulty engine, all likelihoods under the plan are off together.
     """
     away = scores - np.median(scores)
     chosen = np.argsort(-np.abs(away), kind="stable")[:guesses]
@@ -100,7 +103,7 @@ def count_right(scores: np.ndarray, included: np.ndarray, guesses: int) -> int:
 def epsilon_bound(
     canaries: int, guesses: int, right: int, delta: float, significance: float
 ) -> float:
-    """Least ε at which so many right guesses are not too unlikely for an (ε, δ)-DP mechanism."""
+    """The least ε at which an (ε, δ)-DP mechanism makes this many right guesses likely enough."""
 
     def rejected(epsilon: float) -> bool:
         rate = 1 / (1 + math.exp(-epsilon))
@@ -123,10 +126,10 @@ def epsilon_bound(
 def same_shape_bound(
     canaries: int, guesses: int, right: int, plan: PrivacyPlan, significance: float
 ) -> float:
-    """ε of the least noise under which so many right guesses would be too unlikely.
+    """ε of the least noise under which this many right guesses would be too unlikely.
 
-    The noise is looked for on a grid of 2 % around the plan's; 0 where even eight times the
-    plan's noise allows the guesses.
+    The noise is searched on a grid of 2 % around the plan's noise. The result is 0 where even
+    eight times the plan's noise allows the guesses.
     """
 
     def curve(exponent: int) -> "_Curve":
@@ -149,8 +152,8 @@ def same_shape_bound(
 
 @dataclass(frozen=True, eq=False)
 class _Curve:
-    """A trade-off curve as lines: what happens with probability r where a unit is in happens with
-    at least max(slopes · r + offsets) where it is not, and the other way round.
+    """A trade-off curve as lines. Take an event with probability r where a unit is in. It has at
+    least max(slopes · r + offsets) where the unit is not in, and the other way round.
     """
 
     slopes: np.ndarray
@@ -163,10 +166,9 @@ class _Curve:
 
 @lru_cache(maxsize=256)
 def _curve(sampling_rate: float, noise: float, steps: int, delta: float) -> _Curve:
-    """Of Poisson-sampled Gaussian steps, add or remove one unit; from the PLD, pessimistic.
+    """Of Poisson-sampled Gaussian steps, add or remove one unit, from the PLD, pessimistic.
 
-    Each line is (ε, δ(ε))-DP for one ε, so that leaving out ε's makes the curve weaker, never
-    wrong.
+    Each line is (ε, δ(ε))-DP for one ε. Leaving out some ε makes the curve weaker, never wrong.
     """
     pld = privacy_loss_distribution.from_gaussian_mechanism(
         noise,
@@ -188,9 +190,10 @@ def _too_unlikely(
 ) -> bool:
     """Whether `right` or more right guesses have a probability below `significance`.
 
-    If they had more, then so would fewer right guesses, each with more mass than the one before
-    (`correct` and `wrong` are the mass of right and wrong guesses per canary at no fewer than
-    `count` right ones); too unlikely is what would take more mass than all guesses have.
+    Assume that they had more. Then fewer right guesses would also have more, each with more mass
+    than the one before. Per canary, `correct` and `wrong` are the mass of right and wrong guesses
+    at `count` right guesses or more. If this takes more mass than all guesses have, `right` is
+    too unlikely.
     """
     correct = significance * right / canaries
     wrong = significance * (guesses - right) / canaries
@@ -206,7 +209,7 @@ def _too_unlikely(
 def simulate(
     plan: PrivacyPlan, canaries: int, rng: np.random.Generator, noise: float
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Scores and coins of an audit of the plan with `noise` in place of its own; no model."""
+    """Scores and coins of an audit of the plan with `noise` as its noise, without a model."""
     included = rng.random(canaries) < 0.5
     scores = np.zeros(canaries)
     for _ in range(plan.steps):
@@ -220,8 +223,8 @@ def simulate(
 def choose_guesses(plan: PrivacyPlan, canaries: int) -> tuple[int, ...]:
     """Numbers of guesses for gradient canaries, from the public plan alone, by simulation.
 
-    The number with the best bound under the plan, then those that are best under half its noise
-    and under none, so that a fault shows in full.
+    First the number with the best bound under the plan. Then the numbers that are best under half
+    its noise and under none, so that a fault shows in full.
     """
     numbers = sorted({math.ceil(share * canaries) for share in _SHARES})
     chosen = []

@@ -1,8 +1,10 @@
 """A whole white-box audit by itself: train under a plan with gradient canaries, bound its ε.
 
-Promises: what is trained goes through `sanitize`, as a run does; the bound is that of the claimed
-plan, whatever plan the engine is given. Does not: write anything that stays, or spend a budget:
-its records are made up.
+Promises:
+- Training goes through `sanitize`, as in a run.
+- The bound is that of the claimed plan, whatever plan the engine is given.
+
+Does not: write anything that stays, or spend a budget. Its records are made up.
 """
 
 import os
@@ -21,7 +23,7 @@ from privcode.training.gradient_canaries import GradientCanaries
 
 @dataclass(frozen=True)
 class Trial:
-    """What a plan claims and what was found."""
+    """The ε that a plan claims, and the bound that was found."""
 
     claimed: float
     bound: Bound
@@ -43,12 +45,12 @@ def trial(
     """Train the adapter of `model` on the examples, each a unit, and bound ε from canaries.
 
     Args:
-        model: a peft model whose adapter alone is trainable; changed.
+        model: a peft model whose only trainable part is the adapter; changed.
         examples: made-up records.
         claim: the plan whose ε is claimed.
         canaries: how many; half of them take part.
         seed: of the coins.
-        engine: the plan that is really carried out, where a fault is to be shown.
+        engine: the plan that is really carried out, to demonstrate a fault.
     """
     from privcode.training.dp_sgd import Learner, sanitize
     from privcode.training.settings import Sanitize, Syntax
@@ -83,9 +85,9 @@ def trial(
 def short_audit() -> Trial:
     """A small white-box audit of this installation, on the bundled junior at ε 4: some seconds.
 
-    Noise and coins are fresh. `found` above `claimed` is a fault of the engine (the probability
-    that a sound one looks so is below 10 %, in practice far below); a `found` near 0 is one too,
-    as the same audit of a sound engine finds about half the claim.
+    Noise and coins are fresh. `found` above `claimed` is a fault of the engine. (A sound engine
+    looks so with probability below 10 %, in practice far below.) A `found` near 0 is also a fault:
+    the same audit of a sound engine finds about half the claim.
     """
     from privcode.data.records import Record, Unit
     from privcode.exercises.corpus import private_records

@@ -1,11 +1,15 @@
 """What bubblewrap does, where it is not installed: new namespaces and a root of their own.
 
-Promises: after `enter`, this process sees the system's programs, the interpreter's packages and a
-few harmless devices, nothing else of the machine, none of it writable; no network; no process but
-its own and its descendants. A step that fails raises OSError. The second part of `_inside` where
-there is no bubblewrap.
-Does not: give up the powers it was started with, or that a user namespace gave; the
-server needs them, and `_confine` takes them from the programs.
+Promises:
+- After `enter`, this process sees the system's programs, the interpreter's packages and a few
+  harmless devices. It sees nothing else of the machine, and can write to none of it.
+- There is no network, and no process but its own and its descendants.
+- A step that fails raises OSError.
+
+Does not: give up the powers that it was started with, or that a user namespace gave. The server
+needs them, and `_confine` takes them from the programs.
+
+It is the second part of `_inside`, which calls `enter` in namespaces that bubblewrap did not make.
 """
 
 import ctypes
@@ -25,7 +29,7 @@ _MOUNT_SETATTR, _RECURSIVE, _READ_ONLY, _NOSUID = 442, 0x8000, 1, 2
 
 
 def enter(view: dict[str, Any]) -> None:
-    """Go on as the first process of new namespaces; the old process waits, and exits with it.
+    """Continue as the first process of new namespaces. The old process waits, and exits with it.
 
     Args:
         view: "readable", paths to show; "links", (path, target) pairs; "devices", paths.
@@ -67,7 +71,7 @@ def enter(view: dict[str, Any]) -> None:
     unmount("/.old")
     os.rmdir("/.old")
     _set_attributes("/", _RECURSIVE, _READ_ONLY | _NOSUID, 0)
-    _set_attributes("/proc", 0, 0, _READ_ONLY)  # a program says there that it is to go first
+    _set_attributes("/proc", 0, 0, _READ_ONLY)  # a program writes its oom_score_adj there
 
 
 def _set_attributes(path: str, flags: int, on: int, off: int) -> None:
@@ -78,11 +82,11 @@ def _set_attributes(path: str, flags: int, on: int, off: int) -> None:
 
 
 def mount(source: str, target: str, kind: str | None, flags: int, data: str = "") -> None:
-    """A mount, as `mount(2)` has it."""
+    """A mount, as in `mount(2)`."""
     words = [None if x is None else x.encode() for x in (source, target, kind)]
     check(libc.mount(*words, ctypes.c_ulong(flags), data.encode()), f"mount {target}")
 
 
 def unmount(target: str) -> None:
-    """At once out of sight, gone when its last file is closed."""
+    """Hide the mount at once. It is gone when its last file is closed."""
     check(libc.umount2(target.encode(), 2), f"umount {target}")

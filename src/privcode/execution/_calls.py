@@ -1,14 +1,17 @@
-"""System calls by name: what a program may call, and what it is refused with EPERM.
+"""System calls by name: what a program may call, and which calls fail with EPERM.
 
-Promises: `ALLOWED` is all that a program gets; a call that is in neither table, as one that a newer
-kernel adds, does not exist for it. What the compilers and runtimes of nine languages call was
-traced (strace; not Swift's); the rest is what POSIX programs call on files, memory, processes of
-their own and time.
+Promises:
+- `ALLOWED` is all that a program gets.
+- A call in no table, such as one that a newer kernel adds, does not exist for the program.
+
+The calls of the compilers and runtimes of nine languages were traced (strace, not Swift's). The
+rest is what POSIX programs call on files, memory, their own processes and time.
+
 Does not: look at arguments (`_seccomp` does).
 """
 
 Numbers = tuple[int | None, int | None]
-"""A call's number on x86-64 and on aarch64; None where the architecture has no such call."""
+"""A call's number on x86-64 and on aarch64. None where the architecture has no such call."""
 
 
 def _numbers(text: str) -> dict[str, Numbers]:
@@ -91,8 +94,8 @@ sched_setparam 142 118, sched_setaffinity 203 122, sched_setattr 314 274, migrat
 move_pages 279 239, inotify_init 253 -, inotify_init1 294 26
 """
 )
-# Refused where the machine's own file system is seen (Landlock leaves a file's metadata alone), and
-# a deleted file in a socket's queue could not be counted.
+# Refused where the program sees the machine's own file system: Landlock does not protect a file's
+# metadata, and a deleted file in a socket's queue could not be counted.
 SHARED = _numbers(
     """
 truncate 76 45, chmod 90 -, fchmod 91 52, fchmodat 268 53, chown 92 -, fchown 93 55, lchown 94 -,
@@ -106,7 +109,7 @@ SIGNALS = _numbers(
 tkill 200 130, tgkill 234 131, rt_sigqueueinfo 129 138, rt_tgsigqueueinfo 297 240
 """
 )
-# The answer of a file system without extended attributes, which `cp` and `shutil` take for that: no
+# Answered as by a file system without extended attributes, which `cp` and `shutil` accept. No
 # layer hides the attributes of the files that it shows.
 ATTRIBUTES = _numbers(
     """
@@ -115,9 +118,9 @@ listxattr 194 11, llistxattr 195 12, flistxattr 196 13, removexattr 197 14, lrem
 fremovexattr 199 16
 """
 )
-# Copying without a copy: a pipe or a socket would hold whole large pages for a byte each. EINVAL
-# has every runtime copy by itself.
+# Copying without a copy: a pipe or a socket would hold whole large pages for a byte each. On
+# EINVAL, every runtime copies by itself.
 SPLICES = _numbers("sendfile 40 71, splice 275 76, tee 276 77, vmsplice 278 75")
-# Says that it worked, and did nothing: Mono writes to standard output where the first fails; the
-# others would write out what the whole machine has in memory.
+# These do nothing and report success. If sched_setscheduler fails, Mono writes to standard output.
+# The other two would write out what the whole machine has in memory.
 NOTHING = _numbers("sched_setscheduler 144 119, sync 162 81, syncfs 306 267")

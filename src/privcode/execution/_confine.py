@@ -1,8 +1,10 @@
-"""How a process inside the sandbox takes its own powers away; the first part of `_inside`.
+"""How a process inside the sandbox gives up its own powers. The first part of `_inside`.
 
-Promises: what is given up cannot be had again, by the process or by what it starts; a step that
-fails raises OSError.
-Does not: choose what is to be given up.
+Promises:
+- What is given up cannot be regained, by the process or by what it starts.
+- A step that fails raises OSError.
+
+Does not: choose what to give up.
 """
 
 import ctypes
@@ -12,7 +14,7 @@ from typing import Any
 
 libc = ctypes.CDLL(None, use_errno=True)
 for _name in ("capset", "prctl", "syscall"):
-    getattr(libc, _name)  # looked up here, once, instead of in every fork
+    getattr(libc, _name)  # looked up here once, not in every fork
 
 
 def check(result: int, what: str) -> int:
@@ -25,9 +27,9 @@ class Powers:
     """What a process will give up, prepared where it is cheap: once, before the forks.
 
     Args:
-        uid: the ordinary user to become; None to stay who one is.
-        keep_read: keep the power to pass a closed directory, for a Python below root's home, where
-            Landlock still says what may be opened.
+        uid: the ordinary user to become; None to keep the present user.
+        keep_read: keep the power to pass a closed directory, for a Python below root's home.
+            Landlock still decides what may be opened.
         landlock: its version as "abi", and "readable" paths; None to leave it out.
         bpf: the system-call filter.
     """
@@ -63,7 +65,7 @@ class Powers:
         check(libc.prctl(4, 1, 0, 0, 0), "prctl")  # PR_SET_DUMPABLE
 
     def restrict(self, scratch: str) -> None:
-        """Landlock on files, signals and sockets, then seccomp; neither can be undone."""
+        """Landlock on files, signals and sockets, then seccomp. Neither can be undone."""
         check(libc.prctl(38, 1, 0, 0, 0), "prctl")  # PR_SET_NO_NEW_PRIVS
         if self.landlock is not None:
             ruleset = check(libc.syscall(444, self._attribute, self._size, 0), "landlock")
@@ -87,7 +89,7 @@ class Powers:
 
 
 def _rights(abi: int) -> tuple[int, int]:
-    """All that this version of Landlock can forbid, and what of it is about files."""
+    """All rights that this version of Landlock can restrict, and those that concern files."""
     every = (1 << 13) - 1
     for since, right in ((2, 1 << 13), (3, 1 << 14), (5, 1 << 15)):  # refer, truncate, ioctl
         every |= right if abi >= since else 0

@@ -1,10 +1,14 @@
 """`privcode execute`: run every program of a JSON Lines file.
 
-Promises: every row is checked before the first program runs, so that nothing is lost to a bad one
-in the end: the first bad row is named, and how many there are; the output appears whole or not at
-all, one row per input row, in order, with the input's other fields kept.
-Does not: drop rows; what to keep is for whoever reads the statuses. Look at ids, which rows may
-share: an outcome belongs to the row in its place.
+Promises:
+- Every row is checked before the first program runs, so a bad row cannot waste a run. The error
+  names the first bad row and says how many there are.
+- The output appears whole or not at all: one row per input row, in order, with the other fields of
+  the input kept.
+
+Does not:
+- Drop rows: whoever reads the statuses decides what to keep.
+- Look at ids, which rows may share: an outcome belongs to the row in its place.
 """
 
 import os
@@ -36,23 +40,23 @@ def execute_file(
 ) -> dict[str, Any]:
     """Run the programs of `source`, rows {id, language, code, stdin?, files?: {name: text}}.
 
-    Writes the same rows with status, exit_code, seconds, stdout, stderr and error added, or put in
-    the place of fields of these names.
+    Writes the same rows with status, exit_code, seconds, stdout, stderr and error added. Existing
+    fields of these names are replaced.
 
     Args:
         source: JSON Lines.
         destination: a regular file, or "-" for standard output.
-        limits: as for `execute`, and so are `sandbox` and `workers`.
+        limits: as for `execute`.
         sandbox: as for `execute`.
         workers: as for `execute`.
-        bar: makes a progress bar of a title and a total.
+        bar: makes a progress bar from a title and a total.
 
     Returns:
         {"programs": n, "status": {status: count}, "errors": {error class: count}}
 
     Raises:
-        UserError: a bad row (checked before anything runs), no sandbox, or `destination` is not
-            what can be written.
+        UserError: a bad row (checked before anything runs), no sandbox, or a `destination` that
+            cannot be written.
     """
     if os.path.realpath(check_output(destination)) == os.path.realpath(source):
         raise UserError(f"{destination}: holds the programs; choose another -o")
@@ -92,7 +96,7 @@ def execute_file(
 
 
 def _check(source: Path) -> int:
-    """The number of rows, all of them good."""
+    """The number of rows, after a check that all are good."""
     count = bad = 0
     first: UserError | None = None
     for number, row in read_jsonl(source):
@@ -133,7 +137,7 @@ def _program(source: Path, number: int, row: Row) -> Program:
 
 
 def wrong_names(names: Iterable[str], language: str, code: str = "") -> str:
-    """Why files of these names cannot lie beside a program, and what to do; empty if they can."""
+    """Why files of these names cannot lie next to a program, and what to do. Empty if they can."""
     names = list(names)
     for number, name in enumerate(names, start=1):
         path = PurePosixPath(name)

@@ -1,8 +1,11 @@
 """Folders on the machine for scratches and container roots, and what dead owners left of them.
 
-Promises: whoever makes the first folder sweeps away those whose process died (killed: nothing else
-leaves any), of the same user alone; a live process's are left alone, whoever's number it has: the
-owner holds a lock, which the kernel takes back when it dies.
+Promises:
+- Whoever makes the first folder removes the folders of dead processes of the same user. (Only
+  killed processes leave any.)
+- The folders of a live process are left alone, even if its number is reused. The owner holds a
+  lock, which the kernel releases when the owner dies.
+
 Does not: follow links.
 """
 
@@ -23,7 +26,9 @@ _HOUR = 3600.0  # a folder without a lock may be one that is just being made
 
 
 def new_folder(kind: str) -> Path:
-    """A new empty folder, for the owner alone; gone when this process ends, or a later one begins.
+    """A new empty folder, for its owner alone.
+
+    It is removed when this process ends. After a kill, a later process removes it.
 
     Args:
         kind: the beginning of its name.
@@ -32,7 +37,7 @@ def new_folder(kind: str) -> Path:
 
 
 def remove(path: Path) -> None:
-    """Delete a folder, however deep, or closed to its owner, a program made it."""
+    """Delete a folder, however deep, even if a program closed it to its owner."""
     shutil.rmtree(path, onerror=lambda *_: None) if _shallow(path) else None
     for command in (["rm", "-rf"], ["chmod", "-R", "u+rwX"], ["rm", "-rf"]):
         if path.exists():
@@ -41,14 +46,14 @@ def remove(path: Path) -> None:
 
 @functools.cache
 def _own(process: int) -> Path:
-    """This process's folder (a fork's is another), with a lock that is held while it lives."""
+    """This process's folder (a fork gets another), with a lock that is held while it lives."""
     sweep(Path(tempfile.gettempdir()))
     while True:
         made = Path(tempfile.mkdtemp(prefix=_PREFIX))
-        made.chmod(0o711)  # programs of other users pass it
+        made.chmod(0o711)  # programs of other users pass through it
         lock = os.open(made / _LOCK, os.O_CREAT | os.O_WRONLY | os.O_CLOEXEC, 0o600)
         fcntl.flock(lock, fcntl.LOCK_EX)
-        if (made / _LOCK).exists():  # no other's sweep came between
+        if (made / _LOCK).exists():  # no other process swept it in between
             break
         os.close(lock)
     atexit.register(lambda: remove(made) if os.getpid() == process else None)
@@ -71,7 +76,7 @@ def sweep(above: Path) -> None:
                     remove(Path(entry.path))
                 continue
             try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # BlockingIOError: it lives
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # BlockingIOError: its owner lives
                 remove(Path(entry.path))
             finally:
                 os.close(lock)

@@ -1,14 +1,19 @@
-"""What runs inside the sandbox: a server, which forks for every program and sees it to its end.
+"""What runs inside the sandbox: a server, which forks for every program and supervises it.
 
 The server imports what is to be preloaded once. For each request it makes an empty scratch, forks
 the program, watches it, kills and reaps whatever is left, and reports. It is the first process of
-its namespace, or the one that orphans fall to.
+its namespace, or the process that adopts orphans.
 
-Promises: nothing of a program is executed before every limit and filter is in place, and a step
-that fails ends the process before; the report comes when whatever the program started is dead; a
-program holds standard input, output and error, if `checked` the pipe on which its end is proven,
-and nothing else; it finds nothing of the programs before it, whose code the server never read.
+Promises:
+- Nothing of a program runs before every limit and filter is in place. A step that fails ends the
+  process first.
+- The report comes when everything that the program started is dead.
+- A program holds standard input, output and error, and if `checked` the pipe on which it proves its
+  end. It holds nothing else.
+- A program finds nothing of the programs before it: the server never read their code.
+
 Sent as text to `python -I -S -B -c`, so it imports the standard library only.
+
 Does not: hide the proof from a program that takes this file's interpreter apart from within.
 """
 
@@ -36,23 +41,23 @@ _POLL_SECONDS = 0.1
 _MAX_FILES = 10_000
 _OPEN_MAX, _HOME = os.sysconf("SC_OPEN_MAX"), os.environ["HOME"]
 _NOSUID_NODEV, _BIND = 6, 4096
-# What programs import most; not threading, which has every fork walk over all threads.
+# What programs import most; not threading, which makes every fork walk over all threads.
 _COMMON: tuple[str, ...] = ("bisect", "collections", "copy", "datetime", "decimal", "fractions")
 _COMMON += ("functools", "hashlib", "heapq", "itertools", "json", "math", "operator", "random")
 _COMMON += ("re", "statistics", "string", "typing")
-# What a program would else take apart when it leaves the server's part, page by page.
+# Kept alive: otherwise a program would free these, and so copy their pages, one by one.
 _ALIVE: list[Any] = []
-_set_handler = importlib.import_module("_signal").signal  # that of `signal` looks up names
+_set_handler = importlib.import_module("_signal").signal  # `signal.signal` itself looks up names
 
 
 # The server
 
 
 def _serve(control_fd: int, setup_fd: int) -> tuple[str, bytes]:
-    """Answer requests until the other end closes; returns in a forked, confined program alone.
+    """Answer requests until the other end closes. Returns only in a forked, confined program.
 
     Returns:
-        the code of a Python program, the proof of its end.
+        the code of a Python program, and the proof of its end.
     """
     with open(setup_fd, "rb") as file:
         setup: dict[str, Any] = marshal.load(file)
@@ -70,9 +75,9 @@ def _serve(control_fd: int, setup_fd: int) -> tuple[str, bytes]:
     except BaseException as error:
         control.sendall(f"{type(error).__name__}: {error}".encode()[:500])
         os._exit(1)
-    compile("", "program.py", "exec")  # the first time makes a hundred types
+    compile("", "program.py", "exec")  # the first call makes a hundred types
     gc.collect()
-    gc.freeze()  # a collection in a program would write to, so copy, every page it looks at
+    gc.freeze()  # a collection in a program would write to, and so copy, every page it looks at
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     check(libc.prctl(4, 0, 0, 0, 0), "prctl")  # PR_SET_DUMPABLE: closed to others of this user
     check(libc.prctl(36, 1, 0, 0, 0), "prctl")  # PR_SET_CHILD_SUBREAPER
@@ -83,7 +88,7 @@ def _serve(control_fd: int, setup_fd: int) -> tuple[str, bytes]:
         words, passed, _, _ = socket.recv_fds(control, 65536, 4)
         if not words:
             os._exit(0)
-        if len(passed) != 4:  # a program no longer wanted, that had ended
+        if len(passed) != 4:  # to stop a program that had already ended
             continue
         request = marshal.loads(words)
         if setup["namespaces"]:
@@ -117,7 +122,7 @@ def _serve(control_fd: int, setup_fd: int) -> tuple[str, bytes]:
 
 
 def _make_scratch(scratch: str, size: int, kept: list[tuple[str, int]]) -> None:
-    """An empty scratch and /dev/shm, `size` bytes together; `kept` is what that would cover."""
+    """An empty scratch and /dev/shm, `size` bytes together. `kept` is what they would cover."""
     options = f"mode=0755,size={size},nr_inodes={_MAX_FILES}"
     mount("tmpfs", scratch, "tmpfs", _NOSUID_NODEV, options)
     for name, target in (("shm", "/dev/shm"), ("work", scratch)):
@@ -136,10 +141,10 @@ def _make_scratch(scratch: str, size: int, kept: list[tuple[str, int]]) -> None:
 def _see_to_its_end(
     program: int, heard: int, control: socket.socket, request: dict[str, Any], proof: bytes
 ) -> bytes:
-    """Watch the program, kill and reap whatever is left of it, and say how it was."""
+    """Watch the program, kill and reap whatever is left of it, and report how it ended."""
     before = used_by_the_dead()
     words, reason = _watch(program, heard, control, request, before)
-    os.kill(program, signal.SIGKILL)  # still a zombie at least, so the number is its own
+    os.kill(program, signal.SIGKILL)  # still at least a zombie, so the number is its own
     with suppress(ProcessLookupError):
         os.killpg(program, signal.SIGKILL)
     status = 0
@@ -163,7 +168,7 @@ def _see_to_its_end(
 def _watch(
     program: int, heard: int, control: socket.socket, request: dict[str, Any], before: float
 ) -> tuple[bytes, str]:
-    """Until the program ends, breaks a bound, or is no longer wanted: what it said, and why."""
+    """Wait until the program ends, breaks a bound or is not wanted: what it said, and why."""
     ended = os.pidfd_open(program)
     poll = select.poll()
     for fd in (ended, heard, control.fileno()):
@@ -190,7 +195,7 @@ def _watch(
                 _reap_orphans(program)
                 if reason := beyond(request, before, begin):
                     return words, reason
-                looked = time.process_time() - before_look  # at many files, it takes its time
+                looked = time.process_time() - before_look  # with many files, a look takes time
                 due = time.monotonic() + max(_POLL_SECONDS, 4 * looked)
     finally:
         os.close(ended)
@@ -199,8 +204,8 @@ def _watch(
 def _made(scratch: str, name: str, most: int) -> dict[str, bytes]:
     """Files that a compiler left under `name` in the scratch: path in it -> content.
 
-    Nothing runs there any more; links are not followed, what is no plain file is left out, and
-    beyond `most` bytes nothing is read.
+    Nothing runs there any more. Links are not followed, and anything but a plain file is left out.
+    Beyond `most` bytes, nothing is read.
     """
     found: dict[str, bytes] = {}
     left = [name]
@@ -237,7 +242,7 @@ def _confine(
     passed: list[int],
     said: int,
 ) -> str:
-    """Take this process's powers away, one after the other; then lay out the program's files.
+    """Take this process's powers away, one after the other, then write the program's files.
 
     Returns:
         its code, if it is in Python.
@@ -263,7 +268,7 @@ def _confine(
         os.environ.update(HOME=request["scratch"], TMPDIR=request["scratch"])
     for name, (soft, hard) in request["limits"].items():
         kind = getattr(resource, name)
-        most = resource.getrlimit(kind)[1]  # who started privcode may allow less
+        most = resource.getrlimit(kind)[1]  # whoever started privcode may allow less
         if most != resource.RLIM_INFINITY:
             soft, hard = min(soft, most), min(hard, most)
         resource.setrlimit(kind, (soft, hard))
@@ -282,7 +287,7 @@ def _confine(
 
 
 def _become(command: list[str], environment: dict[str, str]) -> NoReturn:
-    """Go on as another program, with the signals as it would find them in a shell."""
+    """Continue as another program, with the signals as it would find them in a shell."""
     for number in (signal.SIGPIPE, signal.SIGXFSZ, signal.SIGINT):
         signal.signal(number, signal.SIG_DFL)
     os.environ.update(environment)
@@ -290,7 +295,7 @@ def _become(command: list[str], environment: dict[str, str]) -> NoReturn:
 
 
 def forget() -> None:
-    """Undo what preloading fixed for all: the place of temporary files, numpy's random state."""
+    """Undo what preloading fixed for all: the folder of temporary files, numpy's random state."""
     if tempfile := sys.modules.get("tempfile"):
         tempfile.tempdir = None  # type: ignore[attr-defined]
     if numpy_random := sys.modules.get("numpy.random"):

@@ -1,11 +1,16 @@
-"""What a program and all it started use at a moment: processor time, memory, disk.
+"""What a program and all that it started use at a moment: processor time, memory, disk.
 
-Promises: every living descendant of the server counts, and for processor time those that were
-waited for; memory is a program's own and what the kernel holds for it. The second part of
-`_inside`, where it runs.
-Does not: see what was used between two looks, nor what sockets hold that are themselves on their
-way through a socket (their number is bounded); and a process that has its children reaped unseen
-hides their processor time, not their memory.
+Promises:
+- Every living descendant of the server counts. For processor time, so do those that were waited
+  for.
+- Memory is a program's own memory and what the kernel holds for it.
+
+Does not:
+- See what was used between two looks.
+- See what is held by sockets that are themselves inside a socket's queue (their number is bounded).
+- See the processor time of children that a process has reaped unseen. Their memory is seen.
+
+It is the third part of `_inside`, where it runs.
 """
 
 import os
@@ -29,8 +34,8 @@ def beyond(request: dict[str, Any], before: float, begin: float) -> str:
 
     Args:
         request: with "bounds", "scratch" and "on_disk".
-        before: what `used_by_the_dead` said before the program.
-        begin: when it began, by the monotonic clock.
+        before: what `used_by_the_dead` returned before the program.
+        begin: when the program began, by the monotonic clock.
     """
     bounds = request["bounds"]
     family = _family(os.getpid())
@@ -47,7 +52,7 @@ def beyond(request: dict[str, Any], before: float, begin: float) -> str:
 
 
 def _read(path: str) -> str:
-    """A file of /proc; empty once the process is gone."""
+    """A file of /proc, empty once the process is gone."""
     try:
         with open(path, encoding="utf-8", errors="replace") as file:
             return file.read()
@@ -86,9 +91,9 @@ def _waited(pid: int) -> float:
 
 
 def _alive(pid: int) -> str:
-    """The folder in /proc of a thread that is not dead, as a process's first may be; or nothing.
+    """The folder in /proc of a thread that is not dead, empty if there is none.
 
-    The threads of a process have memory and files in common.
+    A process's first thread may be dead. Threads of a process share memory and files.
     """
     folders = [f"/proc/{pid}"]
     while folders:
@@ -107,9 +112,9 @@ def _breathes(folder: str) -> bool:
 def _memory(processes: list[str]) -> int:
     """Bytes that processes hold, themselves and in the kernel, by their folders in /proc.
 
-    Their pages and what `_PAGES` names; mappings, watches and locks; each socket and pipe as if it
-    were full, as nobody but its owner could ask it. What cannot be looked into counts as over any
-    bound.
+    This counts their pages and what `_PAGES` names, and mappings, watches and locks. Each socket
+    and pipe counts as full, because only its owner could ask how full it is. What cannot be
+    inspected counts as over any bound.
     """
     size = 0
     queues: set[tuple[int, int]] = set()
@@ -146,9 +151,9 @@ def _listing(path: str, never: bytes = b"\0") -> int:
     """Bytes that the kernel holds for what it lists: mappings, watches, locks.
 
     The kernel takes up to four times the text, on x86-64: 192 bytes for a lock of 65, 213 for a
-    watch of 77, 195 for a mapping of 49. Where it holds `never`, over any bound: the filter
-    refuses shared memory without a file, whose pages stay when no process maps them, but does not
-    see that a file is /dev/zero.
+    watch of 77, 195 for a mapping of 49. A listing that contains `never` is over any bound. (The
+    filter refuses shared memory without a file: its pages stay when no process maps them. But the
+    filter does not see that a file is /dev/zero.)
     """
     try:
         with open(path, "rb") as file:
@@ -159,22 +164,22 @@ def _listing(path: str, never: bytes = b"\0") -> int:
 
 
 def _socket_bytes() -> int:
-    """What a stream socket's queue holds at most: its last message may go beyond the bound."""
+    """What a stream socket's queue holds at most: its last message may exceed the bound."""
     with socket.socket(socket.AF_UNIX) as one:
         return one.getsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF) * 5 // 4
 
 
 _OVER = 1 << 62
-# In memory or swapped out, shared ones in parts; a thread's stack and description in the kernel.
+# In memory or swapped out, shared pages in parts; a thread's stack and description in the kernel.
 _PAGES = dict.fromkeys(("Pss", "SwapPss", "Shared_Hugetlb", "Private_Hugetlb", "VmPTE"), 1 << 10)
 _PAGES["Threads"] = 32 << 10
 _QUEUES = {stat.S_IFSOCK: _socket_bytes(), stat.S_IFIFO: 16 * resource.getpagesize()}
 
 
 def _on_disk(scratch: str, processes: list[str]) -> int:
-    """Bytes below `scratch`, and of deleted files that live on while they are open or mapped.
+    """Bytes below `scratch`, and of deleted files that are still open or mapped.
 
-    What cannot be looked into, or has too many entries, counts as over any bound.
+    What cannot be inspected, or has too many entries, counts as over any bound.
     """
     size = entries = 0
     folders = [scratch]
@@ -208,6 +213,6 @@ def _on_disk(scratch: str, processes: list[str]) -> int:
                 if line.endswith(" (deleted)") and f" {scratch}/" in line:
                     deleted.setdefault(int(line.split()[4]), _OVER)
         except PermissionError:
-            if _breathes(folder):  # not merely dead
+            if _breathes(folder):  # otherwise it is merely dead
                 return _OVER
     return size + sum(deleted.values())

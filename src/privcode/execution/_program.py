@@ -1,6 +1,7 @@
 """What is run, within which bounds, and how it ended: the values of `privcode.execution`.
 
-Promises: plain frozen values.
+Promises:
+- Plain frozen values.
 """
 
 from collections.abc import Mapping
@@ -14,9 +15,9 @@ Status = Literal["ok", "error", "timeout", "memory", "output", "blocked", "unsup
 class Program:
     """One program.
 
-    `checked` asks for proof that the last statement of a Python program was reached; in other
-    languages exit code 0 is all there is. `files` lie beside it: name -> content; Python imports
-    modules from there.
+    `checked` asks for proof that the last statement of a Python program was reached. In other
+    languages, exit code 0 is the only evidence. `files` lie next to the program: name -> content.
+    Python imports modules from there.
     """
 
     id: str
@@ -31,11 +32,11 @@ class Program:
 class Limits:
     """Bounds for one program, and what is imported before it starts.
 
-    Processor time and memory bound each process at once, and all of them together at the next
-    look, ten times a second. Wall time does not run while the program is ready and has no core, up
-    to ten times as long. `preload` names modules that every program finds imported, at no
-    cost of its own, as it does those of the standard library that programs import most; their
-    memory counts as the program's.
+    Processor time and memory bound each process at once. They bound all processes together at the
+    next look, ten times a second. Wall time stops while the program is ready but has no core, for
+    up to ten times the limit. `preload` names modules that every program finds already imported, at
+    no cost of its own. The most imported modules of the standard library are preloaded too. The
+    memory of preloaded modules counts as the program's.
     """
 
     cpu_seconds: float = 5
@@ -50,7 +51,7 @@ class Limits:
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a program ended; `stdout` and `stderr` are the last few kB, `seconds` wall time."""
+    """How a program ended. `stdout` and `stderr` are the last few kB, `seconds` is wall time."""
 
     id: str
     status: Status

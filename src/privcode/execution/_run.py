@@ -1,9 +1,11 @@
 """Run programs inside a sandbox, many at a time.
 
-Promises: outcomes come lazily and in input order with a bounded number of programs in hand; as
-many workers as cores at most, each with one program at a time, so that a right program's verdict
-does not hang on what else the machine does; when the last outcome is taken, or the iterator is
-closed, nothing runs any more.
+Promises:
+- Outcomes come lazily and in input order, with a bounded number of programs in progress.
+- There are at most as many workers as cores, each with one program at a time. So the verdict of a
+  correct program does not depend on what else the machine does.
+- When the last outcome is taken, or the iterator is closed, nothing runs any more.
+
 Does not: know how a program is confined (`_sandboxes`) or judged (`_server`).
 """
 
@@ -30,18 +32,18 @@ def execute(
     workers: int | None = None,
     progress: Callable[[int], None] | None = None,
 ) -> Iterator[Outcome]:
-    """Run each program by itself in a sandbox; outcomes come lazily, in input order.
+    """Run each program by itself in a sandbox. Outcomes come lazily, in input order.
 
     Args:
-        programs: consumed a few ahead of the outcomes taken.
+        programs: read a few ahead of the outcomes taken.
         limits: the same for every program; default `Limits()`.
         sandbox: "auto", or the name of one that `sandboxes` lists.
         workers: programs at a time, at most and by default the machine's cores.
         progress: called with 1 for every outcome.
 
     Raises:
-        UserError: no sandbox works on this machine, it stopped working, or a module to be
-            preloaded cannot be.
+        UserError: no sandbox works on this machine, it stopped working, or a module cannot be
+            preloaded.
     """
     chosen = choose_sandbox(sandbox)
     return _execute(programs, limits or Limits(), chosen, workers, progress)
@@ -67,7 +69,7 @@ def _execute(
         worker = idle.get()
         try:
             return worker.run(program, stop)
-        except SandboxFailure:  # a shortage that may pass: once more, then give up
+        except SandboxFailure:  # a shortage that may pass: try once more, then give up
             time.sleep(0.5)
             return worker.run(program, stop)
         finally:

@@ -1,9 +1,11 @@
 """The sandboxes, how each is started, and which of them works on this machine.
 
-Promises: a sandbox counts as available only after a small program ran inside it here; where
-none works, `choose_sandbox` raises and says what to install. There is no unprotected mode.
+Promises:
+- A sandbox counts as available only after a small program ran inside it here.
+- Where none works, `choose_sandbox` raises and says what to install. There is no unprotected mode.
+
 Does not: bound the memory of many processes together (memory is bounded for each of at most
-`Limits.processes`); a control group is needed for that.
+`Limits.processes`). A control group is needed for that.
 """
 
 import ctypes
@@ -31,21 +33,23 @@ _SYSTEM_FILES = ("/etc/ld.so.cache", "/etc/localtime")
 _DEVICES = ("/dev/null", "/dev/zero", "/dev/full", "/dev/random", "/dev/urandom")
 _CREATE_RULESET = 444
 _POWERS = ("SYS_ADMIN", "SYS_PTRACE")
-# Of a server whose programs are another user's: the last to list what they have open.
+# For a server whose programs run as another user. The last power lists what they hold open.
 _USER_POWERS = ("SETUID", "SETGID", "KILL", "DAC_READ_SEARCH")
 ENVIRONMENT = {"PATH": "/usr/bin:/bin", "LANG": "C.UTF-8", "HOME": "/tmp", "TMPDIR": "/tmp"}
 # Threads of a preloaded module would be lost in the programs, so it is asked to start none.
 ENVIRONMENT |= {"JE_ARROW_MALLOC_CONF": "background_thread:false"}
 ENVIRONMENT |= dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
-# For the server alone: what it has not looked up, each of its forks would.
+# For the server alone: symbols that it has not looked up, each of its forks would look up.
 ENVIRONMENT |= {"LD_BIND_NOW": "1"}
-"""What a server is started with, and its programs inherit."""
+"""The environment that a server starts with and its programs inherit."""
 
 
 @dataclass(frozen=True)
 class Launch:
-    """How to start a server: a command line, to which the numbers of its control socket and of a
-    file with `setup` are added."""
+    """How to start a server: a command line and `setup`.
+
+    The numbers of its control socket and of a file with `setup` are added to the command line.
+    """
 
     command: tuple[str, ...]
     setup: dict[str, Any]
@@ -53,12 +57,12 @@ class Launch:
 
 @dataclass(frozen=True)
 class Sandbox:
-    """A way to confine programs: `launch(uid, tools)` says how to start a server for them, where
-    `tools` are paths that they need beside the system's and the interpreter's.
+    """A way to confine programs.
 
-    `namespaces`: a server sees its own processes only, and every program gets a scratch and
-    /dev/shm in memory; elsewhere its scratch is a directory of the machine. `automatic`: "auto"
-    may choose it.
+    `launch(uid, tools)` says how to start a server for them. `tools` are paths that they need in
+    addition to the system's and the interpreter's. `namespaces`: a server sees its own processes
+    only, and every program gets a scratch and /dev/shm in memory. Without namespaces, its scratch
+    is a directory of the machine. `automatic`: "auto" may choose it.
     """
 
     name: str
@@ -85,7 +89,7 @@ def landlock_abi() -> int:
 
 @functools.cache
 def _interpreter() -> tuple[str, tuple[str, ...], tuple[str, ...]]:
-    """(executable, package directories, what must be readable beyond the system's own)."""
+    """(executable, package directories, what else must be readable, besides the system's)."""
     executable = os.path.realpath(getattr(sys, "_base_executable", None) or sys.executable)
     folders = list(site.getsitepackages())
     if site.ENABLE_USER_SITE:
@@ -103,16 +107,16 @@ def _interpreter() -> tuple[str, tuple[str, ...], tuple[str, ...]]:
 
 @functools.cache
 def _inside() -> str:
-    """The text of what runs inside: there is no package there to import the parts from."""
+    """The text of what runs inside, where there is no package to import the parts from."""
     texts = [Path(__file__).with_name(name).read_text(encoding="utf-8") for name in _PARTS]
     return re.sub(r"^from privcode\..*\n", "", "\n\n".join(texts), flags=re.MULTILINE)
 
 
 @functools.cache
 def _tool(name: str) -> str | None:
-    """Where the first program of that name on the PATH lies that root alone could have put there.
+    """The path of the first program of that name on the PATH that only root could have put there.
 
-    It is what confines, so one in a folder that others may write to is passed over.
+    This program confines others, so one in a folder that others may write to is skipped.
     """
     for above in os.environ.get("PATH", os.defpath).split(os.pathsep):
         found = shutil.which(name, path=above) if os.path.isabs(above) else None
@@ -153,7 +157,7 @@ def _landlock(uid: int | None, tools: tuple[str, ...]) -> Launch:
 
 
 def _view(extra: tuple[str, ...]) -> dict[str, list[Any]]:
-    """What of the machine is seen inside, beside the system's; see `_box.enter`."""
+    """What of the machine is visible inside, in addition to the system. See `_box.enter`."""
     links = [(path, os.readlink(path)) for path in _SYSTEM if os.path.islink(path)]
     for number, name in enumerate(("stdin", "stdout", "stderr")):
         links.append((f"/dev/{name}", f"/proc/self/fd/{number}"))
@@ -194,14 +198,14 @@ def _bubblewrap(uid: int | None, tools: tuple[str, ...]) -> Launch:
         "--unshare-uts",
     ]
     command += ["--unshare-cgroup-try", "--die-with-parent", "--new-session", "--cap-drop", "ALL"]
-    command += ["--as-pid-1"]  # no program can end it, and orphans are its own to reap
+    command += ["--as-pid-1"]  # no program can end it, and it reaps the orphans
     # For the server; `_confine` gives all of it up before a program starts.
     for power in (*_POWERS, *(_USER_POWERS if uid is not None else ())):
         command += ["--cap-add", f"CAP_{power}"]
     if uid is None:
         command += ["--unshare-user"]
     above = {str(folder) for path in view["readable"] for folder in Path(path).parents} - {"/"}
-    # bwrap would make them passable by root alone
+    # otherwise bwrap would let only root pass them
     for folder in sorted(above | {"/tmp", "/dev", "/dev/shm"}):
         command += ["--perms", "0755", "--dir", folder]
     for path, target in view["links"]:
@@ -214,7 +218,7 @@ def _bubblewrap(uid: int | None, tools: tuple[str, ...]) -> Launch:
     return Launch((*command, *plain.command), plain.setup | {"view": None})
 
 
-# podman hands on the descriptors from 3 on alone.
+# podman passes on only the descriptors from 3 on.
 _AS_THREE_AND_FOUR = """
 import fcntl, os, sys
 os.environ["HOME"], *command, first, second = sys.argv[1:]
@@ -231,7 +235,7 @@ def _empty_root() -> str:
     Made once, by the trial of `_why_not`, before servers start side by side.
     """
     made = str(new_folder("root"))
-    os.chmod(made, 0o755)  # to the programs' user it is /
+    os.chmod(made, 0o755)  # it is / to the programs' user
     os.mkdir(f"{made}/tmp")
     for path, target in _view(())["links"]:
         if not path.startswith("/dev/"):
@@ -253,7 +257,8 @@ def _podman(uid: int | None, tools: tuple[str, ...]) -> Launch:
     command += ["--network=none", "--read-only", "--read-only-tmpfs=false", "--systemd=false"]
     command += ["--no-hosts", "--passwd=false", "--hostname=sandbox", "--http-proxy=false"]
     command += ["--unsetenv-all", *(f"--env={name}={ENVIRONMENT[name]}" for name in ENVIRONMENT)]
-    # For the server, as with bubblewrap; to mount a new /proc takes one that hides nothing.
+    # For the server, as with bubblewrap. A new /proc can be mounted only where the old hides
+    # nothing.
     allowed = ("seccomp=unconfined", "apparmor=unconfined", "label=disable", "unmask=ALL")
     command += ["--cap-drop=ALL", *(f"--security-opt={what}" for what in allowed)]
     command += [f"--cap-add={power}" for power in (*_POWERS, *_USER_POWERS)]
@@ -279,7 +284,7 @@ _SANDBOXES = (
 
 @functools.cache
 def _why_not(sandbox: Sandbox) -> str:
-    """Empty if a program runs inside `sandbox` here, else the reason and the mend."""
+    """Empty if a program runs inside `sandbox` here, otherwise the reason and the remedy."""
     from privcode.execution._program import Limits
     from privcode.execution._server import SandboxFailure, Server, Task
 
@@ -314,7 +319,7 @@ def sandboxes() -> list[Availability]:
 
 
 def choose_sandbox(name: str = "auto") -> Sandbox:
-    """The sandbox called `name`, or for "auto" the strongest that works and needs no engine.
+    """The sandbox called `name`. For "auto", the strongest that works and needs no engine.
 
     Raises:
         UserError: no such sandbox, or none works here; the message says what to install.

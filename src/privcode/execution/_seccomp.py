@@ -1,13 +1,16 @@
 """The system-call filter every program loads: a classic BPF program for x86-64 and aarch64.
 
-Promises: an allow-list: what is not in `_calls.ALLOWED` is refused, and a call that no table names,
-however new the kernel, answers ENOSYS, upon which libraries do without. No socket that could reach
-anything (stream pairs stay, asyncio needs them), no ptrace or other process's memory, no new
-namespace or mount, no escape from the process group, no extended attribute, no kernel keyring, bpf,
-io_uring or shared memory that outlives the program, nothing that lets the kernel hold memory which
-`_measure` cannot count. A call refused by name fails with EPERM, so the program sees
-PermissionError; a few (`_calls.NOTHING`) do nothing and say that they worked.
-Does not: restrict which files are opened; Landlock or bubblewrap does that.
+Promises:
+- An allow-list: what is not in `_calls.ALLOWED` is refused. A call that no table names answers
+  ENOSYS, however new the kernel. Libraries then work without it.
+- No socket that could reach anything (stream pairs stay, asyncio needs them).
+- No ptrace or other process's memory, no new namespace or mount, no escape from the process group.
+- No extended attribute, kernel keyring, bpf, io_uring, or shared memory that outlives the program.
+- Nothing that lets the kernel hold memory that `_measure` cannot count.
+- A call refused by name fails with EPERM, so the program sees PermissionError. A few calls
+  (`_calls.NOTHING`) do nothing and report success.
+
+Does not: restrict which files are opened. Landlock or bubblewrap does that.
 """
 
 import errno
@@ -27,8 +30,8 @@ _CLONE_FILES, _CLONE_THREAD = 0x400, 0x10000
 # PR_{SET,GET}_PDEATHSIG, GET_DUMPABLE, {SET,GET}_NAME, CAPBSET_READ, {SET,GET}_TIMERSLACK,
 # {SET,GET}_CHILD_SUBREAPER, {SET,GET}_NO_NEW_PRIVS, {SET,GET}_THP_DISABLE.
 _PRCTL_OPTIONS = (1, 2, 3, 15, 16, 23, 29, 30, 36, 37, 38, 39, 41, 42)
-# How the judge closes itself to the solution. Where the server has no power over its programs, what
-# a process that is closed to its eyes holds could not be counted.
+# How the judge closes itself to the solution. Where the server has no power over its programs, it
+# could not count what a process holds that is closed to it.
 _SET_DUMPABLE = (4,)
 # F_{DUPFD,GETFD,SETFD,GETFL,SETFL,GETLK,SETLK,SETLKW,GETOWN,GETSIG,GETOWN_EX},
 # F_{DUPFD_CLOEXEC,GETPIPE_SZ,ADD_SEALS,GET_SEALS}: no larger pipe, no lease or notice on another's
@@ -64,7 +67,7 @@ def _refused(error: int = errno.EPERM) -> _Answer:
 
 
 def _if(argument: int, values: tuple[int, ...], mask: int, yes: _Answer, no: _Answer) -> _Answer:
-    """`yes` where the masked argument is among `values`, else `no`."""
+    """`yes` where the masked argument is among `values`, otherwise `no`."""
     load = [_op(_LOAD, _ARGUMENTS + 8 * argument)]
     load += [] if mask == _EVERY_BIT else [_op(_AND, mask)]
     last = len(values) - 1
@@ -83,10 +86,9 @@ def _never(argument: int, *values: int, mask: int, then: _Answer = _ALLOWED) -> 
 
 
 def _search(answers: list[tuple[int, _Answer]]) -> list[bytes]:
-    """The answer of the call's number: each holds from its number to the next one's.
+    """The answer to the call's number: each entry holds from its number to the next one's.
 
-    A search by halves: the kernel tries the filter on every call there is whenever a program loads
-    it.
+    A binary search: whenever a program loads the filter, the kernel tries it on every system call.
     """
     if len(answers) == 1:
         return answers[0][1]
@@ -107,9 +109,9 @@ def bpf(*, shared: bool, own_user: bool, landlock: int) -> bytes:
     """The filter as an array of `struct sock_filter`, 8 bytes each.
 
     Args:
-        shared: the program sees the machine's own files and processes, no namespace's.
+        shared: the program sees the machine's own files and processes, not a namespace's.
         own_user: its user, or its namespace, owns nothing else.
-        landlock: its version, where it is what confines the program's files and signals.
+        landlock: its version, where Landlock confines the program's files and signals.
     """
     here = ("x86_64", "aarch64").index(platform.machine())
     signals = own_user or landlock >= 6
@@ -125,11 +127,11 @@ def bpf(*, shared: bool, own_user: bool, landlock: int) -> bytes:
     answer(_calls.ATTRIBUTES, _refused(errno.EOPNOTSUPP))
     answer(_calls.SPLICES, _refused(errno.EINVAL))
     answer(_calls.NOTHING, _refused(0))
-    # A thread with files of its own would hold what its process does not show.
+    # A thread with a file table of its own could hold files that its process does not show.
     thread = _never(0, _CLONE_THREAD, mask=_CLONE_THREAD | _CLONE_FILES)
     fcntl = (*_FCNTL_COMMANDS, *(_FCNTL_SIGNALS if signals else ()))
     ioctl = (*_IOCTL_COMMANDS, *(_IOCTL_SIGNALS if signals else ()))
-    # It has a socket's other end, and a socket is all that has level 1 (SOL_SOCKET).
+    # The program has the socket's other end, too. Only sockets have level 1 (SOL_SOCKET).
     option = _only(2, *_SOCKET_OPTIONS)
     by_argument: dict[_calls.Numbers, _Answer] = {
         _CLONE: _if(0, (0,), _CLONE_FLAGS, thread, _refused()),
@@ -137,7 +139,7 @@ def bpf(*, shared: bool, own_user: bool, landlock: int) -> bytes:
         _SOCKETPAIR: _only(1, 1, mask=0xF),
         _SETSOCKOPT: _if(1, (1,), _EVERY_BIT, option, _refused()),
         _PRCTL: _only(0, *_PRCTL_OPTIONS, *(() if shared else _SET_DUMPABLE)),
-        _PRLIMIT: _only(0, 0),  # its own
+        _PRLIMIT: _only(0, 0),  # its own limits
         _FCNTL: _only(1, *fcntl),
         _IOCTL: _only(1, *ioctl, error=errno.ENOTTY),
         # Pages that no process maps any more, and no file system bounds.
@@ -145,7 +147,7 @@ def bpf(*, shared: bool, own_user: bool, landlock: int) -> bytes:
     }
     if not signals:
         by_argument[_KILL] = _only(0, 0)  # its own group
-    if shared and landlock < 3:  # it lets files be cut short that are opened to read, or to nothing
+    if shared and landlock < 3:  # it lets O_TRUNC cut files opened to read, or for no access
         flags = os.O_TRUNC | os.O_ACCMODE
         cut = (os.O_TRUNC | os.O_RDONLY, os.O_TRUNC | os.O_ACCMODE)
         by_argument |= {_OPEN: _never(1, *cut, mask=flags), _OPENAT: _never(2, *cut, mask=flags)}

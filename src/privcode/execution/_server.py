@@ -1,9 +1,12 @@
 """A server inside a sandbox, and what happens to each task that it is given.
 
-Promises: a task is `ok` only if it ended by itself with exit code 0 within every limit and, if
-`checked`, after its last statement was reached; whatever it started is dead before its outcome is
-given; a server that died, or does not answer, is replaced before the next task.
-Does not: see inside; what the server reports is believed.
+Promises:
+- A task is `ok` only if it ended by itself with exit code 0, within every limit. If `checked`, it
+  must also have reached its last statement.
+- Whatever a task started is dead before its outcome is given.
+- A server that died, or does not answer, is replaced before the next task.
+
+Does not: see inside. What the server reports is believed.
 """
 
 import fcntl
@@ -32,14 +35,14 @@ TAIL = 4096
 _POLL_SECONDS = 0.1
 _START_SECONDS = 300.0  # a large module, on a busy machine
 _GRACE_SECONDS = 5.0
-_PATIENCE = 10  # so many times the wall time, most of it spent waiting for a core
+_PATIENCE = 10  # times the wall time, most of it spent waiting for a core
 _SCRATCH = Path("/tmp")  # in namespaces
 _SEALS = fcntl.F_SEAL_WRITE | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_SEAL
-_RUNTIME = 256 << 20  # bytes a runtime may have written to beside the bound, not be resident in
+_RUNTIME = 256 << 20  # bytes of writable memory above the bound, which may not be resident
 
 
 class SandboxFailure(Exception):
-    """The sandbox itself did not start; the task was never begun."""
+    """The sandbox itself did not start. The task was never begun."""
 
 
 @dataclass(frozen=True)
@@ -49,9 +52,9 @@ class Task:
     Attributes:
         stdin: text.
         checked: whether Python code has to prove that its last statement was reached.
-        judge: the status and error class of one that ended by itself, by exit code and stderr.
-        reserves: bound what it may write to instead of its address space.
-        made: a path in the scratch, whose files are handed back.
+        judge: status and error class of a task that ended by itself, from exit code and stderr.
+        reserves: bound the memory that it may write to, not its address space.
+        made: a path in the scratch; the files below it are returned.
     """
 
     id: str
@@ -68,14 +71,14 @@ class Task:
 
 
 class Server:
-    """Does one task at a time; `slot` keeps servers that run side by side under other users.
+    """Does one task at a time. `slot` separates the users of servers that run side by side.
 
-    It starts with the first task, and again where the next needs other tools.
+    It starts with the first task, and again where the next task needs other tools.
     """
 
     def __init__(self, sandbox: Sandbox, preload: Sequence[str], slot: int) -> None:
         self.sandbox, self.preload = sandbox, tuple(preload)
-        # As root, programs run under a user that nothing else on the machine has.
+        # As root, programs run as a user that nothing else on the machine has.
         base = 1_500_000_000 + os.getpid() % 1_000_000 * 256
         self.uid = base + slot % 256 if os.geteuid() == 0 else None
         self._tools: tuple[str, ...] = ()
@@ -87,12 +90,12 @@ class Server:
     def do(
         self, task: Task, tools: tuple[str, ...] = (), stop: threading.Event | None = None
     ) -> tuple[Outcome, dict[str, bytes]]:
-        """A task to its end, or to that of its limits: its outcome, and what it made.
+        """Run a task until it ends or breaks a limit: its outcome, and the files that it made.
 
         Args:
             task: what to do.
             tools: paths that its command needs.
-            stop: when set, the task is broken off.
+            stop: when set, the task is aborted.
 
         Raises:
             SandboxFailure: the sandbox did not start.
@@ -110,14 +113,14 @@ class Server:
             return self._supervise(task, ends[0][0], ends[1][0], control, stop)
 
     def hold(self, task: Task, tools: tuple[str, ...], stdin: int, stdout: int) -> None:
-        """Begin a task that others talk to, by these descriptors; `close` ends it."""
+        """Begin a task that others talk to through these descriptors. `close` ends it."""
         with open(os.devnull, "wb") as stderr:
             self._begin(task, tools, self._held, (stdin, stdout, stderr.fileno()))
 
     def _begin(
         self, task: Task, tools: tuple[str, ...], stack: ExitStack, streams: tuple[int, int, int]
     ) -> socket.socket:
-        """Hand the task over; when `stack` closes, its scratch is deleted."""
+        """Hand the task over. When `stack` closes, its scratch is deleted."""
         control = self._started(tools)
         scratch = _SCRATCH
         if not self.sandbox.namespaces:
@@ -165,7 +168,7 @@ class Server:
         self._held.close()
 
     def _started(self, tools: tuple[str, ...]) -> socket.socket:
-        """The end of the server's control socket, of a new server if none alive has the tools."""
+        """The control socket of the server, of a new one if none is alive with these tools."""
         if tools != self._tools or (self._process is not None and self._process.poll() is not None):
             self.close()
         if self._control is not None:
@@ -207,7 +210,7 @@ class Server:
         return control
 
     def _failure(self, otherwise: str) -> SandboxFailure:
-        """Why the server is of no use, in its own last words; it is given up."""
+        """Why the server failed, in its own last words. It is then given up."""
         if self._process is None:
             return SandboxFailure(otherwise)
         self._process.kill()
@@ -241,7 +244,7 @@ class Server:
             "RLIMIT_SIGPENDING": (
                 1024,
                 1024,
-            ),  # timers count, and each is half a kB of the kernel's
+            ),  # timers count, and each takes half a kB in the kernel
         }
 
     def _supervise(
@@ -300,7 +303,7 @@ class Server:
                         broken = broken or ("output", "OutputLimit")
         seconds = round(time.monotonic() - begin, 4)
         stdout, stderr = (kept[fd].decode("utf-8", "replace") for fd in (out, err))
-        if len(reports) < 2:  # the server is gone, or deaf
+        if len(reports) < 2:  # the server is gone, or does not answer
             failure = self._failure("it does not answer")
             if not reports:
                 raise failure
@@ -330,7 +333,7 @@ _REASONS: dict[str, tuple[Status, str]] = {
 
 
 def _ended(task: Task, code: int, reason: str, stderr: str, late: bool) -> tuple[Status, str]:
-    """Status and error class of a task that the server or the kernel ended, or it itself.
+    """Status and error class of a task, ended by itself, by the server or by the kernel.
 
     `late`: whether it had used its processor time.
     """
@@ -356,7 +359,7 @@ def _own_tasks() -> int:
 
 
 def _memory_file(stack: ExitStack, content: bytes) -> int:
-    """A sealed file in memory, at its beginning."""
+    """A sealed file in memory, positioned at its beginning."""
     fd = os.memfd_create("privcode", os.MFD_ALLOW_SEALING | os.MFD_CLOEXEC)
     stack.callback(os.close, fd)
     written = 0

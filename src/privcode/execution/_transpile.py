@@ -1,7 +1,10 @@
 """TypeScript into JavaScript by the compiler's own `transpileModule`, in a process that stays warm.
 
-Promises: types are taken out, not checked: an error in them is no failure; the compiler runs in
-the sandbox as any program does, and one that crashes, or takes too long over a file, is replaced.
+Promises:
+- Types are removed, not checked: an error in the types is no failure.
+- The compiler runs in the sandbox like any program. A compiler that crashes, or takes too long over
+  a file, is replaced.
+
 Does not: resolve imports.
 """
 
@@ -12,7 +15,7 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 
-# Asked with a line of JSON, a string; answers with a line, [its JavaScript, its first error].
+# The request is a line of JSON, a string. The answer is a line: [its JavaScript, its first error].
 SERVER = """
 const ts = require(process.argv[2]);
 const options = {module: "commonjs", target: "es2022", esModuleInterop: true};
@@ -39,8 +42,11 @@ process.stdin.on("data", (chunk) => {
 
 
 class Transpiler:
-    """`start(asked, told)` runs `SERVER` in a sandbox, with these descriptors as its standard
-    input and output, and returns what ends it."""
+    """Asks a running `SERVER`.
+
+    `start(asked, told)` runs `SERVER` in a sandbox, with these descriptors as its standard input
+    and output. It returns what ends the server.
+    """
 
     def __init__(self, start: Callable[[int, int], Callable[[], None]]) -> None:
         self._start = start
@@ -48,7 +54,7 @@ class Transpiler:
         self._ask = self._told = -1
 
     def __call__(self, code: str, seconds: float) -> tuple[str, str]:
-        """(JavaScript, the first error of the syntax or nothing); TimeoutError, or OSError."""
+        """(JavaScript, the first syntax error or nothing). Raises TimeoutError or OSError."""
         if self._end is None:
             asked, self._ask = os.pipe()
             self._told, told = os.pipe()

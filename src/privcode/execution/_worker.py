@@ -1,7 +1,9 @@
 """One worker: what is done with each program that it is given, in its language.
 
-Promises: a source that was compiled before is not compiled again, as long as `Compiled` keeps what
-was made; compilers run in the sandbox, within limits of their own.
+Promises:
+- A source that was compiled before is not compiled again, as long as `Compiled` keeps the result.
+- Compilers run in the sandbox, within limits of their own.
+
 Does not: look at what a program does (`_server` does).
 """
 
@@ -38,7 +40,7 @@ Made = Mapping[str, bytes]
 
 
 class Compiled:
-    """What compilers made of sources, the latest up to 256 MB; workers share it."""
+    """The latest results of compilers, up to 256 MB. Workers share them."""
 
     def __init__(self) -> None:
         self._made: OrderedDict[str, Made] = OrderedDict()
@@ -53,7 +55,7 @@ class Compiled:
 
     def put(self, key: str, made: Made) -> None:
         with self._lock:
-            if key not in self._made:  # another worker's may have come first
+            if key not in self._made:  # another worker's result may have come first
                 self._made[key] = made
                 self._bytes += _size(made)
             while self._bytes > _KEPT_BYTES:
@@ -70,7 +72,7 @@ def _key(name: str, files: Mapping[str, bytes]) -> str:
 
 
 def tools_for(name: str, sandbox: Sandbox) -> Toolchain | str:
-    """What compiles and runs a language but Python, or why nothing does, and what to do."""
+    """What compiles and runs a language other than Python, or why nothing does and what to do."""
     language = canonical_language(name)
     if language is None:
         return f"{name!r} is no language known here; choose one of {', '.join(languages())}"
@@ -81,7 +83,7 @@ def tools_for(name: str, sandbox: Sandbox) -> Toolchain | str:
 
 
 def unsupported(language: str, sandbox: str = "auto") -> str:
-    """Why programs of a language cannot be run here and what to do; empty if they can.
+    """Why programs of a language cannot be run here and what to do. Empty if they can.
 
     Raises:
         UserError: there is no sandbox.
@@ -93,7 +95,7 @@ def unsupported(language: str, sandbox: str = "auto") -> str:
 
 
 class Worker:
-    """Runs one program at a time; `slot` keeps workers that run side by side under other users."""
+    """Runs one program at a time. `slot` separates the users of workers that run side by side."""
 
     def __init__(
         self, sandbox: Sandbox, limits: Limits, slot: int, compiled: Compiled | None = None
@@ -101,12 +103,12 @@ class Worker:
         self.sandbox, self.limits = sandbox, limits
         self._compiled = Compiled() if compiled is None else compiled
         self._server = Server(sandbox, limits.preload, slot)
-        # Another's: this one is at its program's disposal.
+        # A separate server: the first one serves the program.
         self._transpiling = Server(sandbox, (), slot + 128)
         self._transpile = Transpiler(self._begin_transpiler)
 
     def run(self, program: Program, stop: threading.Event | None = None) -> Outcome:
-        """Run one program to its end, or to that of its limits.
+        """Run one program until it ends or breaks a limit.
 
         Raises:
             SandboxFailure: the sandbox did not start.
@@ -143,7 +145,7 @@ class Worker:
         return self._server.do(task, tools.readable, stop)[0]
 
     def close(self) -> None:
-        """End all that it runs."""
+        """End everything that the worker runs."""
         self._transpile.close()
         self._server.close()
 
@@ -184,7 +186,7 @@ class Worker:
 
     def _begin_transpiler(self, stdin: int, stdout: int) -> Callable[[], None]:
         tools = toolchain("typescript")
-        assert isinstance(tools, Toolchain)  # or there would be nothing to transpile
+        assert isinstance(tools, Toolchain)  # otherwise there would be nothing to transpile
         package = str(Path(tools.paths["tsc"]).parent.parent)
         server = {"server.js": SERVER.encode()}
         task = _task(tools, _TRANSPILER, "{node} server.js", tools.paths, server)
@@ -202,7 +204,7 @@ def _task(
     *,
     compiling: bool = False,
 ) -> Task:
-    """What the server is to do; `names` are the command's, a runtime's heap is 3/4 of memory."""
+    """The task for the server. `names` fill the command, and a runtime's heap is 3/4 of memory."""
     language, heap = tools.commands, str(limits.memory_mb * 3 // 4)
     return Task(
         "",

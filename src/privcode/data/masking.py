@@ -1,22 +1,24 @@
 """Masking of personal data and secrets in prompts and code, for the baseline `jft`.
 
-What it finds, by kind, and the word that it puts there:
-
-- EMAIL: addresses by their form;
-- IP_ADDRESS: IPv4 and IPv6 that `ipaddress` accepts, but loopback, netmasks and short forms of
-  IPv6 with fewer than three colons, which slices of Python look like;
-- NAME: a first and a last name that Faker knows, in any of its languages; capitalised words after
-  "author:", "written by" and the like;
-- SECRET: keys, tokens and passwords that detect-secrets finds or that a telling name is given;
+What it finds, by kind, and the word that replaces it:
+- EMAIL: addresses, by their form.
+- IP_ADDRESS: IPv4 and IPv6 that `ipaddress` accepts. Loopback and netmasks are excluded, and so are
+  short forms of IPv6 with fewer than three colons, which slices of Python look like.
+- NAME: a first and a last name that Faker knows, in any of its languages. Also capitalised words
+  after "author:", "written by" and the like.
+- SECRET: keys, tokens and passwords that detect-secrets finds or that have a telling name.
 - USERNAME: by their place only: `username = "…"`, home directories, `@author …`, `TODO(…)`.
 
-Promises: nothing is downloaded or sent: what detect-secrets finds is not verified; the words are
-valid in strings, comments and as identifiers, and what a guess replaces is inside one string, so
-code that parses still does; ordinary code is left alone.
-Does not: find what has no form, place or known name. Of the audit's canaries it finds every e-mail
-address, IPv6 address and password, and no person name or username, which are made-up syllables;
-of common names 98 % in English, less than half in most other languages.
-Figures: docs/log/2026-11.md.
+Promises:
+- Nothing is downloaded or sent: what detect-secrets finds is not verified.
+- The words are valid in strings, comments and as identifiers. What a guess replaces is inside one
+  string, so code that parses still parses.
+- Ordinary code is left alone.
+
+Does not: find what has no form, place or known name. Of the audit's canaries, it finds every e-mail
+address, IPv6 address and password. It finds no person name and no username, because those are
+made-up syllables. Of common names, it finds 98 % in English, less than half in most other
+languages. Figures: docs/log/2026-11.md.
 """
 
 import re
@@ -42,7 +44,7 @@ WORDS = {
     "username": "USERNAME",
     "person name": "NAME",
 }
-"""Kind of sign -> the word put in its place."""
+"""Kind of sign -> the word that replaces it."""
 
 
 class Sign(NamedTuple):
@@ -88,7 +90,7 @@ _MIXED = re.compile(r"(?=.*[^\W\d_]).*\d.*\d")
 
 
 def signs(text: str) -> Iterator[Sign]:
-    """Cheap, common signs of addresses and secrets; needs no detector of the extra `pii`."""
+    """Cheap, common signs of addresses and secrets, without any detector of the extra `pii`."""
     for kind, sign in _SIGNS.items():
         for match in sign.finditer(text):
             if not kind.startswith("IP") or _is_host(match[0]):
@@ -162,7 +164,8 @@ def _everything(text: str) -> Iterator[Sign]:
     yield from _names(text)
 
 
-# detect-secrets takes time quadratic in the line: long ones are cut, and a secret there is missed.
+# detect-secrets takes time quadratic in the line: long lines are cut, and a secret at a cut is
+# missed.
 _LINE = re.compile(r"[^\n]{1,1000}")
 _TOKEN = re.compile(r"[^\s\"'`=:]{8,}")
 

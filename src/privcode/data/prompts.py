@@ -1,9 +1,11 @@
 """Public prompts, which synthesis samples from (paper, stage 2, step 1).
 
-Promises: the prompts of a file in its order, without exact repeats; a row that is not usable text
-is refused with file, row and field.
-Does not: decide whether prompts are public. That is the owner's statement, and the guarantee
-covers only what was not put into them.
+Promises:
+- The prompts of a file are returned in its order, without exact repeats.
+- A row that is not usable text is refused with file, row and field.
+
+Does not: decide whether prompts are public. That is the owner's statement. The guarantee covers
+only what was not put into the prompts.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -31,7 +33,7 @@ def read_prompts(
         source: a .txt file (one prompt a line), or whatever `rows.read_rows` reads.
         column: the prompts' column; without it the first of `COLUMN_GUESSES` in the first row.
         limit: stop after this many distinct prompts.
-        duplicates: is called once with the number of exact repeats met and left out.
+        duplicates: called once with the number of exact repeats that were found and left out.
 
     Raises:
         UserError: what `read_rows` raises; no column fits; a prompt is missing, empty, not a
@@ -93,7 +95,7 @@ def _lines(path: Path) -> Iterator[tuple[int, Row]]:
 
 
 def private_prompts(prompts: Sequence[str], private: Iterable[str]) -> str:
-    """What the owner should know where prompts stand in the private records: itself private."""
+    """What the owner should know if private records hold some prompts. It is itself private."""
     known = {prompt.strip() for prompt in private}
     same = sum(prompt.strip() in known for prompt in prompts)
     if not same:

@@ -1,12 +1,19 @@
 """Private data, read into records: one (prompt, completion) pair each, with its unit and language.
 
-Promises: a row that cannot be used is refused with file, row, field and the mend, or, when the
-caller asks for that, left out and counted by reason; a record is a whole row, never cut or joined;
-a record has one owner, and one with several is refused; which of a unit's records are kept by
-`bound_contributions` depends on that unit alone.
-Does not: quote a record in an error, nor the names of columns, which are a record where a header is
-missing; let one row decide how another is read; guess the unit (whose privacy it is, is the owner's
-choice), or mend text. Counts in a `ReadReport` are private figures.
+Promises:
+- A row that cannot be used is refused with file, row, field and the remedy. If the caller asks for
+  that, it is instead left out and counted by reason.
+- A record is a whole row, never cut or joined.
+- A record has one owner. A record with several owners is refused.
+- Which of a unit's records `bound_contributions` keeps depends on that unit alone.
+
+Does not:
+- Quote a record in an error, or the names of columns: without a header, these are a record.
+- Let one row decide how another is read.
+- Guess the unit: the owner chooses whose privacy is protected.
+- Repair text.
+
+Counts in a `ReadReport` are private figures.
 """
 
 import hashlib
@@ -28,8 +35,8 @@ from privcode.languages import languages as all_languages
 class Unit(NamedTuple):
     """Whose a record is: a kind and, within that kind, a name.
 
-    The kind keeps apart what privcode makes up from what people call themselves: an owner's name is
-    any text, "canary-1-1" too.
+    The kind separates what privcode makes up from real owners. An owner's name may be any text,
+    even "canary-1-1".
     """
 
     kind: Literal["owner", "row", "canary", "coin canary"]
@@ -38,7 +45,7 @@ class Unit(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """One whole private pair; `row` is its number in the source, from 1, header not counted."""
+    """One whole private pair. `row` is its number in the source, from 1, header not counted."""
 
     prompt: str
     completion: str
@@ -52,7 +59,7 @@ class Columns:
     """The names of a source's columns.
 
     `input` is an extra prompt column, appended after a blank line where it is not empty. Without
-    `unit` every row is a unit of its own, even among duplicates.
+    `unit`, every row is a unit of its own, even among duplicates.
     """
 
     prompt: str
@@ -90,7 +97,7 @@ _LANGUAGE_GUESSES = ("language", "lang", "programming_language")
 
 
 def guess_columns(names: Sequence[str]) -> Columns | None:
-    """The first of `COLUMN_GUESSES` present, whatever its case; the unit is never guessed."""
+    """The first of `COLUMN_GUESSES` present, whatever its case. The unit is never guessed."""
     found = {name.lower(): name for name in names}
     for prompt, code in COLUMN_GUESSES:
         if prompt in found and code in found:
@@ -101,7 +108,7 @@ def guess_columns(names: Sequence[str]) -> Columns | None:
 
 
 class BadField(Exception):
-    """A value that cannot be used: in which field, why, and the mend."""
+    """A value that cannot be used: in which field, why, and the remedy."""
 
     def __init__(self, field: str, reason: str, mend: str) -> None:
         super().__init__(field, reason, mend)
@@ -158,17 +165,17 @@ SEVERAL_OWNERS = "several owners"
 def owner(row: Row, field: str) -> str:
     """The one owner named in a row's field: text, a whole number, or a list that names one.
 
-    A record with several owners belongs to no single unit, so neither sampling nor clipping bounds
-    what each of them gives. Given to the first owner, it is in the data of the others too, outside
-    their bounds. A greedy choice (keep it while every owner has room) is no better: without one
-    owner others have room for other rows, so neighbours differ in more than that owner's records.
-    To leave such a row out is sound, because that depends on the row alone.
+    A record with several owners belongs to no single unit. Neither sampling nor clipping then
+    bounds what each of them gives. If it were assigned to the first owner, it would also be data
+    of the others, outside their bounds. A greedy choice (keep it while every owner has room) is no
+    better. Without one owner, others have room for other rows, so neighbours differ in more than
+    that owner's records. Leaving such a row out is sound, because that depends on the row alone.
 
     Raises:
-        BadField: no owner, several, or none that can be told (text that spells a list).
+        BadField: no owner, several, or none that can be recognised (text that spells a list).
     """
     value: Any = row.get(field)
-    if hasattr(value, "tolist"):  # an array, or a number or text out of one
+    if hasattr(value, "tolist"):  # an array, or a number or text from one
         return owner({field: value.tolist()}, field)
     if isinstance(value, (list, tuple)):
         names = {owner({field: name}, field) for name in value}
@@ -209,12 +216,12 @@ def read_records(
     contains: str | None = None,
     on_bad_row: Literal["refuse", "skip"] = "refuse",
 ) -> tuple[list[Record], ReadReport]:
-    """Read private records and say what was left out.
+    """Read private records and report what was left out.
 
     Args:
         source: see `read_rows`.
         columns: the source's columns; without `unit` each row is a unit (kind "row"). None
-            guesses them by the names in each row, and by nothing in another row.
+            guesses them from the names in each row alone.
         language: the language of all rows, where no column gives it.
         languages: keep only rows in these; others count as "other language", unknown names too.
         contains: keep only rows whose prompt or code contains this text, whatever its case;
@@ -281,11 +288,11 @@ def read_records(
 def bound_contributions(
     records: Sequence[Record], max_per_unit: int, seed: int
 ) -> tuple[list[Record], int]:
-    """Keep at most `max_per_unit` records of each unit, in their order; also the number dropped.
+    """Keep at most `max_per_unit` records of each unit, in their order, and count the rest.
 
-    A unit's records are ranked by a hash of the seed, the unit and the record's own content, not
-    by row numbers or a running generator: adding or removing another unit changes nothing here,
-    which unit-level neighbours need. Among exact duplicates the earlier row is kept.
+    A unit's records are ranked by a hash of the seed, the unit and the record's own content. Row
+    numbers and running generators play no part. So adding or removing another unit changes nothing
+    here, as unit-level neighbours require. Among exact duplicates, the earlier row is kept.
 
     Raises:
         UserError: `max_per_unit` is below 1.
@@ -307,12 +314,12 @@ def hold_out(
 ) -> tuple[list[Record], list[Record]]:
     """The records to train on, and those of about a `share` of the units, left out whole.
 
-    Whether a unit is left out is decided by a hash of the seed and of that unit's own records,
-    and by nothing else: not by how many units there are, not by row numbers or names made of them,
-    which adding a unit would shift. So two data sets that differ in one unit have the same units
-    left out, that one aside, and what is trained on differs in that unit or not at all: the
-    mechanism's guarantee carries over as it is. (Its sampling rate comes from the declared number
-    of units and is not changed.) Units with the same content share their fate.
+    A hash of the seed and of a unit's own records decides whether it is left out. Nothing else
+    does: not the number of units, and not row numbers or names made of them, which adding a unit
+    would shift. So two data sets that differ in one unit leave out the same units, apart from that
+    one. The training data then differ in that unit or not at all. The mechanism's guarantee
+    therefore carries over unchanged. (The sampling rate comes from the declared number of units
+    and does not change.) Units with the same content share their fate.
     """
     key = f"privcode holdout {seed}".encode()
     units: defaultdict[Unit, list[str]] = defaultdict(list)

@@ -1,9 +1,12 @@
 """Rows of a source in any form: JSON Lines, JSON, CSV, Parquet, a `datasets` folder, the hub.
 
-Promises: files on disk are read in place, with no copy in a cache; a source that cannot be read is
-one line that names it and the fix, and quotes nothing of it, not even the names of columns, which
-are a record where a header is missing; a key or a column that comes twice is refused, since one of
-the two would win.
+Promises:
+- Files on disk are read in place, with no copy in a cache.
+- For a source that cannot be read, the error is one line that names the source and the fix. It
+  quotes nothing of the source. It does not even quote the names of columns: without a header, these
+  are a record.
+- A key or a column that comes twice is refused, because one of the two would win.
+
 Does not: look into a row.
 """
 
@@ -24,15 +27,16 @@ from privcode.files import Row, loads, not_json, open_regular, read_bytes, read_
 from privcode.outputs import kind_of
 
 _FIELD = 64 << 20
-"""Bytes that a field of CSV may have."""
+"""The most bytes in a field of CSV."""
 _HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
 
 
 def read_rows(source: str) -> Iterator[tuple[int, Row]]:
     """Yield (row number from 1, row) from a file, a saved `datasets` folder or a hub name.
 
-    Files: .jsonl and .json (a list of objects), both also .gz, .csv, .parquet. For JSON Lines the
-    number is the line's. `FOLDER:SPLIT` and `OWNER/NAME:SPLIT` choose a split (default train).
+    Files: .jsonl and .json (a list of objects), both also .gz, .csv, .parquet. For JSON Lines, the
+    number is that of the line. `FOLDER:SPLIT` and `OWNER/NAME:SPLIT` choose a split (default
+    train).
 
     Raises:
         UserError: missing or unreadable source, bad UTF-8 or JSON, unknown suffix, no row.
@@ -42,7 +46,7 @@ def read_rows(source: str) -> Iterator[tuple[int, Row]]:
         for number, row in _open_rows(source):
             yield number, row
     except (ValueError, RecursionError, EOFError, OSError, zlib.error) as error:
-        # The kind only: a parser's own message may quote the text it met.
+        # The kind only: a parser's own message may quote the text that it met.
         raise UserError(
             f"{source}, after row {number}: cannot be read ({type(error).__name__}); check that "
             "the file is whole and readable"
@@ -52,7 +56,7 @@ def read_rows(source: str) -> Iterator[tuple[int, Row]]:
 
 
 def is_local(source: str) -> bool:
-    """Whether `source` is a file or folder here, rather than a name on the hub or nothing."""
+    """Whether `source` is a file or folder here, not a name on the hub or nothing."""
     return stat.S_ISREG(_mode(source)) or stat.S_ISDIR(_mode(source.partition(":")[0]))
 
 
@@ -80,7 +84,7 @@ def _open_rows(source: str) -> Iterator[tuple[int, Row]]:
 
 
 def _mode(path: Path | str) -> int:
-    """What is at `path`; 0 where nothing is, or nothing can be."""
+    """The mode of what is at `path`, 0 where nothing is, or nothing can be."""
     try:
         return os.stat(path).st_mode
     except (OSError, ValueError):
@@ -172,7 +176,7 @@ def _read_parquet(path: Path) -> Iterator[tuple[int, Row]]:
 
 
 def _datasets() -> Any:
-    """The library, without its bars, which count private records in whatever log there is."""
+    """The library without its progress bars, which would count private records in any log."""
     import datasets
 
     datasets.disable_progress_bars()
@@ -201,7 +205,7 @@ def _read_hub(name: str, split: str) -> Iterator[tuple[int, Row]]:
     datasets = _datasets()
     try:
         data = datasets.load_dataset(name, split=split)
-    except Exception as error:  # the hub client raises more kinds than it documents
+    except Exception as error:  # the hub client raises more kinds of errors than it documents
         raise UserError(
             f"{name}, split {split}: cannot be loaded from the hub ({type(error).__name__}); check "
             "the name, the split and the network, or give a local file"

@@ -1,9 +1,13 @@
 """The look at a private data set behind `privcode init DATA` and `privcode plan CONFIG`.
 
-Promises: counts and column names only, never the text of a record; every figure is exact or says
-that it comes from a sample. The figures are themselves private (they were computed without the
-mechanism): show them at the owner's terminal and nowhere else. Which columns there are is decided
-by most rows, so that one row more or less does not.
+Promises:
+- It returns counts and column names only, never the text of a record.
+- Every figure is exact or says that it comes from a sample.
+- Most rows decide which columns there are, so one row more or less does not.
+
+The figures are themselves private, because they were computed without the mechanism. Show them at
+the owner's terminal and nowhere else.
+
 Does not: find every secret or every near duplicate. It looks for cheap, common signs, so that the
 owner knows what to ask before training.
 """
@@ -52,8 +56,7 @@ class UnitColumn:
     """A column that names an owner in at least half of the rows, and so could be the unit.
 
     `distinct` counts the owners, `max_rows` the rows of the most frequent one.
-
-    `several` counts rows with several owners, which belong to no unit and are counted nowhere else.
+    `several` counts rows with several owners. They belong to no unit and are counted nowhere else.
     """
 
     name: str
@@ -64,12 +67,13 @@ class UnitColumn:
 
 @dataclass(frozen=True)
 class Repeats:
-    """What stands in more than one record; every figure is private.
+    """What stands in more than one record. Every figure is private.
 
-    `exact` and `near` count records whose code an earlier one has too: exact up to white space,
-    near up to white space, literals and consistently renamed words. `widest_code` is the number of
-    units with the code that most units have, exact or near; `widest_secret`, by kind, that of the
-    sign of a secret that most units have in prompt or code. The texts themselves are not kept.
+    `exact` and `near` count records whose code an earlier record also has. Exact means up to white
+    space. Near means up to white space, literals and consistently renamed words. `widest_code` is
+    the number of units that share the most common code, exact or near. `widest_secret` gives, by
+    kind, the number of units whose prompt or code has the most common sign of a secret. The texts
+    themselves are not kept.
     """
 
     exact: int
@@ -80,13 +84,13 @@ class Repeats:
 
 @dataclass(frozen=True)
 class Findings:
-    """What `look` saw; every figure is private.
+    """What `look` saw. Every figure is private.
 
-    `columns` are those that at least half of the rows have, sorted. `unusable` counts rows by
-    "FIELD: REASON". `languages` counts usable rows, all of them where `languages_from` is "column",
-    a sample of at most `SAMPLE` where it is "sample"; "unknown" is what no parser read. `repeats`
-    is about usable rows, by the unit in `guess`. `secrets` counts rows with at least one sign of
-    each kind in any column.
+    `columns` are the columns that at least half of the rows have, sorted. `unusable` counts rows
+    by "FIELD: REASON". `languages` counts usable rows: all of them where `languages_from` is
+    "column", a sample of at most `SAMPLE` where it is "sample". "unknown" is what no parser read.
+    `repeats` is about usable rows, by the unit in `guess`. `secrets` counts rows with at least one
+    sign of each kind in any column.
     """
 
     rows: int
@@ -160,7 +164,7 @@ def repeats(records: Iterable[tuple[Hashable, str, str]]) -> Repeats:
 
 
 def _errors(root: Node) -> int:
-    """Characters in what a grammar could not read, and one for each token it had to invent."""
+    """Characters that a grammar could not read, and one for each token that it had to invent."""
     count, pending = 0, [root]
     while pending:
         node = pending.pop()
@@ -174,11 +178,11 @@ def _errors(root: Node) -> int:
 
 
 def guess_language(completion: str) -> str | None:
-    """The language of a completion: what a fence names, else the grammar that reads most of it.
+    """The language of a completion: what a fence names, otherwise the grammar that reads most.
 
-    Ties go to the earlier of `languages`, except that Bash, which reads nearly anything as
-    commands, comes last: a short C# method may be called Java. None if every grammar fails on
-    more than a fifth of the characters.
+    Ties go to the earlier of `languages`, so a short C# method may be called Java. Bash comes last,
+    because it reads nearly anything as commands. None if every grammar fails on more than a fifth
+    of the characters.
     """
     start, end, named = code_blocks(completion, None)[0]
     if named:
@@ -221,7 +225,7 @@ def look(
         source: see `rows.read_rows`; all rows are held in memory.
         columns: its columns, if the guess from their names would be wrong.
         unit: the column that names each record's owner; without it each record is a unit.
-        progress: is told of rows as they are examined.
+        progress: called with numbers of rows as they are examined.
 
     Raises:
         UserError: the source cannot be read, or no guess of its columns fits.

@@ -1,9 +1,12 @@
 """What a bundle holds: its files, and that each is what it has to be.
 
-Promises: a bundle is a card, a page, `privacy.json`, one Parquet file of three text columns and
-the tuned model, and nothing else; a file of another kind under one of these names is refused, and
-so is text hidden in what these kinds may carry next to their contents.
-Does not: read a tensor's or a row's meaning.
+Promises:
+- A bundle is a card, a page, `privacy.json`, one Parquet file of three text columns and the tuned
+  model. It holds nothing else.
+- A file of another kind under one of these names is refused. So is text hidden in what these kinds
+  may carry next to their contents.
+
+Does not: read the meaning of a tensor or a row.
 """
 
 import hashlib
@@ -42,7 +45,7 @@ _FOOTER = 16 * 2**20
 _TOKENIZER = 256 * 2**20
 _BOMB = 2 * 2**30
 
-# Text that an adapter's config of a plain LoRA has; all else in it is a number, a switch or empty.
+# Text in the adapter config of a plain LoRA. All else in it is a number, a switch or empty.
 _WORDS = {
     "peft_type": "LORA",
     "task_type": "CAUSAL_LM",
@@ -53,7 +56,7 @@ _NUMBERS = ("r", "lora_alpha", "lora_dropout")
 
 
 def model_files(names: Iterable[str], where: str) -> tuple[str, ...]:
-    """The files of a tuned model, of which `names` are all: an adapter's, or a whole model's.
+    """The files of a tuned model, where `names` are all of its files: an adapter, or a whole model.
 
     Raises:
         UserError: a file is missing or is none of them; begins with `where`.
@@ -74,7 +77,7 @@ def model_files(names: Iterable[str], where: str) -> tuple[str, ...]:
 
 
 def check_model(folder: Path, names: Sequence[str], base: str) -> None:
-    """Refuse a tuned model whose files are not what their names say; `base`: its model's name.
+    """Refuse a tuned model whose files are not what their names say. `base`: its model's name.
 
     Raises:
         UserError: names the file.
@@ -106,7 +109,7 @@ def _check_text(path: Path) -> None:
 
 
 def _check_config(path: Path, facts: Row, base: str) -> None:
-    """Refuse a config that is not a plain LoRA's of `base`, or that carries text or code."""
+    """Refuse a config that is not that of a plain LoRA of `base`, or that carries text or code."""
     if facts.get("base_model_name_or_path") != base:
         raise UserError(f"{path}: is not an adapter of {base}; get the bundle again")
     targets = facts.get("target_modules")
@@ -133,7 +136,7 @@ def _is_tensor_name(name: object) -> bool:
 
 
 def _check_lora(path: Path, shapes: dict[str, tuple[int, ...]], config: Row) -> None:
-    """Refuse tensors that are not pairs of a LoRA of the rank and on the layers of its config."""
+    """Refuse tensors that are not LoRA pairs of the rank and the layers in the config."""
     for name, shape in shapes.items():
         kind = _LORA.fullmatch(name)
         module = name.rpartition(".lora_")[0]
@@ -176,7 +179,7 @@ def _tensors(path: Path) -> dict[str, tuple[int, ...]]:
 
 
 def write_data(path: Path | IO[bytes], rows: Sequence[Row]) -> None:
-    """Write rows {id, prompt, completion} as Parquet without any text but theirs."""
+    """Write rows {id, prompt, completion} as Parquet, without any other text."""
     columns = {name: [row[name] for row in rows] for name in SCHEMA.names}
     _write_table(path, pa.table(columns, SCHEMA))
 
@@ -186,9 +189,10 @@ def _write_table(path: Path | IO[bytes], table: pa.Table) -> None:
 
 
 def check_data(path: Path, rows: int) -> None:
-    """Refuse data of another shape or number of rows, and what hides between or under them.
+    """Refuse data of another shape or number of rows, and what hides between or below the rows.
 
-    Where the pyarrow that wrote the data is the one here, they are written again and compared.
+    If the installed pyarrow is the one that wrote the data, the data are written again and
+    compared.
 
     Raises:
         UserError: names the file.
@@ -234,7 +238,7 @@ def check_data(path: Path, rows: int) -> None:
 
 
 def _decoded(part: pa.DictionaryArray) -> int:
-    """Bytes of text in one chunk once each row has its own; refuses text that is no UTF-8."""
+    """Bytes of text in one chunk once each row has its own text. Refuses text that is not UTF-8."""
     part.dictionary.validate(full=True)
     lengths = pc.binary_length(part.dictionary).take(part.indices)
     return pc.sum(lengths.cast(pa.int64())).as_py() or 0
@@ -257,7 +261,7 @@ def _check_layout(path: Path, data: pq.ParquetFile, end: int) -> None:
             first = chunk.data_page_offset
             if chunk.has_dictionary_page:
                 first = min(first, chunk.dictionary_page_offset)
-            if chunk.is_stats_set:  # text that no column has would pass in it
+            if chunk.is_stats_set:  # it could hold text that is in no column
                 raise UserError(f"{path}: carries text next to its rows; get the bundle again")
             if first != at or chunk.total_compressed_size < 0 or chunk.file_path:
                 raise UserError(f"{path}: holds bytes of no column; get the bundle again")

@@ -16,7 +16,7 @@ class Evidence:
         plan: its privacy plan.
         spent: what its ledger says was spent; empty for a run without DP training.
         others: what other runs over the same data spent; composed unless the plan says not.
-        sweep: {"settings", "score"} that the run is the best trial of, if it is one.
+        sweep: {"settings", "score"} of the sweep whose best trial the run is, if there is one.
         prompts: name of the public prompts' file.
         junior: name of the untuned junior model.
         premium: name of the untuned premium model.
@@ -24,9 +24,8 @@ class Evidence:
             "surest".
         evaluation: task -> model -> {"pass@1", "tasks", "errors", …}.
         audit: {"samples_per_prompt", "places": {place: leaks}, "exposure":
-            `audit.measure.exposures`
-            or None}, where canaries were planted; {"one_run": {what was looked at:
-            `audit.one_run.Bound`}}, where coins were thrown.
+            `audit.measure.exposures` or None}, where canaries were planted; {"one_run": {what was
+            looked at: `audit.one_run.Bound`}}, where coins were thrown.
         versions: package -> version.
         public: whether the owner declares that the private data are public.
     """

@@ -1,9 +1,11 @@
-"""The page and the dataset card that tell a run: the guarantee, what survived, what it reaches.
+"""The page and the dataset card of a run: the guarantee, what survived, and its scores.
 
-Promises: made from `Evidence` alone, which holds public figures only; the same evidence gives the
-same bytes; the page is one file that fetches nothing, and whatever text is in the evidence is
-shown as text.
-Does not: compute a guarantee; `guarantee` asks the plan for it.
+Promises:
+- Both are made from `Evidence` alone, which holds public figures only.
+- The same evidence gives the same bytes.
+- The page is one file that fetches nothing. Any text in the evidence is shown as text.
+
+Does not: compute a guarantee. `guarantee` asks the plan for it.
 """
 
 import html
@@ -50,7 +52,7 @@ SEED_WARNING = (
 
 
 def guarantee(evidence: Evidence) -> dict[str, Any]:
-    """What is promised, with all it takes to compute it again; None figures without DP."""
+    """What is promised, with all that is needed to recompute it. None figures without DP."""
     plan = evidence.plan
     facts = plan.describe()
     charge = plan.charge(evidence.others, *evidence.spent) if evidence.spent else None
@@ -80,7 +82,7 @@ def guarantee(evidence: Evidence) -> dict[str, Any]:
 
 
 def loud(facts: dict[str, Any]) -> str | None:
-    """The words of a guarantee that nobody may overlook, if it leaves other runs out."""
+    """The warning that a guarantee leaves other runs out, if it does. Nobody may overlook it."""
     return next((line for line in facts["not_covered"] if line.startswith("NOT CHARGED")), None)
 
 
@@ -108,7 +110,7 @@ def whom(plan: PrivacyPlan) -> str:
 
 
 def on_the_makers_word(evidence: Evidence) -> list[str]:
-    """What a bundle says that nobody but its maker can know; for any reader."""
+    """What a bundle says that nobody but its maker can know, in words for any reader."""
     others = len(evidence.others)
     lines = [
         "that the training followed the plan stated here, and drew its noise so",
@@ -134,7 +136,7 @@ def on_the_makers_word(evidence: Evidence) -> list[str]:
 
 
 def page(evidence: Evidence, facts: dict[str, Any] | None = None) -> str:
-    """report.html of public evidence (see `stated.public`); `facts`: its guarantee, where known."""
+    """report.html of public evidence (see `stated.public`). `facts`: its guarantee, where known."""
     facts, evidence = facts or guarantee(evidence), _ordered(evidence)
     epsilon = facts["epsilon"]
     drawn: dict[str, Any] = {"attack": None, "funnel": None, "scores": None, "exposure": None}
@@ -163,7 +165,7 @@ def card(
     license: str | None = None,
     facts: dict[str, Any] | None = None,
 ) -> str:
-    """README.md of the release: a dataset card; `facts`: the guarantee, where known."""
+    """README.md of the release: a dataset card. `facts`: the guarantee, where known."""
     facts = facts or guarantee(evidence)
     return _render("card.md.j2", evidence, facts, rows=rows, license=license)
 
@@ -216,10 +218,11 @@ def _render(template: str, evidence: Evidence, facts: dict[str, Any], **more: An
 
 
 def environment(package: str = "privcode.release") -> Environment:
-    """How templates are rendered: HTML is escaped, a name that is not given is an error.
+    """How templates are rendered: HTML is escaped, and an unknown name is an error.
 
     Args:
-        package: whose folder `templates` is read first; the style sheet is in this one's.
+        package: the package whose folder `templates` is read first. The style sheet is in that
+            of `privcode.release`.
     """
     folders = dict.fromkeys((package, "privcode.release"))
     found = Environment(
@@ -237,17 +240,17 @@ def environment(package: str = "privcode.release") -> Environment:
 
 
 def markdown(text: str) -> str:
-    """Text from outside as one line that is no HTML and no table cell's end."""
+    """Text from outside, as one line that holds no HTML and cannot end a table cell."""
     return html.escape(" ".join(text.split()), quote=False).replace("|", "&#124;")
 
 
 def name(text: str) -> str:
-    """`markdown`, and no link, picture or emphasis: names are whatever their makers chose."""
+    """`markdown` without links, pictures and emphasis: names are whatever their makers chose."""
     return "".join(f"&#{ord(c)};" if c in r"[]`*\!" else c for c in markdown(text))
 
 
 def _epsilon(value: Any) -> str:
-    """An ε as people read it, never below what it is."""
+    """An ε as people read it, never below its value."""
     return "–" if value is None else epsilon_text(float(value))
 
 

@@ -1,7 +1,10 @@
 """Pictures for the report as inline SVG, drawn by plain arithmetic.
 
-Promises: the same figures give the same bytes under every version of every library, so that
-`verify` can draw them again and compare; whatever text is in the figures is shown as text.
+Promises:
+- The same figures give the same bytes under every version of every library, so `verify` can draw
+  them again and compare.
+- Any text in the figures is shown as text.
+
 Does not: draw anything private.
 """
 
@@ -14,7 +17,7 @@ from markupsafe import Markup, escape
 from privcode.console import epsilon_text
 
 BLUE, GREY, RED, GOLD = "#3a6ea5", "#9aa3ad", "#b5523b", "#c8a24a"
-_LETTER = 5.8  # width of a letter at most, in pixels: labels are 11 pixels high
+_LETTER = 5.8  # the most pixels that a letter is wide: labels are 11 pixels high
 
 
 def attack(epsilon: float, delta: float) -> Markup:

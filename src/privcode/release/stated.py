@@ -1,8 +1,10 @@
 """The public facts of a run as `privacy.json` holds them: what its maker states.
 
-Promises: every fact that the card and the page show is in it, in one form only; `evidence_of`
-reads back what `public` and `stated` wrote and nothing else, every name one line of printable
-text, every number finite and in its range.
+Promises:
+- Every fact that the card and the page show is in it, in one form only.
+- `evidence_of` reads back what `public` and `stated` wrote and nothing else.
+- Every name is one line of printable text. Every number is finite and in its range.
+
 Does not: compute a guarantee, or believe one.
 """
 
@@ -23,7 +25,7 @@ from privcode.privacy.plan import PrivacyPlan
 from privcode.release.evidence import Evidence
 
 LONGEST = 200
-"""Characters of a name."""
+"""The most characters of a name."""
 _RATE = re.compile(r"pass@[1-9][0-9]{0,5}")
 _VERSION = re.compile(r"[0-9][0-9A-Za-z.+!_-]{0,63}")
 _STRICT = ConfigDict(strict=True, allow_inf_nan=False)
@@ -50,7 +52,7 @@ Bits = Annotated[float, Field(ge=-1e4, le=1e4)]
 
 
 class _Facts(BaseModel):
-    """A mapping with known names; what else is in it is left aside."""
+    """A mapping with known names. Other entries are ignored."""
 
     model_config = _STRICT
 
@@ -87,7 +89,7 @@ class Place(_Facts):
 
 
 class Group(_Facts):
-    """Exposure of the canaries planted equally often."""
+    """Exposure of the canaries that were planted equally often."""
 
     mean: Bits
     least: Bits
@@ -109,7 +111,7 @@ class Exposure(_Facts):
 
 
 class Planted(_Facts):
-    """What came of planted secrets."""
+    """What came of the planted secrets."""
 
     samples_per_prompt: Count
     places: Annotated[dict[Name, Place], Field(min_length=1)]
@@ -117,7 +119,7 @@ class Planted(_Facts):
 
 
 class Score(_Facts):
-    """By what a sweep judges."""
+    """The task and the model whose score a sweep compares."""
 
     task: Name
     model: Name
@@ -134,7 +136,7 @@ class Sweep(_Facts):
 
 
 def _figures(found: dict[str, Any]) -> dict[str, Any]:
-    """pass@k, the number of tasks and the errors; what else an evaluation has is left aside."""
+    """pass@k, the number of tasks and the errors. Other entries of an evaluation are dropped."""
     kept = {name: found[name] for name in found if _RATE.fullmatch(name)}
     _Rates.validate_python(kept, strict=True)
     return kept | _Tasks.model_validate(found).model_dump()
@@ -180,7 +182,7 @@ _reader = cache(TypeAdapter[Any])
 
 
 def read(kind: Any, value: Any, where: str) -> Any:
-    """`value`, of JSON, if it is of `kind`; of a mapping with known names only those.
+    """`value`, from JSON, if it is of `kind`. A mapping with known names keeps only those.
 
     Raises:
         UserError: begins with `where` and names the field that is wrong.
@@ -189,7 +191,7 @@ def read(kind: Any, value: Any, where: str) -> Any:
 
 
 def _read(kind: Any, value: Any, where: str) -> Any:
-    """`value`, of JSON, as `kind`.
+    """`value`, from JSON, as `kind`.
 
     Raises:
         UserError: begins with `where` and names the field that is wrong.
@@ -208,8 +210,8 @@ def _read(kind: Any, value: Any, where: str) -> Any:
 def public(evidence: Evidence, where: str = "the run") -> Evidence:
     """`evidence` as it may be published: names without places on the owner's machine.
 
-    What text there is becomes one printable line of at most `LONGEST` characters; figures that no
-    reader is shown are left aside.
+    Text becomes one printable line of at most `LONGEST` characters. Figures that no reader is
+    shown are left out.
 
     Raises:
         UserError: a figure is missing or makes no sense; begins with `where`.
@@ -252,7 +254,7 @@ def checked_audit(audit: dict[str, Any], where: str) -> dict[str, Any]:
 
 
 class _Unfinished(_Facts):
-    """The filters of a run that validates nothing, or has not yet."""
+    """The filters of a run that validates nothing, or has not validated yet."""
 
     execution: bool
     round_trip: RoundTrip
@@ -266,10 +268,10 @@ def _read_filters(filters: Any, where: str) -> dict[str, Any]:
 
 
 def clean(value: Any, where: str) -> Any:
-    """`value` with every text in it one printable line; counts under one name are added up.
+    """`value` with every text in it as one printable line. Counts with the same name are added.
 
     Raises:
-        UserError: two things that are no counts have the same name.
+        UserError: two things that are not counts have the same name.
     """
     if isinstance(value, str):
         return _cleaned(value)
@@ -295,7 +297,7 @@ def _cleaned(text: str) -> str:
 
 
 def stated(evidence: Evidence, license: str | None) -> dict[str, Any]:
-    """What the maker states, of public evidence, as JSON: a `Stated`."""
+    """What the maker states about public evidence, as JSON: a `Stated`."""
     audit = evidence.audit or {}
     return {
         "title": evidence.title,
@@ -319,7 +321,7 @@ def evidence_of(facts: Mapping[str, Any], where: str) -> tuple[Evidence, str | N
     if missing := names - set(facts):
         raise UserError(f"{where}: does not state {min(missing)}; get the bundle again")
     noise = read(Literal["cryptographic", "reproducible"], facts.get("noise"), f"{where}, noise")
-    seed = 0 if noise == "reproducible" else None  # the seed itself is nobody's business
+    seed = 0 if noise == "reproducible" else None  # the seed itself is not published
     values = {name: facts[name] for name in names} | {"reproducible_seed": seed}
     plan = _read(PrivacyPlan, values, where)
     spent = _read(list[Spent], facts.get("spent"), f"{where}, spent")

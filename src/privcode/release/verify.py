@@ -1,10 +1,13 @@
 """Release: what may leave the building, in one folder that its recipient can check.
 
-Promises: a bundle holds the accepted pairs, the tuned premium adapter, a dataset card, a report and
-`privacy.json`, all made from the DP model's output and public facts; it appears whole or not at
-all. `verify_bundle` computes every statement of it again from the facts that it states, writes card
-and page again, and finds any byte changed and any file added or missing.
-Does not: sign. Whoever can write the bundle can seal it again; publish the digest elsewhere.
+Promises:
+- A bundle holds the accepted pairs, the tuned premium adapter, a dataset card, a report and
+  `privacy.json`. All are made from the DP model's output and public facts.
+- A bundle appears whole or not at all.
+- `verify_bundle` recomputes every statement of a bundle from the facts that it states, and writes
+  card and page again. It finds any byte changed and any file added or missing.
+
+Does not: sign. Whoever can write the bundle can seal it again: publish the digest elsewhere.
 """
 
 import hashlib
@@ -38,8 +41,8 @@ from privcode.release.page import card, guarantee, on_the_makers_word, page
 from privcode.release.stated import evidence_of, public, read, stated
 
 FORMAT = 1
-"""Of the bundle: what `privacy.json` states, and the words of card and page. It goes up with any
-change of these, since `verify` writes them again and compares."""
+"""Format of the bundle: what `privacy.json` states, and the words of card and page.
+Any change of these raises it, because `verify` writes them again and compares."""
 ACCOUNTANT = "dp-accounting"
 _MOST_RUNS = 1000
 _RECOMPUTED = (
@@ -67,9 +70,9 @@ def release(
         evidence: public facts of the run.
         rows: accepted pairs {id, prompt, completion}.
         adapter: the tuned premium's folder.
-        hashes: name of each of its files -> SHA-256, as the stage that wrote them noted it; these
-            are copied, and nothing else that lies there.
-        output: a bundle that is there is replaced.
+        hashes: name of each of its files -> SHA-256, as the stage that wrote them noted it. Only
+            these files are copied.
+        output: the folder; a bundle that is already there is replaced.
         allow_reproducible_noise: release although the noise can be drawn again.
         license: of the synthetic data, as the card names it ("apache-2.0").
 
@@ -118,7 +121,7 @@ def release(
 
 
 def _copy(source: Path, target: Path, digest: str) -> None:
-    """Copy a plain file, without its mode: safetensors writes files that their owner alone reads.
+    """Copy a plain file without its mode: safetensors writes files that only their owner can read.
 
     Raises:
         UserError: what was copied is not what its stage wrote.
@@ -133,7 +136,7 @@ def _copy(source: Path, target: Path, digest: str) -> None:
 
 
 def statement(evidence: Evidence, rows: int, license: str | None) -> dict[str, Any]:
-    """`privacy.json` of public evidence, but for the hashes of the files."""
+    """`privacy.json` of public evidence, without the hashes of the files."""
     return {
         "format": FORMAT,
         **guarantee(evidence),
@@ -144,7 +147,7 @@ def statement(evidence: Evidence, rows: int, license: str | None) -> dict[str, A
 
 
 def verify_bundle(folder: Path) -> dict[str, Any]:
-    """Recompute everything that a bundle says; returns its privacy.json.
+    """Recompute everything that a bundle says. Returns its privacy.json.
 
     Raises:
         UserError: names the first file or figure that does not agree.
@@ -180,7 +183,7 @@ def verify_bundle(folder: Path) -> dict[str, Any]:
 
 
 def attested(folder: Path, facts: Mapping[str, Any]) -> dict[str, list[str]]:
-    """In words, what `verify_bundle` computed again, and what remains its maker's word."""
+    """In words, what `verify_bundle` recomputed, and what remains its maker's word."""
     evidence, _ = evidence_of(facts, str(folder / FACTS))
     bounded = [_BOUNDED] if facts["epsilon_lower_bounds"] else []
     return {
@@ -190,7 +193,7 @@ def attested(folder: Path, facts: Mapping[str, Any]) -> dict[str, list[str]]:
 
 
 def _check_files(folder: Path, expected: dict[str, str]) -> None:
-    """Refuse a file that is missing, changed or not of a bundle; links and all but plain files."""
+    """Refuse links, all but plain files, and files missing, changed or not of a bundle."""
     if bad := [name for name in expected if not is_plain_name(name)]:
         raise UserError(f"{folder / FACTS}: names {shown(Path(bad[0]))[:80]}, which is no file")
     found = set(files_below(folder)) - {FACTS}
@@ -259,7 +262,7 @@ def _check_sense(where: Path, facts: Row, evidence: Evidence) -> None:
 
 
 def _check_statement(where: Path, facts: Row, again: Row) -> None:
-    """Refuse a statement that does not follow from the facts, and one that nobody asked for."""
+    """Refuse a statement that does not follow from the facts, and one that no release has."""
     if unknown := set(facts) - set(again) - {"files", "digest"}:
         raise UserError(f"{where}: states {shown(Path(min(unknown)))[:80]}, which no release does")
     if missing := set(again) - set(facts):
@@ -285,7 +288,7 @@ def _differs(where: Path, facts: Row, name: str, value: Any) -> str:
 
 
 def _agree(said: Any, value: Any) -> bool:
-    """Whether two JSON values are the same; an accountant's, to one in a million."""
+    """Whether two JSON values are the same, figures of an accountant to one in a million."""
     if isinstance(value, Mapping):
         same = isinstance(said, Mapping) and set(said) == set(value)
         return same and all(_agree(said[name], value[name]) for name in value)
@@ -298,7 +301,7 @@ def _agree(said: Any, value: Any) -> bool:
 
 
 def _check_bounds(where: Path, evidence: Evidence) -> None:
-    """Refuse a lower bound that its counts do not give, or that is above ε."""
+    """Refuse a lower bound that does not follow from its counts, or that is above ε."""
     bounds: dict[str, Any] = (evidence.audit or {}).get("one_run", {})
     own = evidence.plan.cost().epsilon
     for place, told in bounds.items():
@@ -323,7 +326,7 @@ def _check_bounds(where: Path, evidence: Evidence) -> None:
 
 
 def _check_words(folder: Path, facts: Row, evidence: Evidence, license: str | None) -> None:
-    """Refuse a card or a page that says another thing than the facts."""
+    """Refuse a card or a page that does not say what the facts say."""
     words = {
         CARD: card(evidence, facts["rows"], license, facts),
         PAGE: page(evidence, facts),

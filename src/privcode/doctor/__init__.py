@@ -1,9 +1,13 @@
 """`privcode doctor`: does what the guarantee rests on work on this machine?
 
-Promises: every check does the thing it is named after, through the code that a run uses, and
-compares with what is known some other way; all of them together take less than two minutes; a
-check that cannot be done is a failed check, never a traceback. Statistical checks allow six
-standard errors: a sound machine fails one of them less than once in ten million.
+Promises:
+- Every check does what its name says, through the code that a run uses. It compares the result with
+  what is known in another way.
+- All checks together take less than two minutes.
+- A check that cannot be done is a failed check, never a traceback.
+- Statistical checks allow six standard errors: a sound machine fails one of them less than once in
+  ten million.
+
 Does not: prove that the guarantee holds, measure speed, or use the network.
 """
 
@@ -24,7 +28,7 @@ from privcode.errors import UserError
 
 @dataclass(frozen=True)
 class Check:
-    """One finding: `detail` is one line; only `required` ones decide whether privcode can run."""
+    """One finding: `detail` is one line. Only `required` checks decide whether privcode can run."""
 
     name: str
     ok: bool
@@ -64,8 +68,8 @@ PROGRAMS = {
     "bash": "true",
     "swift": "let x = 1",
 }
-# What model-written code must not do; it harms nothing where it can. Writing may seem to work, on
-# a file that only the program sees: whether it did is looked up outside.
+# What model-written code must not do. It is harmless where it succeeds. Writing may seem to work,
+# on a file that only the program sees, so the outside is checked for the result.
 _ATTACK = """\
 import socket
 def refused(name, act):
@@ -129,7 +133,7 @@ def _optional() -> _Planned:
 
 
 def _other(module: str, function: str, *arguments: object) -> Callable[[], str]:
-    """A check in a module that is imported when it is made: a broken torch fails it, not doctor."""
+    """A check in a module that is imported by the check: a broken torch fails it, not doctor."""
 
     def test() -> str:
         found = getattr(importlib.import_module(f"privcode.doctor.{module}"), function)
@@ -208,7 +212,7 @@ def _accountants() -> str:
 
 
 def _confines(sandbox: str) -> str:
-    """A hostile program in the sandbox; "auto" is what a run would take."""
+    """Run a hostile program in the sandbox. "auto" is what a run would use."""
     from privcode.execution import Program, choose_sandbox, execute
 
     name = choose_sandbox(sandbox).name
@@ -224,7 +228,7 @@ def _confines(sandbox: str) -> str:
 
 
 def _runs() -> str:
-    """A program of every language, in the sandbox."""
+    """Run a program of every language in the sandbox."""
     from privcode.execution import Program, execute
 
     programs = [Program(name, code, name) for name, code in PROGRAMS.items()]

@@ -1,8 +1,11 @@
-"""The mechanism as `sanitize` carries it out, against what is known some other way.
+"""The mechanism as `sanitize` carries it out, compared with what is known in another way.
 
-Promises: each function takes steps of training on a tiny random model, looks at what the optimizer
-gets, and returns one line; `UserError` where it is not the plan's. Does not: touch the global
-random generator, or anything of a user's.
+Promises:
+- Each function takes steps of training on a tiny random model, looks at what the optimizer gets,
+  and returns one line.
+- It raises `UserError` where the result is not the plan's.
+
+Does not: touch the global random generator, or anything of a user.
 """
 
 import tempfile
@@ -26,11 +29,11 @@ from privcode.training.settings import Sanitize, Syntax
 
 ERRORS = 6.0  # standard errors
 _TOLERANCE = 1e-4  # fp32, whatever the device's summation order
-_OWNED = [[0], [1, 7], [2], [3], [4], [5, 6]]  # some own two records, apart and side by side
+_OWNED = [[0], [1, 7], [2], [3], [4], [5, 6]]  # some own two records, apart and next to each other
 
 
 def tiny(device: str = "cpu", hidden: int = 32, rank: int = 4) -> tuple[Any, list[Example]]:
-    """A random model with an adapter that does something, and eight records for it."""
+    """A random model with an adapter that changes its outputs, and eight records for it."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         config = LlamaConfig(
@@ -90,7 +93,7 @@ def take_steps(
 
 
 def clipping(device: str) -> str:
-    """A step without noise, PrivSA term included, against one record at a time."""
+    """Compare a step without noise, PrivSA term included, with one record at a time."""
     model, examples = tiny(device)
     weights = [weight for weight in model.parameters() if weight.requires_grad]
     gradients = []
@@ -107,7 +110,7 @@ def clipping(device: str) -> str:
         epsilon=None,
         noise_multiplier=0.0,
         delta=1e-3,
-        units=8,  # eight are expected, six are there: the divisor is eight
+        units=8,  # eight are expected, six are present: the divisor is eight
         batch=8,
         steps=1,
         clip_norm=clip,
@@ -128,7 +131,7 @@ def clipping(device: str) -> str:
 
 
 def syntax_term() -> str:
-    """The gradient of the PrivSA term against that of a teacher computed here."""
+    """Compare the gradient of the PrivSA term with that of a teacher computed here."""
     model, examples = tiny()
     weights = [weight for weight in model.parameters() if weight.requires_grad]
 
@@ -141,7 +144,7 @@ def syntax_term() -> str:
     got -= gradient(per_example_losses(model, batch, 0.0).sum())
     halves = [weight for name, weight in model.named_parameters() if "lora_B" in name]
     kept = [half.detach().clone() for half in halves]
-    with torch.no_grad():  # the adapter is off where half of it is 0: not by the loss's own way
+    with torch.no_grad():  # with half of it 0, the adapter is off, without using the loss's own way
         for half in halves:
             half.zero_()
         teacher = model(input_ids=ids).logits[0].log_softmax(-1)
@@ -160,7 +163,7 @@ def syntax_term() -> str:
 
 
 def noise() -> str:
-    """Two steps in which nobody is drawn: four moments, at a scale neither σ nor the clip norm."""
+    """Two steps in which nobody is drawn: four moments, at a scale unlike σ and the clip norm."""
     plan = make_plan(
         epsilon=None,
         noise_multiplier=1.5,
@@ -174,7 +177,7 @@ def noise() -> str:
     drawn, again = take_steps(model, examples[:1], [[0]], plan)
     values = drawn.double() / (1.5 * 0.4 / 2)
     expect(not torch.equal(drawn, again), "the same noise came twice; do not train here")
-    # Of a standard normal, by power: its moment, and its variance.
+    # Of a standard normal, by power: the moment and its variance.
     known = {1: (0.0, 1.0), 2: (1.0, 2.0), 3: (0.0, 15.0), 4: (3.0, 96.0)}
     far = {
         power: float((values**power).mean() - moment) / (variance / len(values)) ** 0.5
@@ -192,7 +195,7 @@ def noise() -> str:
 
 
 def sampling() -> str:
-    """Mean and variance of batches small enough that a bound on their size would show."""
+    """Mean and variance of batches so small that a bound on their size would show."""
     units, batch, steps = 400, 20, 5000
     plan = make_plan(
         epsilon=None, noise_multiplier=1.0, delta=1e-4, units=units, batch=batch, steps=steps

@@ -1,7 +1,10 @@
 """Is what was spent counted, is a change found, and do these checks see a fault?
 
-Promises: each function makes its own small run, ledger or bundle in a temporary folder, spoils it
-in one place at a time, and fails unless that is noticed. Does not: look at a user's runs.
+Promises:
+- Each function makes its own small run, ledger or bundle in a temporary folder, and damages it in
+  one place at a time. It fails unless the damage is noticed.
+
+Does not: look at a user's runs.
 """
 
 import tempfile
@@ -54,7 +57,7 @@ def ledger() -> str:
 
 
 def resumed() -> str:
-    """A run killed behind its checkpoint counts the step that was lost, and goes on after it."""
+    """A run killed after its checkpoint counts the lost step, and continues after it."""
     plan, taken, done = _plan(5), 0, 0
     model, examples = engine.tiny()
     units = [[i] for i in range(len(examples))]
@@ -163,11 +166,11 @@ _SEEN_BY: dict[str, Callable[[], str]] = {
     "teacher gradients leaking": engine.syntax_term,
     "a resumed run forgets steps": resumed,
 }
-"""The faults that these checks can see; docs/evidence/faults.md has the others and their tests."""
+"""The faults that these checks can see. docs/evidence/faults.md has the others and their tests."""
 
 
 def planted() -> str:
-    """Each fault, planted in the engine, turns the check that guards against it red."""
+    """Each fault, planted in the engine, makes the check that guards against it fail."""
     for fault, check in _SEEN_BY.items():
         with FAULTS[fault]():
             expect(_noticed(check), f"{fault}: planted and not noticed; do not trust doctor here")
@@ -175,7 +178,7 @@ def planted() -> str:
 
 
 def audit() -> str:
-    """An attack with planted canaries on a short training run finds no more than is claimed."""
+    """An attack with planted canaries on a short training run finds no more than the claimed ε."""
     with torch.random.fork_rng():
         found = short_audit()
     said = f"an attack on a short run shows ε of at least {found.found:.2f}, claimed"

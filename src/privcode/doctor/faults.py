@@ -1,10 +1,12 @@
-"""Wrong versions of the engine, planted one at a time, to see that what should notice does.
+"""Wrong versions of the engine, planted one at a time, to test that each is noticed.
 
-Promises: each is a context manager that replaces one or two functions by what the official code
-or a careless engineer would write, and puts them back. Does not: run in training; only
-`privcode doctor` and the tests plant anything.
+Promises:
+- Each is a context manager. It replaces one or two functions by what the official code or a
+  careless engineer would write, and then restores them.
 
-docs/evidence/faults.md says how badly each breaks the guarantee and which test catches it.
+Does not: run in training. Only `privcode doctor` and the tests plant anything.
+
+docs/evidence/faults.md says how badly each fault breaks the guarantee and which test catches it.
 """
 
 import math
@@ -41,7 +43,7 @@ def _losses() -> Callable[..., torch.Tensor]:
 def _noise_becomes(
     change: Callable[[torch.Tensor, float, Clipper], torch.Tensor],
 ) -> Callable[[], _Planted]:
-    """The plan's noise changed by `change`, which gets its standard deviation as well."""
+    """The plan's noise, changed by `change`, which also gets its standard deviation."""
 
     def noise(plan: PrivacyPlan, clipper: Clipper, step: int, source: Randomness) -> torch.Tensor:
         stdev = plan.noise_multiplier * clipper.sensitivity
@@ -61,7 +63,7 @@ def _one_layers(noise: torch.Tensor, clipper: Clipper) -> torch.Tensor:
 
 @contextmanager
 def _same_noise_on_two_ranks() -> Iterator[None]:
-    """Every rank adds its share σ/√ranks to its own sum, from generators seeded alike."""
+    """Every rank adds its share σ/√ranks to its own sum, from generators with the same seed."""
 
     def share(plan: PrivacyPlan, clipper: Clipper, step: int, _: Randomness) -> torch.Tensor:
         return _noise(plan, clipper, step, Randomness(42)) / math.sqrt(world())
@@ -105,7 +107,7 @@ def _last_micro_batch_only(clipper: Clipper, units: torch.Tensor, *given: Any) -
 
 @contextmanager
 def _syntax_term_outside_the_clip() -> Iterator[None]:
-    """The clipped loss is cross-entropy alone; the gradient of λ·KL is added to the sum."""
+    """The clipped loss is cross-entropy alone. The gradient of λ·KL is added to the sum."""
     real = _losses()
     batches: list[tuple[Any, Any, float]] = []
 
@@ -153,7 +155,7 @@ def _shuffled(plan: PrivacyPlan, present: int, step: int, source: Randomness) ->
 
 
 def _capped(plan: PrivacyPlan, present: int, step: int, source: Randomness) -> np.ndarray:
-    """Poisson batches cut off at a quarter above their mean, so that they fit into memory."""
+    """Poisson batches cut off at a quarter above their mean, to fit into memory."""
     return _sample(plan, present, step, source)[: plan.expected_batch * 5 // 4]
 
 
@@ -198,7 +200,7 @@ def _records_in_chunks() -> _Planted:
 
 @contextmanager
 def _teacher_with_gradients() -> Iterator[None]:
-    """The teacher's pass keeps the adapter on and its graph."""
+    """The teacher's pass keeps the adapter on, and keeps its graph."""
     attached = SimpleNamespace(**{**vars(torch), "no_grad": torch.enable_grad})
     with (
         patch.object(loss, "torch", attached),
@@ -209,7 +211,7 @@ def _teacher_with_gradients() -> Iterator[None]:
 
 @contextmanager
 def _padded_to_the_longest_of_the_batch() -> Iterator[None]:
-    """Micro-batches of like length, padded to the longest, whose masks and shapes follow it."""
+    """Micro-batches of similar length, padded to the longest, so masks and shapes depend on it."""
 
     def batches(
         units: Any, sizes: Any, most: int, rank: int = 0, world: int = 1
@@ -253,7 +255,7 @@ def _first_come_first_served() -> Iterator[None]:
 
 @contextmanager
 def _dropout_left_on() -> Iterator[None]:
-    """A model in training mode, whose masks are drawn for a micro-batch at a time."""
+    """A model in training mode, whose masks are drawn for one micro-batch at a time."""
     with (
         patch.object(dp_sgd, "_without_dropout", lambda model: model.train()),
         patch.object(dp_sgd, "try_out", lambda *_: "any number"),
@@ -263,7 +265,7 @@ def _dropout_left_on() -> Iterator[None]:
 
 @contextmanager
 def _forgotten_steps() -> Iterator[None]:
-    """Going on from the checkpoint, whatever the ledger holds; a step taken again is no new one."""
+    """Continue from the checkpoint, whatever the ledger holds. A repeated step is not a new one."""
 
     def step(ledger: Ledger, step: int) -> None:
         if all(entry.get("step") != step for entry in ledger.entries):
@@ -323,4 +325,4 @@ FAULTS: dict[str, Callable[[], _Planted]] = {
     "a resumed run forgets steps": _forgotten_steps,
     "δ larger than 1/N": lambda: patch.object(PrivacyPlan, "__post_init__", lambda plan: None),
 }
-"""Name -> a context manager within which the engine has that fault."""
+"""Name -> a context manager inside which the engine has that fault."""

@@ -1,7 +1,10 @@
 """Can this model be clipped per record on this machine? `privcode doctor --model NAME`.
 
-Promises: the model is loaded, gets its adapter and is tried out as `sanitize` would, on made-up
-tokens; no data are touched and nothing is spent. Does not: look at a tokenizer or a template.
+Promises:
+- The model is loaded, gets its adapter and is tried out as in `sanitize`, on made-up tokens.
+- No data are touched and nothing is spent.
+
+Does not: look at a tokenizer or a template.
 """
 
 from collections.abc import Callable, Iterator
@@ -19,7 +22,7 @@ _WAYS = {
 
 
 def model_checks(name: str, dtype: Dtype, micro_batch: int, max_tokens: int) -> Iterator[Check]:
-    """The checks, one after the other; those that need a model that could not be had are left out.
+    """The checks, one after the other. The first that fails is the last.
 
     Args:
         name: a directory, hub name, or bundled model.

@@ -1,17 +1,22 @@
 """Record and replay: is all that leaves `private/` post-processing of what the mechanism released?
 
 The noised sums of one run are recorded. Then the whole pipeline, `init` to `verify`, runs on a
-neighbouring data set, with the recorded sums in place of its own. If everything outside `private/`
-is a function of those sums, of public files and of what the owner declared, it is the same to the
-byte: what commands print, their exit codes, and names, contents, modes and times of files. (The
-idea: record and replay, arXiv 2602.17454.)
+neighbouring data set, with the recorded sums in place of its own. Everything outside `private/`
+should be a function of those sums, of public files and of what the owner declared. If so, it is the
+same to the byte: what commands print, their exit codes, and names, contents, modes and times of
+files. (The idea: record and replay, arXiv 2602.17454.)
 
-Promises: noise and sampling are cryptographic, as in any run; all other randomness comes from the
-config's seeds. Nothing of the pipeline but `dp_sgd.noised_sum` is replaced. Commands run as a
-shell would run them whose stdout and stderr are files, on the CPU, each play at the same place and
-with a registry of its own.
-Does not: test the mechanism (`engine` does), see what a watcher sees while a stage runs, or compare
-the clock: how long a command takes depends on the data.
+Promises:
+- Noise and sampling are cryptographic, as in any run. All other randomness comes from the config's
+  seeds.
+- Nothing of the pipeline but `dp_sgd.noised_sum` is replaced.
+- Commands run as a shell would run them with stdout and stderr in files, on the CPU. Each play runs
+  at the same place and with a registry of its own.
+
+Does not:
+- Test the mechanism (`engine` does).
+- See what a watcher sees while a stage runs.
+- Compare the clock: how long a command takes depends on the data.
 """
 
 import contextlib
@@ -43,7 +48,7 @@ from privcode.pipeline.directory import Workspace
 from privcode.training import dp_sgd
 
 UNITS = 12
-"""Declared; about as many are there."""
+"""Declared. About as many units are present."""
 
 _PUBLIC = ("prompts.jsonl", "tasks.jsonl", "house.py", "run.yaml", "tiny")
 _SETTINGS: dict[str, dict[str, Any]] = {
@@ -70,7 +75,7 @@ _OWNED: dict[str, dict[str, Any]] = {
     "sanitize": {"merge": True},
     "audit": {"candidates": 0},
 }
-_EXECUTING: dict[str, dict[str, Any]] = {  # what the bundled models write runs now and then
+_EXECUTING: dict[str, dict[str, Any]] = {  # programs that the bundled models write sometimes run
     "junior": {"model": "bundled:junior"},
     "premium": {"model": "bundled:premium"},
     "sanitize": {"learning_rate": 1e-4},
@@ -98,7 +103,7 @@ class World:
         folder: where all of it lies, for each play at the same place.
         owner: the column whose values are the units; None where each record is one.
         commands: run one after the other in `folder`.
-        size: records of the data set that the others are neighbours of.
+        size: records of the original data set, before a change makes a neighbour of it.
     """
 
     folder: Path
@@ -108,7 +113,7 @@ class World:
 
     @property
     def rows(self) -> list[Row]:
-        """The data set that the others are neighbours of; one of the two kinds names languages."""
+        """The original data set, before any change. Without owners, it names languages."""
         rows: list[Row] = list(private_records(self.size, seed=1))
         if self.owner:
             for number, row in enumerate(rows):
@@ -118,7 +123,7 @@ class World:
 
 
 def world(folder: Path, owner: str | None = None, *, executes: bool = False) -> World:
-    """A world in `folder`, with all stages; what models write is run only if it `executes`."""
+    """A world in `folder`, with all stages. What models write is run only if it `executes`."""
     write_jsonl(folder / "prompts.jsonl", public_prompts(4, seed=1))
     write_jsonl(folder / "tasks.jsonl", tasks(1, seed=1))
     write_text(folder / "house.py", prelude())
@@ -142,7 +147,7 @@ def world(folder: Path, owner: str | None = None, *, executes: bool = False) -> 
 
 
 def _tiny_model(folder: Path) -> None:
-    """A random model of one layer: fast, and as good as any, since its sums are replaced."""
+    """A random model of one layer: fast, and as good as any, because its sums are replaced."""
     tokenizer = load_tokenizer("bundled:junior")
     config = LlamaConfig(
         vocab_size=len(tokenizer),
@@ -167,7 +172,7 @@ class Seen:
     places: Mapping[str, tuple[object, ...]]
 
     def differences(self, other: "Seen") -> list[str]:
-        """The places that are not the same in `other`, each in one line."""
+        """The places that differ in `other`, each in one line."""
         names = sorted({*self.places, *other.places})
         found = []
         for name in names:
@@ -180,12 +185,12 @@ class Seen:
 def play(
     world: World, rows: Sequence[Row], recorded: Sequence[torch.Tensor] | None = None
 ) -> tuple[Seen, list[torch.Tensor]]:
-    """Run the commands on `rows`; returns what is seen of it, and the noised sums.
+    """Run the commands on `rows`. Returns what is seen of it, and the noised sums.
 
     Args:
         world: where, and which commands; what an earlier play left there is removed.
         rows: the private data.
-        recorded: noised sums that stand in place of this play's own.
+        recorded: noised sums that replace this play's own.
     """
     for path in world.folder.iterdir():
         if path.name not in _PUBLIC:
@@ -205,7 +210,7 @@ def play(
         tempfile.TemporaryDirectory() as state,
         patch.dict(os.environ, {"PRIVCODE_STATE": state, "PRIVCODE_DEBUG": ""}),
         patch.object(models, "_device", lambda: "cpu"),  # elsewhere bits may differ by chance
-        patch.object(os, "sync", lambda: None),  # it waits for everybody's files
+        patch.object(os, "sync", lambda: None),  # it waits for the files of all processes
         patch.object(dp_sgd, "noised_sum", noised_sum),
         contextlib.chdir(world.folder),
         _same_generators(),
@@ -223,7 +228,7 @@ def _write_rows(path: Path, rows: Sequence[Row]) -> None:
 
 @contextlib.contextmanager
 def _same_generators() -> Iterator[None]:
-    """Put back the global generators, which stages seed for themselves."""
+    """Restore the global generators, which stages seed for themselves."""
     kept, numbers = random.getstate(), np.random.get_state()
     try:
         with torch.random.fork_rng(devices=[]):
@@ -234,7 +239,7 @@ def _same_generators() -> Iterator[None]:
 
 
 def _said(command: Sequence[str]) -> tuple[object, ...]:
-    """(exit code, stdout, stderr) of a command in this process, also of what it starts."""
+    """(exit code, stdout, stderr) of a command in this process, and of what it starts."""
     from privcode.cli import main
 
     code: object = 0
@@ -256,7 +261,7 @@ def _said(command: Sequence[str]) -> tuple[object, ...]:
                 main()
             except SystemExit as end:
                 code = end.code
-        for workspace in opened:  # as the end of a process does
+        for workspace in opened:  # as at the end of a process
             workspace.close()
         out.seek(0)
         err.seek(0)
@@ -265,7 +270,7 @@ def _said(command: Sequence[str]) -> tuple[object, ...]:
 
 @contextlib.contextmanager
 def _redirected(name: str, descriptor: int, to: Any) -> Iterator[None]:
-    """Python's stream and the system's, both into one file."""
+    """Redirect Python's stream and the system's into one file."""
     kept = os.dup(descriptor)
     text = io.TextIOWrapper(os.fdopen(os.dup(to.fileno()), "wb"), "utf-8", write_through=True)
     os.dup2(to.fileno(), descriptor)
@@ -279,7 +284,7 @@ def _redirected(name: str, descriptor: int, to: Any) -> Iterator[None]:
 
 
 def _files(folder: Path, without: set[str]) -> dict[str, tuple[object, ...]]:
-    """By name below `folder`: kind, mode, time and content; nothing below a `private`."""
+    """By name below `folder`: kind, mode, time and content. Nothing below a `private`."""
     found: dict[str, tuple[object, ...]] = {}
     for path in sorted(folder.rglob("*")):
         parts = path.relative_to(folder).parts
@@ -380,7 +385,7 @@ CHANGES: dict[str, Change] = {
     "put into another language": _translate,
     "given more fields": _add_fields,
 }
-"""What can happen to one unit, by name; each changes a list of rows in place, at random."""
+"""What can happen to one unit, by name. Each changes a list of rows in place, at random."""
 
 
 def neighbour(world: World, change: str, seed: int) -> list[Row]:
@@ -391,7 +396,7 @@ def neighbour(world: World, change: str, seed: int) -> list[Row]:
 
 
 def replay() -> str:
-    """A few neighbours, from `init` to `verify`."""
+    """Play a few neighbours, from `init` to `verify`."""
     with tempfile.TemporaryDirectory() as folder:
         here = world(Path(folder))
         seen, sums = play(here, here.rows)

@@ -1,10 +1,13 @@
 """What the person at the terminal sees.
 
-Promises: results go to stdout (one JSON document with --json), everything else to stderr. Where
-stderr is no terminal, it is a log: no figure about private records goes there (`say_private`), and
-no progress bar, whose times tell how long reading and training took. What the terminal cannot show
-is written in letters that it can. A reader that went away, or a stream that is closed, is no
-traceback.
+Promises:
+- Results go to stdout (one JSON document with --json), everything else to stderr.
+- Where stderr is no terminal, it is a log. No figure about private records goes there
+  (`say_private`). No progress bar goes there, because its times reveal how long reading and
+  training took.
+- Characters that the terminal cannot show are written in letters that it can.
+- A reader that went away, or a stream that is closed, causes no traceback.
+
 Does not: notice a terminal that is itself recorded (`script`, a screen share).
 """
 
@@ -30,7 +33,7 @@ from rich.progress import (
 from privcode import launcher
 from privcode.outputs import standard_output
 
-FIRST = launcher.rank() == 0  # under torchrun only the first rank speaks
+FIRST = launcher.rank() == 0  # under torchrun, only the first rank prints
 
 _PLAIN = str.maketrans(
     {"ε": "epsilon", "δ": "delta", "τ": "tau", "∞": "infinity", "─": "-", "–": "-", "…": "..."}
@@ -38,7 +41,7 @@ _PLAIN = str.maketrans(
 
 
 class _Stderr:
-    """Standard error; once it cannot be written, what is said is lost, and work goes on."""
+    """Standard error. Once it cannot be written, messages are lost, and work continues."""
 
     def __getattr__(self, name: str) -> Any:
         return getattr(sys.stderr, name)
@@ -66,7 +69,7 @@ def say(text: str) -> None:
 
 
 def at_terminal() -> bool:
-    """Whether stderr is a terminal, which a person watches, rather than a log."""
+    """Whether stderr is a terminal, which a person watches, and not a log."""
     try:
         return bool(stderr.file.isatty())  # not rich's own answer, which FORCE_COLOR changes
     except ValueError:  # closed
@@ -79,8 +82,9 @@ NOT_SHOWN = "Figures about the private data are shown at a terminal only; this i
 def say_private(figures: Callable[[], str]) -> None:
     """Show the owner figures that were computed from private records, at a terminal only.
 
-    Elsewhere `figures` is not called, and a constant line stands for them. Whether that line comes
-    must not depend on the data either: call this each time, also where there may be nothing to say.
+    Elsewhere `figures` is not called, and a constant line replaces them. Whether that line appears
+    must not depend on the data either. So make this call every time, even if there may be nothing
+    to say.
 
     Args:
         figures: makes the text; nothing is shown where it is empty.
@@ -94,7 +98,7 @@ def say_private(figures: Callable[[], str]) -> None:
 def answer(facts: dict[str, Any], as_json: bool, text: str, *, aside: bool = False) -> None:
     """The result of a command: `facts` as JSON, or `text`.
 
-    `aside`: to stderr, since standard output has something else.
+    `aside`: write to stderr, because standard output holds something else.
     """
     if not FIRST:
         return
@@ -122,9 +126,9 @@ def _fits(text: str) -> bool:
 
 
 def open_streams() -> None:
-    """Put nothing in the place of standard streams that are closed.
+    """Open the null device in place of standard streams that are closed.
 
-    Else the next file that is opened takes the number of one of them, and what is meant for the
+    Otherwise the next file that is opened takes the number of one of them, and text for the
     terminal is written into it.
     """
     for number in range(3):
@@ -137,11 +141,11 @@ def open_streams() -> None:
         if stream is None:
             setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115 (for as long as we run)
         elif hasattr(stream, "reconfigure"):
-            stream.reconfigure(errors="replace")  # what typer prints, which knows no other way
+            stream.reconfigure(errors="replace")  # for what typer prints, which has no other way
 
 
 def epsilon_text(epsilon: float, digits: int = 4) -> str:
-    """ε to so many digits, rounded up: what is shown is what is promised."""
+    """ε to `digits` digits, rounded up: the shown figure is what is promised."""
     if math.isinf(epsilon):
         return "∞"
     shown = Context(prec=digits, rounding=ROUND_UP).create_decimal(Decimal(epsilon))
@@ -164,9 +168,9 @@ def columns(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 def progress_bar(
     title: str, total: int, *, counted: bool = True
 ) -> Iterator[Callable[[int], None]]:
-    """A progress bar at a terminal, nothing elsewhere; yields a function to call with increments.
+    """A progress bar at a terminal, nothing elsewhere. Yields a function to call with increments.
 
-    Without `counted` it shows a share only: the number of private records is itself private.
+    Without `counted`, it shows a share only: the number of private records is itself private.
     """
     columns = (
         TextColumn("{task.description:<12}"),

@@ -1,11 +1,14 @@
 """One training run over several processes, started by `torchrun` or `accelerate launch`.
 
-Promises: in a single process every function is the plain thing (rank 0 of 1, a value is its
-own); with more, whatever must happen once (a draw of units, a ledger line, a file) happens on
-the first rank, and the others cannot go on before it has.
-Does not: spread the model, each rank holds it whole; nor hide what passes between the ranks.
-Who was drawn and the clipped sums before the noise do, so the ranks and the network between
-them are as private as the directory `private/`.
+Promises:
+- In a single process, every function is trivial (rank 0 of 1, a value is its own).
+- With more processes, what must happen once (a draw of units, a ledger line, a file) happens on the
+  first rank. The others cannot continue before it has happened.
+
+Does not:
+- Distribute the model: each rank holds all of it.
+- Hide what passes between the ranks. The drawn units and the clipped sums before the noise pass
+  between them. So the ranks and their network are as private as the directory `private/`.
 """
 
 import atexit
@@ -25,7 +28,7 @@ T = TypeVar("T")
 def start() -> None:
     """Join the other processes, where a launcher started some (gloo on CPUs, nccl on GPUs).
 
-    Called again, or without a launcher, it does nothing.
+    When called again, or without a launcher, it does nothing.
 
     Raises:
         UserError: the launcher's environment is incomplete, or the others cannot be reached.
@@ -38,7 +41,7 @@ def start() -> None:
         if gpu:
             torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
         dist.init_process_group("cpu:gloo,cuda:nccl" if gpu else "gloo")
-        atexit.register(dist.destroy_process_group)  # else its threads may outlive the interpreter
+        atexit.register(dist.destroy_process_group)  # its threads may outlive the interpreter
     except (KeyError, ValueError, RuntimeError) as error:
         reason = str(error).strip().splitlines()[0]
         raise UserError(
@@ -70,13 +73,13 @@ def world() -> int:
 
 
 def from_first(make: Callable[[], T]) -> T:
-    """What `make` returns on the first rank, on every rank; the others do not call it.
+    """The result of `make` on the first rank, returned on every rank. The others do not call it.
 
-    Nobody has the value before `make` has returned: what it writes is written before its
+    No rank has the value before `make` has returned. So what `make` writes is written before its
     value is used.
 
     Raises:
-        UserError: the one that `make` raised, on every rank.
+        UserError: the error that `make` raised, on every rank.
     """
     if world() == 1:
         return make()
@@ -94,7 +97,7 @@ def from_first(make: Callable[[], T]) -> T:
 
 
 def sum_(tensor: torch.Tensor) -> torch.Tensor:
-    """`tensor`, replaced in place by its sum over the ranks, the same bits on each."""
+    """`tensor`, replaced in place by its sum over the ranks, with the same bits on each."""
     if world() > 1:
         dist.all_reduce(tensor)
     return tensor

@@ -1,15 +1,19 @@
 """The one exception meant for the person at the keyboard.
 
-Promises: whoever raises `UserError` has written one line that says what is wrong, where
-(file, row, field) and how to fix it; the command line prints it and exits with code 2. The line has
-at most `LONGEST` characters, none of which a terminal would obey.
+Promises:
+- Whoever raises `UserError` has written one line that says what is wrong, where (file, row, field)
+  and how to fix it.
+- The command line prints that line and exits with code 2.
+- The line has at most `LONGEST` characters. None of them is a control character that a terminal
+  would obey.
+
 Does not: carry private content. A message may name a row, never quote one.
 """
 
 import os
 
 LONGEST = 480
-"""Characters of a line."""
+"""The most characters of a line."""
 _WORD = 200
 
 
@@ -31,7 +35,7 @@ def _short(text: str, most: int) -> str:
 
 
 def why(error: BaseException) -> str:
-    """The reason of an error in words: what the system says of it, or what kind it is."""
+    """The reason of an error in words: the system's message, or the kind of error."""
     if isinstance(error, OSError) and isinstance(error.errno, int):
         return os.strerror(error.errno)
     if isinstance(error, ValueError):

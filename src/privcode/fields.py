@@ -1,8 +1,11 @@
 """What every section of the config is made of: its base class, and the kinds of values.
 
-Promises: unknown keys are refused; a number out of its range, a file's name that is none, and text
-that no file can hold are refused with words.
-Does not: know any section. Each is declared beside the code that it configures.
+Promises:
+- Unknown keys are refused.
+- A number out of its range, an invalid file name, and text that no file can hold are refused with
+  words.
+
+Does not: know any section. Each section is declared next to the code that it configures.
 """
 
 import math
@@ -42,11 +45,11 @@ def _name(name: str) -> str:
     return name
 
 
-_Number = BeforeValidator(_number)  # or `true` would be 1
+_Number = BeforeValidator(_number)  # otherwise `true` would be 1
 Positive = Annotated[int, _Number, Field(ge=1, le=10**12)]
 Count = Annotated[int, _Number, Field(ge=0, le=10**12)]
 Size = Annotated[int, _Number, Field(ge=1, le=10**6)]
-"""Of what is held in memory: records, tokens or samples."""
+"""A number of things that are held in memory: records, tokens or samples."""
 Seed = Annotated[int, _Number, Field(ge=0, lt=2**63)]
 Finite = Annotated[float, _Number, Field(allow_inf_nan=False)]
 Amount = Annotated[Finite, Field(ge=0, le=1e9)]
@@ -71,5 +74,5 @@ class Section(BaseModel):
 
 
 def json_number(value: float) -> float | str:
-    """JSON has no infinity: "inf" stands for it."""
+    """`value` for JSON, which has no infinity: "inf" represents it."""
     return value if math.isfinite(value) else str(value)

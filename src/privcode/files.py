@@ -1,11 +1,13 @@
 """Small file habits shared by every stage.
 
-Promises: a file appears whole or not at all (`write_*` go to a temporary name in the same
-directory, are flushed to disk, then renamed), and replaces nothing but a regular file; only regular
-files are read, so nothing hangs on a pipe or reads a device without end; JSON Lines errors name
-the file and row; an object with a key that comes twice is refused; public outputs can be given one
-constant time (`settle`).
-Does not: lock; one process writes a run directory at a time (`run.py` sees to that).
+Promises:
+- A file appears whole or not at all. `write_*` write to a temporary name in the same directory,
+  flush it to disk, then rename it. They replace nothing but a regular file.
+- Only regular files are read, so nothing hangs on a pipe or reads a device without end.
+- Errors in JSON Lines name the file and row. An object with a key that comes twice is refused.
+- Public outputs can be given one constant time (`settle`).
+
+Does not: lock. One process writes a run directory at a time (`pipeline.directory.lock`).
 """
 
 import gzip
@@ -29,13 +31,13 @@ from privcode.plain import once, parse_object, read_plain, shown
 Row = dict[str, Any]
 
 PUBLIC_TIME = 315_532_800
-"""Of every public file and folder: 1 January 1980 (UTC), the earliest that zip files can state."""
+"""The time of all public files and folders: 1 January 1980 (UTC), the earliest in zip files."""
 LINE = 64 << 20
-"""Bytes that one line of JSON Lines may have."""
+"""The most bytes in one line of JSON Lines."""
 CODE = 16 << 20
-"""Bytes that a file of code may have."""
+"""The most bytes in a file of code."""
 DOCUMENT = 1 << 30
-"""Bytes that a file may have which is read as a whole, after it was unpacked."""
+"""The most bytes in a file that is read as a whole, after unpacking."""
 
 _REFUSED = (
     "No space left on device",
@@ -63,7 +65,7 @@ def failed_write(error: BaseException) -> str | None:
 
 
 def sync_folder(folder: Path) -> None:
-    """Flush a folder's entries to the disk: a new or renamed file in it is there after a crash."""
+    """Flush a folder's entries to the disk: a new or renamed file in it survives a crash."""
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(descriptor)
@@ -72,10 +74,10 @@ def sync_folder(folder: Path) -> None:
 
 
 def private_folder(path: Path) -> None:
-    """Make a folder that its owner alone may enter, or take the one that is there, mode 0700.
+    """Make a folder that only its owner may enter, or take the one that is there, mode 0700.
 
     Raises:
-        UserError: it is a link, no folder or somebody else's, or cannot be made.
+        UserError: it is a link, is not a folder, belongs to another user, or cannot be made.
     """
     try:
         path.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -100,10 +102,10 @@ def private_folder(path: Path) -> None:
 
 
 def write_with(path: Path, write: Callable[[IO[bytes]], object], mode: int = 0o644) -> None:
-    """Call `write` on a temporary file beside `path`, then rename it into place.
+    """Call `write` on a temporary file next to `path`, then rename it into place.
 
-    A link to a regular file stays a link: what it leads to is replaced. To standard output goes
-    all that was written, or nothing.
+    A link to a regular file stays a link, and its target is replaced. Standard output gets all
+    that was written, or nothing.
 
     Raises:
         UserError: the disk is full, the directory cannot be written, or `path` is not a regular
@@ -124,7 +126,7 @@ def write_with(path: Path, write: Callable[[IO[bytes]], object], mode: int = 0o6
                 write(file)
                 file.flush()
                 os.fsync(file.fileno())
-            check_output(path)  # while the content was made, something may have come there
+            check_output(path)  # something may have come there while the content was made
             os.replace(temporary, target)
             sync_folder(target.parent)
         finally:
@@ -138,9 +140,9 @@ def write_with(path: Path, write: Callable[[IO[bytes]], object], mode: int = 0o6
 def settle(root: Path) -> None:
     """Give `root`, and the public files and folders below it, one constant time.
 
-    When something was written tells how long reading and training took, which depends on the
-    records. A folder called `private` gets the time too, as anybody can see its own; what lies in
-    it does not. The system's times of change and of birth cannot be set.
+    Times of writing reveal how long reading and training took, which depends on the records. A
+    folder called `private` gets the time too, because anybody can see the folder's own time. The
+    files in it do not. The system's times of change and of birth cannot be set.
     """
     for folder, folders, files in os.walk(root):
         for name in (".", *folders, *files):
@@ -161,7 +163,7 @@ def write_bytes(path: Path, data: bytes, mode: int = 0o644) -> None:
 
 
 def write_json(path: Path, value: object, mode: int = 0o644) -> None:
-    """Write indented JSON atomically; NaN and infinity are refused (they are not JSON)."""
+    """Write indented JSON atomically. NaN and infinity are refused (they are not JSON)."""
     write_text(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n", mode)
 
 
@@ -173,7 +175,7 @@ def _sealed(value: Row) -> str:
 
 
 def write_sealed(path: Path, value: Row, mode: int = 0o644) -> None:
-    """Write a JSON object with a digest over itself, in the one form `read_sealed` accepts."""
+    """Write a JSON object with a digest over itself, in the one form that `read_sealed` accepts."""
     write_text(path, _sealed(value), mode)
 
 
@@ -198,7 +200,7 @@ def jsonl_line(row: object) -> str:
 
 
 def unwritable(value: object) -> str:
-    """Why `value`, which was read from JSON, cannot be written as such; empty if it can."""
+    """Why `value`, which was read from JSON, cannot be written as JSON. Empty if it can."""
     try:
         jsonl_line(value).encode()
     except UnicodeEncodeError:
@@ -216,16 +218,16 @@ def write_jsonl(path: Path, rows: Iterable[object], mode: int = 0o644) -> None:
 
 
 def open_regular(path: Path) -> BufferedReader:
-    """A regular file, or one that a link leads to, for reading; nothing else is opened.
+    """Open a regular file, or one that a link leads to, for reading. Nothing else is opened.
 
     Raises:
-        UserError: it is missing, may not be read, or is something that could keep the reader
-            waiting or never end: a pipe, a device, a socket.
+        UserError: it is missing, may not be read, or could keep the reader waiting or never end:
+            a pipe, a device, a socket.
     """
     try:
-        _regular(path, os.stat(path).st_mode)  # before it is opened: that may do something
+        _regular(path, os.stat(path).st_mode)  # before opening, because opening may have an effect
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-        file = open(descriptor, "rb")  # noqa: SIM115 (the caller's to close)
+        file = open(descriptor, "rb")  # noqa: SIM115 (the caller closes it)
         try:
             _regular(path, os.fstat(descriptor).st_mode)
         except UserError:
@@ -245,7 +247,7 @@ def loads(text: str) -> Any:
     """The value of one JSON document.
 
     Raises:
-        ValueError: it is none, or a key comes twice in an object. The message quotes nothing.
+        ValueError: it is not JSON, or a key comes twice in an object. The message quotes nothing.
         RecursionError: it is nested too deeply.
     """
     return _DECODER.decode(text)
@@ -262,7 +264,7 @@ def not_json(error: Exception) -> str:
 
 
 def read_jsonl(path: Path) -> Iterator[tuple[int, Row]]:
-    """Yield (row number from 1, row); blank lines are skipped but counted.
+    """Yield (row number from 1, row). Blank lines are skipped but counted.
 
     Raises:
         UserError: the file is missing or not a regular one, a line is not UTF-8, is longer than
@@ -301,7 +303,7 @@ def read_jsonl(path: Path) -> Iterator[tuple[int, Row]]:
 
 
 def read_bytes(path: Path, most: int = DOCUMENT, *, unpack: bool = True) -> bytes:
-    """The content of a file of at most so many bytes, by default unpacked if its name ends in .gz.
+    """The content of a file of at most `most` bytes, unpacked by default if its name ends in .gz.
 
     Raises:
         UserError: the file is missing, not a regular one, or too large.

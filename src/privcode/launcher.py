@@ -1,7 +1,10 @@
 """What `torchrun` or `accelerate launch` tells a process about itself, in its environment.
 
-Promises: reads the environment and nothing else; a value that is no number is one line.
-Does not: import torch, so that every command can ask.
+Promises:
+- Reads the environment and nothing else.
+- A value that is not a number is an error of one line.
+
+Does not: import torch, so every command can ask.
 """
 
 import os
@@ -21,7 +24,7 @@ def launched() -> int:
 
 
 def rank() -> int:
-    """This process's number among them, from 0; 0 also where it is no number (see `check`)."""
+    """This process's number among them, from 0. Also 0 where it is not a number (see `check`)."""
     try:
         return _number("RANK", 0, launched() - 1, default=0) if launched() > 1 else 0
     except UserError:
@@ -29,7 +32,7 @@ def rank() -> int:
 
 
 def check() -> None:
-    """Insist that what processes need to join is there and makes sense.
+    """Insist that what processes need to join is present and makes sense.
 
     Raises:
         UserError: it is not.

@@ -1,8 +1,10 @@
 """Where a command may write: regular files, folders, and standard output where it is named.
 
-Promises: whatever else is named (a device, a pipe, a socket, a link that leads nowhere) is refused
-before work begins, and is never replaced; a link to a regular file stays a link, and what it leads
-to is replaced.
+Promises:
+- Anything else (a device, a pipe, a socket, a link that leads nowhere) is refused before work
+  begins, and is never replaced.
+- A link to a regular file stays a link, and its target is replaced.
+
 Does not: write files (`files` does).
 """
 
@@ -43,7 +45,7 @@ def check_output(path: Path) -> Path:
     """Where `path` would be written: itself, or the regular file that it links to.
 
     Raises:
-        UserError: it is something else than a regular file, or its folder cannot be written.
+        UserError: it is not a regular file, or its folder cannot be written.
     """
     if is_stdout(path):
         if CLOSED:
@@ -87,7 +89,7 @@ def deliver(content: Iterable[bytes]) -> None:
 
     Raises:
         UserError: it cannot be written.
-        SystemExit: who should have read it is gone.
+        SystemExit: the reader is gone.
     """
     with standard_output():
         sys.stdout.flush()
@@ -98,16 +100,16 @@ def deliver(content: Iterable[bytes]) -> None:
 
 @contextmanager
 def standard_output() -> Iterator[None]:
-    """Where standard output is written: what goes wrong there is a line, or an end.
+    """A context for writing to standard output: an error becomes one line, or ends the process.
 
     Raises:
         UserError: it cannot be written.
-        SystemExit: who should have read it is gone.
+        SystemExit: the reader is gone.
     """
     try:
         yield
     except OSError as error:
-        # What is left in the buffer would be tried again when the interpreter ends.
+        # The interpreter would try again to write what is left in the buffer when it ends.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         if isinstance(error, BrokenPipeError):
             raise SystemExit(1) from None

@@ -1,8 +1,11 @@
 """Plain files only: how what privcode made is read back.
 
-Promises: nothing is followed, waited for or written. A link, a FIFO, a socket or a device below a
-run or a bundle is refused in one line, and so is a file larger than it can be.
-Does not: judge what the user names. A folder may be reached by a link; a model in the hub's cache,
+Promises:
+- Nothing is followed, waited for or written.
+- A link, a FIFO, a socket or a device below a run or a bundle is refused in one line. So is a file
+  larger than it can be.
+
+Does not: judge what the user names. A folder may be reached by a link. A model in the hub's cache,
 which is made of links, is read by its name.
 """
 
@@ -19,23 +22,23 @@ from typing import Any
 from privcode.errors import UserError
 
 LIMIT = 64 * 2**20
-"""Bytes of a JSON document that is read as a whole; far above what privcode writes."""
+"""The most bytes of a JSON document that is read as a whole, far above what privcode writes."""
 MOST_FILES = 100_000
 _DOCUMENTS = (".json", ".yaml", ".md", ".html")
-_LARGEST = 2**30  # a tokenizer's; what is not read as a whole may be larger
+_LARGEST = 2**30  # of a tokenizer; what is not read as a whole may be larger
 
 
 def shown(path: Path) -> str:
-    """A path as it can be printed: what no terminal should see is escaped."""
+    """A path in printable form: what no terminal should see is escaped."""
     text = os.fsencode(path).decode("utf-8", "backslashreplace")
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 def open_plain(path: Path) -> BufferedReader:
-    """Open a file for reading that is neither a link nor anything but a plain file.
+    """Open a plain file for reading, and refuse a link or anything else.
 
     Raises:
-        UserError: it is something else, or cannot be read.
+        UserError: it is not a plain file, or cannot be read.
     """
     try:
         _refuse(path, os.lstat(path).st_mode)  # before opening: a device may act on being opened
@@ -61,7 +64,7 @@ def _refuse(path: Path, mode: int) -> None:
 
 
 def read_plain(path: Path, limit: int = LIMIT) -> bytes:
-    """All bytes of a plain file of at most `limit`.
+    """All bytes of a plain file of at most `limit` bytes.
 
     Raises:
         UserError: it is larger; what `open_plain` raises.
@@ -77,7 +80,7 @@ def hash_plain(path: Path) -> str:
     """Hex SHA-256 of a plain file's bytes.
 
     Raises:
-        UserError: it is a document larger than any; what `open_plain` raises.
+        UserError: it is a document larger than any can be; what `open_plain` raises.
     """
     with open_plain(path) as file:
         size = os.fstat(file.fileno()).st_size
@@ -90,7 +93,8 @@ def files_below(root: Path) -> list[str]:
     """Names, relative to `root`, of all files below it, sorted. `root` itself may be a link.
 
     Raises:
-        UserError: something there is a link or no plain file, or cannot be looked at.
+        UserError: an entry there is not a plain file or a folder, or cannot be inspected; there are
+            more than `MOST_FILES`.
     """
     found: list[str] = []
     folders = [Path()]
@@ -115,7 +119,7 @@ def files_below(root: Path) -> list[str]:
 
 
 def is_plain_name(name: str) -> bool:
-    """Whether `name` is that of a file below a folder, in its plain form."""
+    """Whether `name` is the plain form of the name of a file below a folder."""
     parts = name.split("/")
     return all(part not in ("", ".", "..") for part in parts) and "\x00" not in name
 
@@ -137,7 +141,7 @@ def parse_object(data: bytes, where: str) -> dict[str, Any]:
 
 
 def read_object(path: Path, limit: int = LIMIT) -> dict[str, Any]:
-    """The JSON object in a plain file; raises what `read_plain` and `parse_object` raise."""
+    """The JSON object in a plain file. Raises what `read_plain` and `parse_object` raise."""
     return parse_object(read_plain(path, limit), shown(path))
 
 

@@ -1,14 +1,19 @@
 """The filters: every sample gets a verdict, and a killed stage goes on where it was."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 
-from privcode.execution import execute
+from privcode.errors import UserError
+from privcode.execution import Outcome, Program, execute
 from privcode.files import jsonl_line
+from privcode.validation.filters import Candidate, Finding, named_filters, runs, says_what_was_asked
 from privcode.validation.verdicts import code_of, judge, keep_surest, validate
 
-PLAIN = {"language": "python", "prelude": "", "execute": None, "score": None, "threshold": 0.0}
+
+def run_all(programs: list[Program]) -> list[Outcome]:
+    return list(execute(programs))
 
 
 def sample(number: int, completion: str) -> dict[str, str]:
@@ -40,11 +45,9 @@ def test_every_sample_gets_a_verdict_and_every_reject_its_reason() -> None:
         sample(4, "```bash\nexit 3\n```"),
         sample(5, "import socket\nsocket.create_connection(('192.0.2.1', 80), 1)"),
     ]
-    settings = PLAIN | {
-        "prelude": "def helper(): return 1",
-        "execute": lambda programs: list(execute(programs)),
-    }
-    verdicts = judge(samples, **settings)
+    verdicts = judge(
+        samples, language="python", filters=[runs(run_all, "python", "def helper(): return 1", {})]
+    )
     assert [v["accepted"] for v in verdicts] == [True, False, False, False, False, False]
     assert [v["reason"] for v in verdicts[:4]] == [
         "",
@@ -57,11 +60,13 @@ def test_every_sample_gets_a_verdict_and_every_reject_its_reason() -> None:
 
 
 def test_files_lie_beside_every_program() -> None:
-    settings = PLAIN | {"execute": lambda programs: list(execute(programs))}
     samples = [sample(0, "import house"), sample(1, "```bash\n[ -f house.py ]\n```")]
-    with_files = judge(samples, **settings, files={"house.py": b"x = 7"})
+    with_files = judge(
+        samples, language="python", filters=[runs(run_all, "python", "", {"house.py": b"x = 7"})]
+    )
     assert [v["accepted"] for v in with_files] == [True, True]
-    assert [v["reason"] for v in judge(samples, **settings)] == [
+    without = judge(samples, language="python", filters=[runs(run_all, "python", "", {})])
+    assert [v["reason"] for v in without] == [
         "execution: ModuleNotFoundError: house",
         "execution: ExitCode1",
     ]
@@ -75,7 +80,7 @@ def test_the_round_trip_score_must_reach_the_threshold() -> None:
         seen.append((pairs, chunk))
         return [0.5, 0.49, None, float("nan")]
 
-    verdicts = judge(samples, 3, **PLAIN | {"score": score, "threshold": 0.5})
+    verdicts = judge(samples, 3, language="python", filters=[says_what_was_asked(score, 0.5)])
     assert seen == [([(f"problem {n}", f"x = {n}") for n in range(4)], 3)]
     assert [v["accepted"] for v in verdicts] == [True, False, False, False]
     assert [v["round_trip"] for v in verdicts] == [0.5, 0.49, None, None]
@@ -88,8 +93,8 @@ def test_only_what_ran_is_scored() -> None:
     def score(pairs: list[tuple[str, str]], chunk: int) -> list[float | None]:
         return [1.0] * len(pairs)
 
-    settings = PLAIN | {"execute": lambda programs: list(execute(programs)), "score": score}
-    verdicts = judge([sample(0, "1 / 0"), sample(1, "x = 1")], **settings)
+    filters = [runs(run_all, "python", "", {}), says_what_was_asked(score, 0.0)]
+    verdicts = judge([sample(0, "1 / 0"), sample(1, "x = 1")], language="python", filters=filters)
     assert [v["round_trip"] for v in verdicts] == [None, 1.0]
 
 
@@ -129,3 +134,30 @@ def test_of_what_passes_the_share_that_the_junior_is_surest_of_is_kept() -> None
         "",
         "",
     ]
+
+
+def test_each_filter_sees_what_the_ones_before_have_passed() -> None:
+    seen: list[list[str]] = []
+
+    def short(candidates: Sequence[Candidate], chunk: int) -> list[Finding]:
+        seen.append([c.code for c in candidates])
+        return [Finding("" if len(c.code) < 6 else "long", {"n": len(c.code)}) for c in candidates]
+
+    samples = [sample(0, "x = 1"), sample(1, "x = 1000"), sample(2, "")]
+    verdicts = judge(samples, language="python", filters=[short, short])
+    assert seen == [["x = 1", "x = 1000"], ["x = 1"]]
+    assert [(v["reason"], v.get("n")) for v in verdicts] == [
+        ("", 5),
+        ("long", 8),
+        ("no code", None),
+    ]
+
+
+def test_a_filter_that_leaves_a_candidate_out_is_refused() -> None:
+    with pytest.raises(UserError, match="0 findings for 1"):
+        judge([sample(0, "x = 1")], language="python", filters=[lambda candidates, chunk: []])
+
+
+def test_a_filter_that_nothing_installed_is_refused() -> None:
+    with pytest.raises(UserError, match=r"validate\.filters: house_style is unknown"):
+        named_filters(["house_style"])

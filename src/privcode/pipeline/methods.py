@@ -87,7 +87,7 @@ METHODS = {
         "privcode without any filter",
         _WHOLE,
         spends=True,
-        settings=_NO_EXECUTION | _NO_ROUND_TRIP | _NO_SUREST,
+        settings=_NO_EXECUTION | _NO_ROUND_TRIP | _NO_SUREST | {"validate.filters": []},
     ),
 }
 ABLATIONS = tuple(name for name, row in METHODS.items() if row.settings)

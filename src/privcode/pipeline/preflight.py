@@ -28,11 +28,14 @@ def refuse_early(config: Config, todo: Sequence[str]) -> None:
     from privcode.data.prompts import read_prompts
     from privcode.execution import unsupported
     from privcode.models import check_model, load_tokenizer
+    from privcode.validation.filters import named_filters
 
     if "sanitize" in todo and not config.data.public:
         check()
     if "synthesize" in todo:
         read_prompts(config.prompts.file, config.prompts.column, config.prompts.limit)
+    if "validate" in todo:
+        named_filters(config.validate_.filters)
     if "validate" in todo and config.validate_.execution.enabled:
         _trial_program(config.validate_.execution)
         text_of(config.validate_.execution.prelude)

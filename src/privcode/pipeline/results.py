@@ -253,6 +253,7 @@ def evidence(run: RunDirectory) -> "Evidence":
             "execution": run.config.validate_.execution.enabled,
             "round_trip": {"method": trip.method, "threshold": trip.threshold},
             "surest": run.config.validate_.surest,
+            **({"others": others} if (others := run.config.validate_.filters) else {}),
         },
         evaluation=evaluation(run),
         audit=audit(run),

@@ -73,6 +73,7 @@ class Filters(_Facts):
     execution: bool
     round_trip: RoundTrip
     surest: Annotated[float, Field(ge=0, le=1)]
+    others: list[Name] = []
 
 
 class Leaks(_Facts):
@@ -187,7 +188,7 @@ def read(kind: Any, value: Any, where: str) -> Any:
     Raises:
         UserError: begins with `where` and names the field that is wrong.
     """
-    return _reader(kind).dump_python(_read(kind, value, where))
+    return _reader(kind).dump_python(_read(kind, value, where), exclude_unset=True)
 
 
 def _read(kind: Any, value: Any, where: str) -> Any:
@@ -259,6 +260,7 @@ class _Unfinished(_Facts):
     execution: bool
     round_trip: RoundTrip
     surest: float
+    others: list[Name] = []
 
 
 def _read_filters(filters: Any, where: str) -> dict[str, Any]:

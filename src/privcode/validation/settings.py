@@ -8,6 +8,7 @@ from privcode.fields import (
     File,
     Finite,
     Memory,
+    Name,
     Seconds,
     Section,
     Seed,
@@ -60,6 +61,10 @@ class Validate(Section):
 
     execution: Execution = Field(default_factory=lambda: Execution())
     round_trip: RoundTrip = Field(default_factory=lambda: RoundTrip())
+    filters: list[Name] = Field(
+        default_factory=list,
+        description="filters that other packages add, by name; asked after the two above",
+    )
     surest: Share = Field(
         1.0,
         description="share to keep of what passes both: the samples that the junior finds "

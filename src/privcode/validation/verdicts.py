@@ -12,13 +12,11 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from privcode.execution import Outcome, Program
+from privcode.errors import UserError
 from privcode.files import Row, jsonl_line, read_jsonl
-from privcode.languages import canonical_language
 from privcode.syntax.spans import code_blocks
-from privcode.validation.round_trip import Scorer
+from privcode.validation.filters import Candidate, Filter
 
-Execute = Callable[[list[Program]], list[Outcome]]
 Judgement = Callable[[Sequence[Row], int], list[Row]]
 
 
@@ -31,65 +29,40 @@ def code_of(completion: str, language: str = "python") -> tuple[str, str]:
 
 
 def judge(
-    samples: Sequence[Row],
-    chunk: int = 0,
-    *,
-    language: str,
-    prelude: str,
-    files: Mapping[str, bytes] | None = None,
-    execute: Execute | None,
-    score: Scorer | None,
-    threshold: float,
+    samples: Sequence[Row], chunk: int = 0, *, language: str, filters: Sequence[Filter]
 ) -> list[Row]:
-    """One verdict {id, accepted, reason, round_trip} per sample.
+    """One verdict {id, accepted, reason, round_trip} per sample, and other figures of filters.
 
     Args:
         samples: rows with id, prompt, completion.
-        chunk: their number, for the seeds of `score`.
+        chunk: their number, for what filters draw at random.
         language: of code that names none.
-        prelude: code put before each program in that language.
-        files: what lies beside each program: name -> content.
-        execute: runs programs in the sandbox; None leaves out the execution filter.
-        score: round-trip scores (see `roundtrip.scorer`); None leaves out that filter.
-        threshold: τ, the smallest score to keep.
+        filters: asked in this order; each sees what the ones before have passed.
+
+    Raises:
+        UserError: a filter does not say one thing of each candidate.
     """
     codes = [code_of(s["completion"], language) for s in samples]
-    reasons = ["" if code else "no code" for code, _ in codes]
-    if execute:
-        running = [i for i, reason in enumerate(reasons) if not reason]
-        heads = {canonical_language(language): f"{prelude}\n"}
-        programs = [
-            Program(
-                str(samples[i]["id"]),
-                heads.get(canonical_language(codes[i][1]), "") + codes[i][0],
-                codes[i][1],
-                files=files or {},
-            )
-            for i in running
-        ]
-        for i, outcome in zip(running, execute(programs), strict=True):
-            if outcome.status != "ok":
-                reasons[i] = f"execution: {outcome.error or outcome.status}"
-    scores: dict[int, float] = {}
-    if score:
-        left = [i for i, reason in enumerate(reasons) if not reason]
-        found = score([(samples[i]["prompt"], codes[i][0]) for i in left], chunk)
-        for i, value in zip(left, found, strict=True):
-            if value is None:
-                reasons[i] = "round trip: too long for the describer"
-                continue
-            scores[i] = value
-            if not value >= threshold:  # NaN is rejected too
-                reasons[i] = "round trip: below the threshold"
-    return [
-        {
-            "id": sample["id"],
-            "accepted": not reason,
-            "reason": reason,
-            "round_trip": round(scores[i], 4) if math.isfinite(scores.get(i, math.nan)) else None,
-        }
-        for i, (sample, reason) in enumerate(zip(samples, reasons, strict=True))
+    verdicts = [
+        {"id": s["id"], "accepted": bool(code), "reason": "" if code else "no code"}
+        | {"round_trip": None}
+        for s, (code, _) in zip(samples, codes, strict=True)
     ]
+    for ask in filters:
+        left = [i for i, verdict in enumerate(verdicts) if verdict["accepted"]]
+        candidates = [
+            Candidate(str(samples[i]["id"]), samples[i]["prompt"], *codes[i]) for i in left
+        ]
+        findings = ask(candidates, chunk) if candidates else []
+        if len(findings) != len(candidates):
+            raise UserError(
+                f"validate.filters: a filter gave {len(findings)} findings for {len(candidates)} "
+                "samples; it must give one each"
+            )
+        for i, finding in zip(left, findings, strict=True):
+            verdicts[i] |= {"accepted": not finding.reason, "reason": finding.reason}
+            verdicts[i] |= finding.figures
+    return verdicts
 
 
 def keep_surest(verdicts: Sequence[Row], certainty: Mapping[Any, float], share: float) -> list[Row]:

@@ -5,48 +5,32 @@ from functools import partial
 from pathlib import Path
 
 from privcode.console import progress_bar, say
-from privcode.execution import Limits, execute
+from privcode.execution import Limits, Outcome, Program, execute
 from privcode.files import read_jsonl, write_jsonl
 from privcode.models import load_model, load_tokenizer
 from privcode.pipeline.layout import RunDirectory
 from privcode.pipeline.models import certainty
 from privcode.pipeline.preflight import beside, text_of
 from privcode.pipeline.stages._stage import Stage
+from privcode.validation.filters import Filter, named_filters, runs, says_what_was_asked
 from privcode.validation.round_trip import scorer
 from privcode.validation.verdicts import judge, keep_surest, validate
 
 
 def _work(run: RunDirectory) -> Path:
-    programs, trip = run.config.validate_.execution, run.config.validate_.round_trip
-    limits = Limits(
-        cpu_seconds=programs.cpu_seconds,
-        memory_mb=programs.memory_mb,
-        preload=tuple(programs.preload),
-    )
-    score = None
-    if describer := run.config.describer:
-        model = load_model(describer, trip.dtype)
-        score = scorer(trip, model, load_tokenizer(describer))
+    config = run.config.validate_
+    language = run.config.data.language or "python"
+    filters = [*_execution(run, language), *_round_trip(run), *named_filters(config.filters)]
     samples = [row for _, row in read_jsonl(run.raw)]
     half_way = run.private / ".verdicts.jsonl.partial"
     with progress_bar("validate", len(samples)) as progress:
         verdicts = validate(
             samples,
-            partial(
-                judge,
-                language=run.config.data.language or "python",
-                prelude=text_of(programs.prelude),
-                files=beside(programs),
-                execute=(lambda batch: list(execute(batch, limits, sandbox=programs.sandbox)))
-                if programs.enabled
-                else None,
-                score=score,
-                threshold=trip.threshold,
-            ),
+            partial(judge, language=language, filters=filters),
             half_way,
             progress=progress,
         )
-    if (share := run.config.validate_.surest) < 1:
+    if (share := config.surest) < 1:
         passed = {row["id"] for row in verdicts if row["accepted"]}
         sure = certainty(run, [row for row in samples if row["id"] in passed])
         verdicts = keep_surest(verdicts, sure, share)
@@ -59,6 +43,30 @@ def _work(run: RunDirectory) -> Path:
     rejected = f"; rejected, most of all: {'; '.join(most)}" if most else ""
     say(f"validate: {len(kept)} of {len(samples)} samples accepted{rejected}")
     return run.accepted
+
+
+def _execution(run: RunDirectory, language: str) -> list[Filter]:
+    section = run.config.validate_.execution
+    if not section.enabled:
+        return []
+    limits = Limits(
+        cpu_seconds=section.cpu_seconds,
+        memory_mb=section.memory_mb,
+        preload=tuple(section.preload),
+    )
+
+    def run_all(programs: list[Program]) -> list[Outcome]:
+        return list(execute(programs, limits, sandbox=section.sandbox))
+
+    return [runs(run_all, language, text_of(section.prelude), beside(section))]
+
+
+def _round_trip(run: RunDirectory) -> list[Filter]:
+    trip, describer = run.config.validate_.round_trip, run.config.describer
+    if describer is None:
+        return []
+    score = scorer(trip, load_model(describer, trip.dtype), load_tokenizer(describer))
+    return [says_what_was_asked(score, trip.threshold)]
 
 
 STAGE = Stage(

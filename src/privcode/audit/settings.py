@@ -2,7 +2,7 @@
 
 from pydantic import Field
 
-from privcode.fields import Count, Planted, Repetitions, Section, Seed, Size
+from privcode.fields import Count, Name, Planted, Repetitions, Section, Seed, Size
 
 
 class Audit(Section):
@@ -28,6 +28,10 @@ class Audit(Section):
         0,
         description="units of known gradient, half of which take part: a lower bound on ε from "
         "what training gives away; each takes a coordinate of the adapter",
+    )
+    attacks: list[Name] = Field(
+        default_factory=list,
+        description="attacks that other packages add, by name; what they find stays in private/",
     )
     coin_canaries: Planted = Field(
         0,

@@ -85,7 +85,7 @@ class Config(Section):
         return self.premium if self.method in ("dpft", "jft") else self.junior
 
     def labelled(self, label: str) -> Model:
-        """The section of the model that a run calls `label`; see `pipeline.models.generator_of`."""
+        """The section of the model that a run calls `label`; see `pipeline.models.weights_of`."""
         return self.junior if "junior" in label else self.premium
 
     @property

@@ -27,6 +27,15 @@ class Sampling:
 class Generator(Protocol):
     """Whatever turns prompts into texts."""
 
+    @property
+    def batch_size(self) -> int:
+        """How many sequences it draws together: what a progress bar counts by."""
+        ...
+
+    def fits(self, prompt: str) -> bool:
+        """Whether `prompt` leaves room for an answer in the model's context."""
+        ...
+
     def generate(
         self, prompts: Sequence[str], sampling: Sampling, chunk: int = 0
     ) -> list[list[str]]:

@@ -19,7 +19,15 @@ from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerB
 
 from privcode.errors import UserError
 from privcode.generation import Sampling
-from privcode.models import context_length, end_tokens, prompt_tokens
+from privcode.generation.backends import Weights
+from privcode.models import (
+    context_length,
+    end_tokens,
+    load_adapter,
+    load_model,
+    load_tokenizer,
+    prompt_tokens,
+)
 
 
 @dataclass(frozen=True)
@@ -113,6 +121,17 @@ class LocalGenerator:
                     f"prompt {number} of the chunk has {len(ids)} tokens and the model's context "
                     f"is {context}; shorten it or choose a model with a longer context"
                 )
+
+
+def load(weights: Weights, batch_size: int) -> LocalGenerator:
+    """The model of these files, ready to sample in this process."""
+    model: Any = load_model(weights.model, weights.dtype)
+    *before, last = weights.adapters or (None,)
+    for adapter in before:
+        model = load_adapter(model, adapter).merge_and_unload()
+    if last is not None:
+        model = load_adapter(model, last)
+    return LocalGenerator(model, load_tokenizer(weights.tokenizer), batch_size)
 
 
 def _seed(seed: int, chunk: int, batch: int) -> int:

@@ -1,6 +1,8 @@
 """How the junior is sampled."""
 
-from privcode.fields import Section, Seed, Share, Size, Temperature
+from pydantic import Field
+
+from privcode.fields import Name, Section, Seed, Share, Size, Temperature
 
 
 class Synthesize(Section):
@@ -11,4 +13,9 @@ class Synthesize(Section):
     top_p: Share = 1.0
     max_new_tokens: Size = 512
     batch_size: Size = 64
+    backend: Name = Field(
+        "local",
+        description="what samples: local (transformers in this process), or one that another "
+        "package adds",
+    )
     seed: Seed = 0

@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from privcode import distributed
-from privcode.config import Config, dump_config
+from privcode.config import Config, dump_config, load_config
 from privcode.console import say
 from privcode.errors import UserError
 from privcode.files import private_folder, read_sealed, settle, write_sealed, write_text, write_with
@@ -89,6 +89,17 @@ def lock(out: Path) -> int:
     return held
 
 
+def _says(kept: Path, text: str) -> bool:
+    """Whether a run's config.yaml has these settings: one of an earlier privcode may lack some
+    that came later, which then have their defaults."""
+    if kept.read_text(encoding="utf-8") == text:
+        return True
+    try:
+        return dump_config(load_config(kept)) == text
+    except UserError:
+        return False
+
+
 class Workspace:
     """One run's directory, locked by this process."""
 
@@ -115,7 +126,7 @@ class Workspace:
         opened = (out / "private" / ".lock").exists()
         if opened:
             self._lock = lock(out)  # before looking: another process may be about to begin
-        same, why = kept.exists() and kept.read_text(encoding="utf-8") == text, None
+        same, why = kept.exists() and _says(kept, text), None
         if kept.exists() and not same and (self._begun() or not opened):
             why = f"{kept}: belongs to a run with other settings"
         elif not kept.exists() and out.exists() and (not out.is_dir() or self._begun()):

@@ -100,9 +100,14 @@ def stages_of(config: Config) -> tuple[str, ...]:
     return tuple(
         name
         for name in METHODS[config.method].stages
-        if (name != "audit" or config.audit.repetitions or config.audit.holdout or coins(config))
-        and (name != "evaluate" or config.evaluate.tasks)
+        if (name != "audit" or audited(config)) and (name != "evaluate" or config.evaluate.tasks)
     )
+
+
+def audited(config: Config) -> bool:
+    """Whether the config asks for anything that the audit does."""
+    asked = config.audit
+    return bool(asked.repetitions or asked.holdout or asked.attacks or coins(config))
 
 
 def coins(config: Config) -> bool:

@@ -14,28 +14,31 @@ from privcode.models.settings import Model
 from privcode.pipeline.layout import RunDirectory
 
 if TYPE_CHECKING:
-    from privcode.generation import Sampling
+    from privcode.generation import Generator, Sampling
+    from privcode.generation.backends import Weights
     from privcode.generation.local import LocalGenerator
 
 
-def generator_of(run: RunDirectory, label: str, batch_size: int) -> "LocalGenerator":
-    """The model called "base", "tuned", "junior" or "untuned junior", ready to sample."""
-    from privcode.generation.local import LocalGenerator
-    from privcode.models import load_adapter, load_model, load_tokenizer
+def weights_of(run: RunDirectory, label: str) -> "Weights":
+    """The files of the model called "base", "tuned", "junior" or "untuned junior"."""
+    from privcode.generation.backends import Weights
 
     section = run.config.labelled(label)
     tuned = {"junior": run.junior, "tuned": run.premium}.get(label)
     if label == "junior" and run.config.method == "control":
         tuned = None
     if tuned and not (tuned / "adapter_config.json").exists():  # fully tuned
-        model = load_model(str(tuned), section.dtype)
-    else:
-        model = load_model(section.model, section.dtype)
-        if label == "tuned" and run.config.method == "jft":
-            model = load_adapter(model, run.pretuned).merge_and_unload()
-        if tuned:
-            model = load_adapter(model, tuned)
-    return LocalGenerator(model, load_tokenizer(section.model), batch_size)
+        return Weights(str(tuned), section.model, section.dtype)
+    before = (run.pretuned,) if label == "tuned" and run.config.method == "jft" else ()
+    last = (tuned,) if tuned else ()
+    return Weights(section.model, section.model, section.dtype, (*before, *last))
+
+
+def loaded(run: RunDirectory, label: str, batch_size: int) -> "LocalGenerator":
+    """That model in this process: for what needs its weights or probabilities."""
+    from privcode.generation.local import load
+
+    return load(weights_of(run, label), batch_size)
 
 
 def trainable(run: RunDirectory) -> Any:
@@ -67,7 +70,7 @@ def certainty(run: RunDirectory, samples: list[Any]) -> dict[Any, float]:
     ]
     with progress_bar("certainty", len(records)) as progress:
         found = record_log_probabilities(
-            generator_of(run, "junior", size),
+            loaded(run, "junior", size),
             records,
             section.template,
             section.max_tokens + run.config.synthesize.max_new_tokens,
@@ -81,7 +84,7 @@ def ask(run: RunDirectory, label: str, prompts: list[str]) -> list[str]:
     """What the model called `label` answers: each prompt's likeliest text, and samples."""
     config = run.config.audit
     section = run.config.labelled(label)
-    generator = generator_of(run, label, run.config.evaluate.batch_size)
+    generator = loaded(run, label, run.config.evaluate.batch_size)
     found: list[list[str]] = []
     with progress_bar(f"audit {label}", 2 * len(prompts)) as progress:
         for n, temperature in ((1, 0.0), (config.samples, 1.0)):
@@ -94,7 +97,7 @@ def merge(run: RunDirectory, label: str, adapter: Path) -> None:
     """Write the whole model beside its adapter."""
     from privcode.models import save_model
 
-    generator = generator_of(run, label, 1)
+    generator = loaded(run, label, 1)
     whole = generator.model.merge_and_unload()
     save_model(whole, merged(adapter), generator.tokenizer)
 
@@ -105,7 +108,7 @@ def merged(adapter: Path) -> Path:
 
 
 def answers_of(
-    generator: "LocalGenerator",
+    generator: "Generator",
     sampling: "Sampling",
     template: str,
     progress: Callable[[int], None],

@@ -25,14 +25,19 @@ def refuse_early(config: Config, todo: Sequence[str]) -> None:
     if "pretune" in todo:
         need_detectors()
 
+    from privcode.audit.attacks import named_attacks
     from privcode.data.prompts import read_prompts
     from privcode.execution import unsupported
+    from privcode.generation.backends import backend_named
     from privcode.models import check_model, load_tokenizer
     from privcode.validation.filters import named_filters
 
     if "sanitize" in todo and not config.data.public:
         check()
+    if "audit" in todo:
+        named_attacks(config.audit.attacks)
     if "synthesize" in todo:
+        backend_named(config.synthesize.backend, "synthesize.backend")
         read_prompts(config.prompts.file, config.prompts.column, config.prompts.limit)
     if "validate" in todo:
         named_filters(config.validate_.filters)
@@ -44,6 +49,7 @@ def refuse_early(config: Config, todo: Sequence[str]) -> None:
         if reason := unsupported(language, config.validate_.execution.sandbox):
             raise UserError(f"data.language {language}: {reason}")
     if "evaluate" in todo:
+        backend_named(config.evaluate.backend, "evaluate.backend")
         _trial_program(config.evaluate)
         for file in config.evaluate.tasks:
             tasks_of(file)

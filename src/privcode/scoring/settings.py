@@ -46,6 +46,7 @@ class Evaluate(Section):
     temperature: Temperature = 0.0
     max_new_tokens: Size = 512
     batch_size: Size = 64
+    backend: Name = Field("local", description="what samples; see synthesize.backend")
     sandbox: str = Field("auto", description="auto, or the name of one that doctor lists")
     cpu_seconds: Seconds | None = Field(
         None,

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from privcode.audit import canaries, coin_canaries
+from privcode.audit.attacks import named_attacks
 from privcode.audit.measure import (
     Target,
     black_box,
@@ -24,19 +25,18 @@ from privcode.console import progress_bar, say
 from privcode.errors import UserError
 from privcode.files import read_json, read_jsonl, write_json, write_with
 from privcode.pipeline.layout import RunDirectory
-from privcode.pipeline.methods import coins
-from privcode.pipeline.models import ask, generator_of
+from privcode.pipeline.methods import audited, coins
+from privcode.pipeline.models import ask, loaded
 from privcode.pipeline.private import split_records
 from privcode.pipeline.stages._stage import Stage
 from privcode.privacy.ledger import read_ledger
 
 UNTUNED = {"junior": "untuned junior", "tuned": "base"}
-"""A tuned model's label (see `generator_of`) to that of what it was made from."""
+"""A tuned model's label (see `weights_of`) to that of what it was made from."""
 
 
 def _check(run: RunDirectory) -> None:
-    config = run.config.audit
-    if not config.repetitions and not config.holdout and not coins(run.config):
+    if not audited(run.config):
         raise UserError(
             f"{run.out / 'config.yaml'}, field audit.repetitions: no canary was planted and "
             "no record held out; both have to happen before training"
@@ -61,6 +61,10 @@ def _work(run: RunDirectory) -> Path:
         facts["one_run"] = _one_run(run, targets)
     if facts:
         write_json(output, facts)
+    for name, attack in named_attacks(config.attacks).items():
+        found = run.private / f"attack-{name}.json"
+        write_json(found, attack(targets), mode=0o600)
+        say(f"audit: what {name} found is in {found}")
     return _membership(run, targets) if config.holdout else output
 
 
@@ -75,8 +79,8 @@ def _targets(run: RunDirectory) -> list[Target]:
                 Target(
                     name="tuned model" if label == "tuned" else label,
                     ask=partial(ask, run, label),
-                    tuned=partial(generator_of, run, label, micro_batch),
-                    untuned=partial(generator_of, run, UNTUNED[label], micro_batch),
+                    tuned=partial(loaded, run, label, micro_batch),
+                    untuned=partial(loaded, run, UNTUNED[label], micro_batch),
                     template=section.template,
                     max_tokens=section.max_tokens,
                     batch_size=micro_batch,

@@ -5,8 +5,9 @@ from pathlib import Path
 from privcode.console import progress_bar
 from privcode.errors import UserError
 from privcode.files import write_json, write_jsonl
+from privcode.generation.backends import backend_named
 from privcode.pipeline.layout import RunDirectory
-from privcode.pipeline.models import answers_of, generator_of, sampling_of
+from privcode.pipeline.models import answers_of, sampling_of, weights_of
 from privcode.pipeline.preflight import tasks_of, text_of
 from privcode.pipeline.stages._stage import Stage
 from privcode.scoring import ground_truth, limits_for
@@ -24,6 +25,7 @@ def _work(run: RunDirectory) -> Path:
     wanted = [m for m in config.models if m == "base" or run.config.method != "base"]
     if run.config.method != "privcode" and "junior" in wanted:
         wanted.remove("junior")
+    backend = backend_named(config.backend, "evaluate.backend")
     for label in wanted:
         section = run.config.labelled(label)
         generator = None
@@ -31,7 +33,7 @@ def _work(run: RunDirectory) -> Path:
             result = run.evaluation / f"{file.name}.{label}.json"
             if result.exists():
                 continue
-            generator = generator or generator_of(run, label, config.batch_size)
+            generator = generator or backend(weights_of(run, label), config.batch_size)
             sampling = sampling_of(config, config.samples)
             template, response = "{prompt}", ""
             if file.mode == "instruct":

@@ -4,16 +4,18 @@ from pathlib import Path
 
 from privcode.console import progress_bar, say
 from privcode.errors import UserError
+from privcode.generation.backends import backend_named
 from privcode.generation.sampling import synthesize
 from privcode.pipeline.layout import RunDirectory
-from privcode.pipeline.models import generator_of, rendered, sampling_of
+from privcode.pipeline.models import rendered, sampling_of, weights_of
 from privcode.pipeline.stages._stage import Stage
 
 
 def _work(run: RunDirectory) -> Path:
     config, section = run.config.synthesize, run.config.junior
     prompts = run.prompts()
-    generator = generator_of(run, "junior", config.batch_size)
+    backend = backend_named(config.backend, "synthesize.backend")
+    generator = backend(weights_of(run, "junior"), config.batch_size)
     whole = [p for p in prompts if generator.fits(rendered(section, p))]
     if len(whole) < len(prompts):
         say(f"synthesize: {len(prompts) - len(whole)} prompts too long for the junior")

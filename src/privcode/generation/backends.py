@@ -1,0 +1,65 @@
+"""What samples from a model: privcode's own backend, and those that other packages add.
+
+Promises: a backend is a function from the files of a model to a `Generator`. A package adds one by
+an entry point of the group `privcode.backends` (see `extensions`), and a config names it in
+`synthesize.backend` and `evaluate.backend`.
+Does not: load a model before it is asked for.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+from privcode.errors import UserError
+from privcode.extensions import with_added
+from privcode.generation import Generator
+from privcode.models.settings import Dtype
+
+
+@dataclass(frozen=True)
+class Weights:
+    """The files of a model that is to be sampled.
+
+    Attributes:
+        model: the name of the model, or the folder of a whole one.
+        tokenizer: the name of the model whose tokenizer it is.
+        dtype: of the weights.
+        adapters: folders of PEFT adapters on `model`, in the order in which they were trained.
+    """
+
+    model: str
+    tokenizer: str
+    dtype: Dtype
+    adapters: tuple[Path, ...] = ()
+
+
+Backend = Callable[[Weights, int], Generator]
+"""A model's files and a batch size (sequences), to what samples from it."""
+
+
+def _local(weights: Weights, batch_size: int) -> Generator:
+    from privcode.generation.local import load
+
+    return load(weights, batch_size)
+
+
+@cache
+def backends() -> dict[str, Backend]:
+    """All backends by name.
+
+    Raises:
+        UserError: an extension cannot be used.
+    """
+    return with_added("backends", {"local": _local}, Callable)  # type: ignore[arg-type]
+
+
+def backend_named(name: str, field: str) -> Backend:
+    """The backend of this name.
+
+    Raises:
+        UserError: there is none; begins with `field`.
+    """
+    if name not in backends():
+        raise UserError(f"{field}: {name} is unknown; known: {', '.join(backends())}")
+    return backends()[name]

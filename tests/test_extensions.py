@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -13,92 +14,32 @@ from privcode.exercises.corpus import private_records, tasks
 from privcode.files import write_jsonl
 
 SOURCE = str(Path(privcode.__file__).parents[1])
-MODULES = {
-    "languages": (
-        "awk",
-        """
-from privcode.languages import Commands, Language
-
-added = Language(
-    "awk",
-    aliases=("gawk",),
-    grammar=("tree_sitter_bash", "language"),
-    commands=Commands(
-        tools=("awk",), install="apt install mawk", source="program.awk", run="{awk} -f {source}"
-    ),
-)
-""",
-    ),
-    "formats": (
-        "sums",
-        """
-from privcode.execution import Program
-from privcode.scoring.format import Format
-from privcode.scoring.tasks import Task, text
-
-
-def read(row, where):
-    return Task(text(row, "sum_id", where), "", "", text(row, "expect", where), format="sums")
-
-
-def program(task, solution, prelude):
-    return Program("", f"{solution}\\nassert total() == {task.test}\\n", checked=True)
-
-
-added = Format("sums", lambda row: "sum_id" in row, read, program, lambda task, answer: answer)
-""",
-    ),
-    "filters": (
-        "no_imports",
-        """
-from privcode.validation.filters import Finding
-
-
-def added(candidates, chunk):
-    return [Finding("imports something" if "import" in c.code else "") for c in candidates]
-""",
-    ),
-    "backends": (
-        "parrot",
-        """
-class Parrot:
-    batch_size = 4
-
-    def __init__(self, weights):
-        self.weights = weights
-
-    def fits(self, prompt):
-        return True
-
-    def generate(self, prompts, sampling, chunk=0):
-        texts = ["x = 1", "import os"]
-        return [[texts[i % 2]] * sampling.n for i, _ in enumerate(prompts)]
-
-
-def added(weights, batch_size):
-    assert weights.adapters and weights.model == "bundled:junior"
-    return Parrot(weights)
-""",
-    ),
-    "audits": (
-        "names",
-        """
-def added(targets):
-    return {"targets": [target.name for target in targets]}
-""",
-    ),
+PAGE = Path(__file__).parents[1] / "docs" / "how-to" / "add-your-own.md"
+NAMES = {
+    "languages": "awk",
+    "formats": "sums",
+    "filters": "no_imports",
+    "backends": "parrot",
+    "audits": "names",
 }
+
+
+def shown(kind: str) -> str:
+    """The file that the how-to page shows for a kind."""
+    (found,) = re.findall(
+        rf"^```python\n# more_{kind}\.py\n(.*?)^```", PAGE.read_text(), re.M | re.S
+    )
+    return str(found)
 
 
 def install(folder: Path, kind: str, text: str | None = None, name: str | None = None) -> None:
     """What pip leaves of a package with one module and one entry point."""
-    own, module = MODULES[kind]
     folder.mkdir(exist_ok=True)
-    (folder / f"more_{kind}.py").write_text(module if text is None else text)
+    (folder / f"more_{kind}.py").write_text(shown(kind) if text is None else text)
     facts = folder / f"more_{kind}-1.0.dist-info"
     facts.mkdir(exist_ok=True)
     (facts / "METADATA").write_text(f"Metadata-Version: 2.1\nName: more-{kind}\nVersion: 1.0\n")
-    entry = f"[privcode.{kind}]\n{name or own} = more_{kind}:added\n"
+    entry = f"[privcode.{kind}]\n{name or NAMES[kind]} = more_{kind}:added\n"
     (facts / "entry_points.txt").write_text(entry)
 
 

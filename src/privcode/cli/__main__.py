@@ -1,0 +1,5 @@
+"""`python -m privcode.cli`."""
+
+from privcode.cli import main
+
+main()

@@ -278,7 +278,7 @@ def test_a_grammar_that_cannot_read_its_language_is_named(monkeypatch: pytest.Mo
 def test_a_bundled_model_that_is_gone_is_a_failed_check(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(models, "_ASSETS", tmp_path)
+    monkeypatch.setattr(models.loading, "_ASSETS", tmp_path)
     check = run(lambda: doctor._generates("bundled:junior"))
     assert not check.ok
     assert "bundled:junior" in check.detail

@@ -39,11 +39,10 @@ import torch
 import yaml
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from privcode import models
 from privcode.doctor import expect
 from privcode.exercises.corpus import prelude, private_records, public_prompts, tasks
 from privcode.files import Row, write_jsonl, write_text
-from privcode.models import load_tokenizer
+from privcode.models import load_tokenizer, loading
 from privcode.pipeline.directory import Workspace
 from privcode.training import dp_sgd
 
@@ -209,7 +208,7 @@ def play(
     with (
         tempfile.TemporaryDirectory() as state,
         patch.dict(os.environ, {"PRIVCODE_STATE": state, "PRIVCODE_DEBUG": ""}),
-        patch.object(models, "_device", lambda: "cpu"),  # elsewhere bits may differ by chance
+        patch.object(loading, "_device", lambda: "cpu"),  # elsewhere bits may differ by chance
         patch.object(os, "sync", lambda: None),  # it waits for the files of all processes
         patch.object(dp_sgd, "noised_sum", noised_sum),
         contextlib.chdir(world.folder),

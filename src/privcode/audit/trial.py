@@ -15,10 +15,15 @@ from pathlib import Path
 from typing import Any
 
 from privcode.audit.one_run import Bound, choose_guesses, lower_bound
+from privcode.data.records import Record, Unit
+from privcode.exercises.corpus import private_records
+from privcode.models import attach_lora, load_model, load_tokenizer, render
 from privcode.privacy.ledger import Ledger
 from privcode.privacy.plan import PrivacyPlan, make_plan
-from privcode.training.examples import Example
+from privcode.training.dp_sgd import Learner, sanitize
+from privcode.training.examples import Example, encode
 from privcode.training.gradient_canaries import GradientCanaries
+from privcode.training.settings import Sanitize, Syntax
 
 
 @dataclass(frozen=True)
@@ -52,8 +57,6 @@ def trial(
         seed: of the coins.
         engine: the plan that is really carried out, to demonstrate a fault.
     """
-    from privcode.training.dp_sgd import Learner, sanitize
-    from privcode.training.settings import Sanitize, Syntax
 
     parameters = sum(p.numel() for p in model.parameters() if p.requires_grad)
     planted = GradientCanaries(claim, parameters, canaries, seed)
@@ -89,10 +92,6 @@ def short_audit() -> Trial:
     looks so with probability below 10 %, in practice far below.) A `found` near 0 is also a fault:
     the same audit of a sound engine finds about half the claim.
     """
-    from privcode.data.records import Record, Unit
-    from privcode.exercises.corpus import private_records
-    from privcode.models import attach_lora, load_model, load_tokenizer, render
-    from privcode.training.examples import encode
 
     tokenizer = load_tokenizer("bundled:junior")
     template = "Question: {prompt}\n\nAnswer:\n"

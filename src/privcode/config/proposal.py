@@ -32,6 +32,7 @@ from privcode.models.settings import Model
 from privcode.privacy.accounting import GROUP_CEILING
 from privcode.privacy.plan import PrivacyPlan
 from privcode.privacy.settings import Privacy
+from privcode.scoring import load_tasks
 
 CHANGE_ME = "CHANGE_ME"
 """Stands where only the owner can say; `load_config` refuses a config whose sections hold it."""
@@ -322,7 +323,6 @@ def _counted(findings: Findings) -> int:
 
 
 def _task(path: Path, folder: Path) -> dict[str, str]:
-    from privcode.scoring import load_tasks
 
     load_tasks(path)
     return {"name": path.name.partition(".")[0], "file": _reach(str(path), folder)}

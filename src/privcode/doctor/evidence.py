@@ -18,8 +18,13 @@ from privcode.audit.trial import short_audit
 from privcode.doctor import engine, expect
 from privcode.doctor.faults import FAULTS
 from privcode.errors import UserError
+from privcode.files import read_sealed, sha256_file, sha256_tree, write_json, write_sealed
+from privcode.pipeline.directory import versions
 from privcode.privacy import PrivacyPlan, make_plan
 from privcode.privacy.ledger import Ledger, read_ledger
+from privcode.release.bundle import FACTS
+from privcode.release.evidence import Evidence
+from privcode.release.verify import release, verify_bundle
 
 
 def _plan(steps: int) -> PrivacyPlan:
@@ -87,12 +92,6 @@ def resumed() -> str:
 def verify() -> str:
     """One byte changed in each file of a bundle, a file added, and lies that were sealed again."""
     from safetensors.torch import save_file
-
-    from privcode.files import read_sealed, sha256_file, sha256_tree, write_json, write_sealed
-    from privcode.pipeline.directory import versions
-    from privcode.release.bundle import FACTS
-    from privcode.release.evidence import Evidence
-    from privcode.release.verify import release, verify_bundle
 
     plan = _plan(3)
     shown = Evidence(

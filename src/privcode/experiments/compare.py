@@ -20,6 +20,7 @@ from typing import Any
 from privcode.config import Config, dump_config
 from privcode.console import at_terminal, progress_bar, say
 from privcode.errors import UserError
+from privcode.experiments import drawing, page, plots
 from privcode.files import private_folder, read_json, settle, write_bytes, write_json, write_text
 from privcode.pipeline import results
 from privcode.pipeline.arms import arms, row, table
@@ -82,7 +83,6 @@ def compare(config: Config, out: Path) -> dict[str, Any]:
 
 
 def _show(facts: Mapping[str, Any], published: Sequence[Mapping[str, Any]], out: Path) -> None:
-    from privcode.experiments import drawing, page, plots
 
     pictures = plots.pictures(facts)
     shown = page.page(facts, published, out.resolve().name, pictures)

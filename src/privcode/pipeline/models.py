@@ -7,21 +7,21 @@ Does not: train; the stages do.
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from privcode.console import progress_bar
+from privcode.data.records import Record, Unit
+from privcode.generation import Generator, Sampling
+from privcode.generation.backends import Weights
+from privcode.generation.local import LocalGenerator, load
+from privcode.models import attach_lora, load_adapter, load_model, render, save_model
 from privcode.models.settings import Model
 from privcode.pipeline.layout import RunDirectory
-
-if TYPE_CHECKING:
-    from privcode.generation import Generator, Sampling
-    from privcode.generation.backends import Weights
-    from privcode.generation.local import LocalGenerator
+from privcode.training.likelihood import record_log_probabilities
 
 
-def weights_of(run: RunDirectory, label: str) -> "Weights":
+def weights_of(run: RunDirectory, label: str) -> Weights:
     """The files of the model called "base", "tuned", "junior" or "untuned junior"."""
-    from privcode.generation.backends import Weights
 
     section = run.config.labelled(label)
     tuned = {"junior": run.junior, "tuned": run.premium}.get(label)
@@ -34,9 +34,8 @@ def weights_of(run: RunDirectory, label: str) -> "Weights":
     return Weights(section.model, section.model, section.dtype, (*before, *last))
 
 
-def loaded(run: RunDirectory, label: str, batch_size: int) -> "LocalGenerator":
+def loaded(run: RunDirectory, label: str, batch_size: int) -> LocalGenerator:
     """That model in this process: for what needs its weights or probabilities."""
-    from privcode.generation.local import load
 
     return load(weights_of(run, label), batch_size)
 
@@ -44,8 +43,6 @@ def loaded(run: RunDirectory, label: str, batch_size: int) -> "LocalGenerator":
 def trainable(run: RunDirectory) -> Any:
     """What `sanitize` tunes: the model with a new adapter, always the same at one seed."""
     import torch
-
-    from privcode.models import attach_lora, load_adapter, load_model
 
     section = run.config.sanitized
     model = load_model(section.model, section.dtype)
@@ -60,8 +57,6 @@ def trainable(run: RunDirectory) -> Any:
 
 def certainty(run: RunDirectory, samples: list[Any]) -> dict[Any, float]:
     """By sample's id, the mean log-probability of its tokens under the junior."""
-    from privcode.data.records import Record, Unit
-    from privcode.training.likelihood import record_log_probabilities
 
     section, size = run.config.junior, run.config.sanitize.micro_batch
     records = [
@@ -95,7 +90,6 @@ def ask(run: RunDirectory, label: str, prompts: list[str]) -> list[str]:
 
 def merge(run: RunDirectory, label: str, adapter: Path) -> None:
     """Write the whole model beside its adapter."""
-    from privcode.models import save_model
 
     generator = loaded(run, label, 1)
     whole = generator.model.merge_and_unload()
@@ -108,13 +102,12 @@ def merged(adapter: Path) -> Path:
 
 
 def answers_of(
-    generator: "Generator",
-    sampling: "Sampling",
+    generator: Generator,
+    sampling: Sampling,
     template: str,
     progress: Callable[[int], None],
 ) -> Callable[[list[str]], list[list[str]]]:
     """Prompts to answers, in small chunks; a prompt too long for the model gets empty answers."""
-    from privcode.models import render
 
     def answer(prompts: list[str]) -> list[list[str]]:
         answers = [[""] * sampling.n for _ in prompts]
@@ -131,9 +124,8 @@ def answers_of(
     return answer
 
 
-def sampling_of(section: Any, n: int, temperature: float | None = None) -> "Sampling":
+def sampling_of(section: Any, n: int, temperature: float | None = None) -> Sampling:
     """`n` answers a prompt, as a section of the config has it otherwise."""
-    from privcode.generation import Sampling
 
     return Sampling(
         temperature=section.temperature if temperature is None else temperature,
@@ -146,6 +138,5 @@ def sampling_of(section: Any, n: int, temperature: float | None = None) -> "Samp
 
 def rendered(section: Model, prompt: str) -> str:
     """`prompt` in the model's template."""
-    from privcode.models import render
 
     return render(section.template, prompt=prompt)

@@ -6,31 +6,27 @@ Does not: read private records.
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
+from privcode.audit.attacks import named_attacks
 from privcode.config import Config
 from privcode.data.masking import need_detectors
+from privcode.data.prompts import read_prompts
 from privcode.errors import UserError
+from privcode.execution import Limits, Program, execute, unsupported, wrong_names
 from privcode.files import CODE, read_bytes, read_text
+from privcode.generation.backends import backend_named
+from privcode.models import check_model, load_tokenizer
 from privcode.privacy.registry import check
+from privcode.scoring import Task, load_tasks
 from privcode.scoring.settings import Evaluate, TaskFile
+from privcode.validation.filters import named_filters
 from privcode.validation.settings import Execution
-
-if TYPE_CHECKING:
-    from privcode.scoring import Task
 
 
 def refuse_early(config: Config, todo: Sequence[str]) -> None:
     """Refuse what a stage to do would refuse, before budget is spent on an earlier one."""
     if "pretune" in todo:
         need_detectors()
-
-    from privcode.audit.attacks import named_attacks
-    from privcode.data.prompts import read_prompts
-    from privcode.execution import unsupported
-    from privcode.generation.backends import backend_named
-    from privcode.models import check_model, load_tokenizer
-    from privcode.validation.filters import named_filters
 
     if "sanitize" in todo and not config.data.public:
         check()
@@ -61,23 +57,20 @@ def refuse_early(config: Config, todo: Sequence[str]) -> None:
 
 def _trial_program(section: Execution | Evaluate) -> None:
     """Refuse a sandbox that does not work here, or modules that cannot be preloaded."""
-    from privcode.execution import Limits, Program, execute
 
     memory = section.memory_mb or Limits.memory_mb
     limits = Limits(memory_mb=memory, preload=tuple(section.preload))
     list(execute([Program("trial", "")], limits, sandbox=section.sandbox, workers=1))
 
 
-def tasks_of(file: TaskFile) -> list["Task"]:
+def tasks_of(file: TaskFile) -> list[Task]:
     """The tasks that a config names."""
-    from privcode.scoring import load_tasks
 
     return load_tasks(file.file, file.format, stdlib_only=file.stdlib_only)
 
 
 def beside(section: Execution, language: str | None = None) -> dict[str, bytes]:
     """The files that lie next to every program of `language`: name -> content."""
-    from privcode.execution import Limits, wrong_names
 
     found: dict[str, bytes] = {}
     for path in map(Path, section.files):

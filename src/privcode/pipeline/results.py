@@ -7,23 +7,26 @@ Does not: change a run.
 
 from collections import Counter
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from privcode.config import Config
 from privcode.errors import UserError
 from privcode.fields import json_number
 from privcode.files import Row, read_jsonl
+from privcode.models import public_name
 from privcode.pipeline.budget import check_settings, check_trial
 from privcode.pipeline.directory import changed, passing, read_manifest, read_private, versions
 from privcode.pipeline.layout import RunDirectory
 from privcode.pipeline.spending import is_public, spent_beside
+from privcode.pipeline.trials import checked
 from privcode.plain import files_below, is_text, read_object, shown
 from privcode.privacy.accounting import Spent
 from privcode.privacy.ledger import planned_in, read_ledger, spent_in
 from privcode.privacy.plan import Charge
-
-if TYPE_CHECKING:
-    from privcode.release.evidence import Evidence
+from privcode.release.bundle import DATA, rows_of
+from privcode.release.evidence import Evidence
+from privcode.release.stated import checked_audit, public, stated
+from privcode.release.verify import verify_bundle
 
 
 def evaluation(run: RunDirectory) -> dict[str, dict[str, Any]]:
@@ -64,7 +67,6 @@ def audit(run: RunDirectory) -> dict[str, Any] | None:
     Raises:
         UserError: the file is not what `audit` wrote.
     """
-    from privcode.release.stated import checked_audit
 
     path = run.evaluation / "audit.json"
     return checked_audit(read_object(path), str(path)) if path.exists() else None
@@ -166,8 +168,6 @@ def verify(run: RunDirectory) -> dict[str, Any]:
         raise UserError(f"{run.ledger}: holds {taken.steps} of {run.plan.steps} steps; restore it")
     charge = run.plan.charge(spent_beside(run))
     if run.bundle.exists():
-        from privcode.release.verify import verify_bundle
-
         _check_origin(run, manifest["stages"], verify_bundle(run.bundle))
     return facts | {
         "epsilon": json_number(charge.cost.epsilon),
@@ -180,8 +180,6 @@ def verify(run: RunDirectory) -> dict[str, Any]:
 
 def _check_origin(run: RunDirectory, stages: dict[str, Any], facts: dict[str, Any]) -> None:
     """Refuse a bundle, whole by itself, that states or holds something else than the run does."""
-    from privcode.release.bundle import DATA, rows_of
-    from privcode.release.stated import public, stated
 
     again = f"make the bundle again with privcode release {run.out}"
     own = public(evidence(run), str(run.out))
@@ -222,8 +220,6 @@ def pairs_in(path: Path) -> list[Row]:
 
 def _tried(config: Config) -> dict[str, Any]:
     """What a sweep tries and by what it judges, without places on the owner's machine."""
-    from privcode.models import public_name
-    from privcode.pipeline.trials import checked
 
     sweep = checked(config)
     tried = {
@@ -233,9 +229,8 @@ def _tried(config: Config) -> dict[str, Any]:
     return {"settings": tried, "score": sweep.score.model_dump()}
 
 
-def evidence(run: RunDirectory) -> "Evidence":
+def evidence(run: RunDirectory) -> Evidence:
     """Everything public that a report or a release is made of."""
-    from privcode.release.evidence import Evidence
 
     taken = spent(run)
     trip = run.config.validate_.round_trip

@@ -18,6 +18,7 @@ from pathlib import Path
 from privcode.errors import UserError
 from privcode.execution import Limits, execute
 from privcode.files import read_json, write_json
+from privcode.privacy.registry import registry
 from privcode.scoring.programs import program_for, unsupported, verdict
 from privcode.scoring.tasks import Task
 
@@ -128,7 +129,6 @@ def _note(
         *(file.read_text(encoding="utf-8") for file in ours),
     ]
     digest = hashlib.sha256("\0".join(parts).encode("utf-8", "surrogatepass")).hexdigest()
-    from privcode.privacy.registry import registry  # slow to import: the accountant comes along
 
     try:
         return registry().parent / "ground-truth" / f"{digest[:32]}.json"

@@ -66,10 +66,7 @@ class Caller:
         self.home, self.scratch = folder / "home", folder / "scratch"
         package = folder / "package" / "privcode"
         source = Path(privcode.__file__).parent
-        shutil.copytree(source / "execution", package / "execution")
-        (package / "syntax").mkdir()
-        for path in (*source.glob("*.py"), source / "syntax" / "__init__.py"):
-            shutil.copy(path, package / path.relative_to(source))
+        shutil.copytree(source, package, ignore=shutil.ignore_patterns("assets", "__pycache__"))
         for place in (self.home, self.scratch):
             place.mkdir()
         (self.home / "secret").write_text(self.secret)

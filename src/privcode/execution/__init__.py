@@ -1,9 +1,10 @@
 """Model-written programs, run inside a sandbox or not at all (promise 8 of the design)."""
 
+from privcode.execution._choice import Availability, choose_sandbox, sandboxes
 from privcode.execution._file import execute_file, wrong_names
 from privcode.execution._program import Limits, Outcome, Program, Status
 from privcode.execution._run import execute
-from privcode.execution._sandboxes import Availability, Sandbox, choose_sandbox, sandboxes
+from privcode.execution._sandboxes import Sandbox
 from privcode.execution._worker import unsupported
 
 __all__ = [

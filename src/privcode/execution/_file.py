@@ -19,12 +19,12 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from privcode.errors import UserError
+from privcode.execution._languages import parse
 from privcode.execution._program import Limits, Program
 from privcode.execution._run import execute
 from privcode.files import Row, read_jsonl, unwritable, write_jsonl
 from privcode.languages import canonical_language, languages
 from privcode.outputs import check_output
-from privcode.syntax.spans import parse
 
 _FIELDS = ("id", "language", "code", "stdin", "files")
 

@@ -18,8 +18,9 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from queue import SimpleQueue
 
 from privcode.errors import UserError
+from privcode.execution._choice import choose_sandbox
 from privcode.execution._program import Limits, Outcome, Program
-from privcode.execution._sandboxes import Sandbox, choose_sandbox
+from privcode.execution._sandboxes import Sandbox
 from privcode.execution._server import SandboxFailure
 from privcode.execution._worker import Compiled, Worker
 

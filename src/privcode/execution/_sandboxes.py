@@ -23,7 +23,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from privcode.errors import UserError
 from privcode.execution import _seccomp
 from privcode.execution._folder import new_folder
 
@@ -69,15 +68,6 @@ class Sandbox:
     namespaces: bool
     launch: Callable[[int | None, tuple[str, ...]], Launch]
     automatic: bool = True
-
-
-@dataclass(frozen=True)
-class Availability:
-    """One line of `privcode doctor`: `reason` says why not and what to do, or is empty."""
-
-    name: str
-    available: bool
-    reason: str
 
 
 def landlock_abi() -> int:
@@ -232,7 +222,7 @@ os.execvp(command[0], [*command, "3", "4"])
 def _empty_root() -> str:
     """A directory for containers to mount things in, until this process ends.
 
-    Made once, by the trial of `_why_not`, before servers start side by side.
+    Made once, by the trial of `_choice`, before servers start side by side.
     """
     made = str(new_folder("root"))
     os.chmod(made, 0o755)  # it is / to the programs' user
@@ -274,62 +264,9 @@ def _podman(uid: int | None, tools: tuple[str, ...]) -> Launch:
     return Launch((*start, *command, *plain.command), plain.setup)
 
 
-_SANDBOXES = (
+SANDBOXES = (
     Sandbox("bubblewrap", namespaces=True, launch=_bubblewrap),
     Sandbox("namespaces", namespaces=True, launch=_namespaces),
     Sandbox("landlock", namespaces=False, launch=_landlock),
     Sandbox("podman", namespaces=True, launch=_podman, automatic=False),
 )
-
-
-@functools.cache
-def _why_not(sandbox: Sandbox) -> str:
-    """Empty if a program runs inside `sandbox` here, otherwise the reason and the remedy."""
-    from privcode.execution._program import Limits
-    from privcode.execution._server import SandboxFailure, Server, Task
-
-    if sys.platform != "linux":
-        return "needs Linux; run in a Linux container or virtual machine"
-    if not _seccomp.supported():
-        return "has no system-call filter for this processor; use x86-64 or aarch64"
-    for name, tool in (("bubblewrap", "bwrap"), ("podman", "podman")):
-        if sandbox.name == name and _tool(tool) is None:
-            found = shutil.which(tool)
-            how = (
-                f"is {found}, which others than root could change" if found else "is not installed"
-            )
-            return f"{tool} {how}; run `apt install {name}`"
-    if sandbox.name == "landlock" and landlock_abi() == 0:
-        return "this kernel has no Landlock; use Linux 5.13 or newer with Landlock enabled"
-    code = "import os\nif os.fork() == 0: os._exit(0)\nos.wait()"
-    server = Server(sandbox, (), slot=255)
-    try:
-        outcome, _ = server.do(Task("probe", Limits(), code, checked=True))
-    except SandboxFailure as failure:
-        mend = "allow user namespaces, as docs/reference/sandbox.md says, or use another"
-        return f"does not start here ({failure}); {mend}"
-    finally:
-        server.close()
-    return "" if outcome.status == "ok" else f"a trial program failed ({outcome.error})"
-
-
-def sandboxes() -> list[Availability]:
-    """Every sandbox, strongest first, and whether it works on this machine."""
-    return [Availability(s.name, not _why_not(s), _why_not(s)) for s in _SANDBOXES]
-
-
-def choose_sandbox(name: str = "auto") -> Sandbox:
-    """The sandbox called `name`. For "auto", the strongest that works and needs no engine.
-
-    Raises:
-        UserError: no such sandbox, or none works here; the message says what to install.
-    """
-    wanted = [s for s in _SANDBOXES if name == s.name or (name == "auto" and s.automatic)]
-    if not wanted:
-        known = ", ".join(["auto", *(s.name for s in _SANDBOXES)])
-        raise UserError(f"sandbox: there is none called {name!r}; choose one of {known}")
-    for sandbox in wanted:
-        if not _why_not(sandbox):
-            return sandbox
-    reasons = "; ".join(f"{s.name}: {_why_not(s)}" for s in wanted)
-    raise UserError(f"sandbox: model-written code cannot be confined on this machine; {reasons}")

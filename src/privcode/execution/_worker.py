@@ -16,9 +16,10 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
+from privcode.execution._choice import choose_sandbox
 from privcode.execution._languages import Toolchain, error_of, toolchain
 from privcode.execution._program import Limits, Outcome, Program, Status
-from privcode.execution._sandboxes import Sandbox, choose_sandbox
+from privcode.execution._sandboxes import Sandbox
 from privcode.execution._server import Server, Task
 from privcode.execution._transpile import SERVER, Transpiler
 from privcode.languages import canonical_language, languages

@@ -214,9 +214,14 @@ _TRAINING = ("method", "data", "privacy", "sanitize", "audit")
 
 
 def settings_digest(values: Row) -> str:
-    """SHA-256 of the settings that training under the plan reads, of a config's plain values."""
+    """SHA-256 of the settings that training under the plan reads, of a config's plain values.
+
+    Attacks of other packages are left out: they come after training, and after earlier privcodes.
+    """
     model = "premium" if values["method"] in ("dpft", "jft") else "junior"
     read = {name: values[name] for name in (*_TRAINING, model)}
+    if isinstance(read["audit"], dict):
+        read["audit"] = {k: v for k, v in read["audit"].items() if k != "attacks"}
     return hashlib.sha256(json.dumps(read, sort_keys=True).encode()).hexdigest()
 
 

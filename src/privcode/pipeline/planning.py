@@ -20,9 +20,10 @@ from privcode.pipeline.arms import arms
 from privcode.pipeline.cost import BANDWIDTH, GPU, PEAK, UTILISATION, estimate, memory
 from privcode.pipeline.private import private_records
 from privcode.pipeline.results import charged
-from privcode.pipeline.spending import overlaps, runs_elsewhere, spent_elsewhere
+from privcode.pipeline.spending import runs_elsewhere, spent_elsewhere
 from privcode.privacy.accounting import unit_words
 from privcode.privacy.plan import PrivacyPlan
+from privcode.privacy.spending import overlaps
 
 GROUPS = (2, 5, 10)
 """Sizes of the groups that `plan` names; fixed, so that they say nothing about the data."""

@@ -18,10 +18,11 @@ from privcode.pipeline.budget import begin
 from privcode.pipeline.layout import RunDirectory
 from privcode.pipeline.models import merge, merged, rendered, trainable
 from privcode.pipeline.private import DataIdentity, private_records
-from privcode.pipeline.spending import overlaps, runs_beside, spent_beside
+from privcode.pipeline.spending import runs_beside, spent_beside
 from privcode.pipeline.stages._stage import Stage
 from privcode.privacy.accounting import unit_words
 from privcode.privacy.ledger import Ledger
+from privcode.privacy.spending import overlaps
 from privcode.training import dp_sgd
 from privcode.training.dp_sgd import Learner
 from privcode.training.examples import encode

@@ -9,7 +9,7 @@ Does not: add words of its own about a command or a setting; these are written w
 """
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -53,7 +53,7 @@ def _cell(text: str) -> str:
     return " ".join(text.split()).replace("|", "\\|")
 
 
-def _table(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
+def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
     lines += ["| " + " | ".join(map(_cell, row)) + " |" for row in rows]
     return "\n".join(lines) + "\n"
@@ -117,7 +117,7 @@ def _type(schema: dict[str, Any]) -> str:
         return ", ".join(f"`{value}`" for value in schema["enum"])
     if "const" in schema:
         return f"`{schema['const']}`"
-    kind = schema.get("type")
+    kind = str(schema.get("type", ""))
     if kind in ("integer", "number"):
         return kind + _range(schema)
     if kind == "array":
@@ -125,7 +125,7 @@ def _type(schema: dict[str, Any]) -> str:
     if kind == "object":
         inner = schema.get("additionalProperties")
         return f"mapping to {_type(inner)}" if isinstance(inner, dict) and inner else "mapping"
-    return {"string": "text", "boolean": "`true`, `false`"}.get(str(kind), str(kind or ""))
+    return {"string": "text", "boolean": "`true`, `false`"}.get(kind, kind)
 
 
 def _range(schema: dict[str, Any]) -> str:

@@ -7,12 +7,12 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from privcode.errors import UserError
-from privcode.exercises.bundle import ASSETS
 from privcode.exercises.corpus import public_documents
-from privcode.exercises.tokenizer import solve
 from privcode.generation import Generator, Sampling
 from privcode.generation.local import LocalGenerator
 from privcode.models import attach_lora, load_adapter, load_model, load_tokenizer, render
+from tests.helpers.bundled import ASSETS
+from tools.bundled_models.tokenizer import solve
 
 torch.set_num_threads(1)
 PROMPTS = [solve(pair)[0] for pair in islice(public_documents(7), 5)]

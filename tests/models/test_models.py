@@ -9,7 +9,6 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-import privcode
 from privcode.config import Config, parse_config
 from privcode.errors import UserError
 from privcode.models import (
@@ -21,8 +20,8 @@ from privcode.models import (
     save_model,
 )
 from privcode.pipeline.preflight import refuse_early
+from tests.helpers.bundled import ASSETS
 
-ASSETS = Path(privcode.__file__).parent / "assets"
 WEIGHT = "model.layers.0.mlp.down_proj.weight"
 Weights = dict[str, torch.Tensor]
 

@@ -12,7 +12,6 @@ from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
 from privcode.data.records import Record, Unit
 from privcode.errors import UserError
-from privcode.exercises.bundle import ASSETS
 from privcode.exercises.corpus import private_records
 from privcode.privacy.clipping import Clipper
 from privcode.privacy.ledger import Ledger, read_ledger, spent_in
@@ -22,6 +21,7 @@ from privcode.training.dp_sgd import Learner, by_unit, micro_batches, sanitize
 from privcode.training.examples import collate, encode
 from privcode.training.loss import per_example_losses, syntax_weight
 from privcode.training.settings import Sanitize, Syntax
+from tests.helpers.bundled import ASSETS
 
 TOKENIZER = AutoTokenizer.from_pretrained(ASSETS / "junior")
 RECORDS = [

@@ -13,10 +13,10 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from privcode.errors import UserError
 from privcode.exercises.corpus import Pair, tasks
-from privcode.exercises.tokenizer import solve
 from privcode.files import Row, read_json, sha256_file, write_jsonl, write_text
+from tools.bundled_models.tokenizer import solve
 
-ASSETS = Path(__file__).parent.parent / "assets"
+ASSETS = Path(__file__).resolve().parents[2] / "src" / "privcode" / "assets"
 
 _README = """# Bundled models
 
@@ -37,7 +37,7 @@ names of invented libraries, which no model can guess. Pass@1 is greedy, on held
 (test split, seed 0), run inside bubblewrap. The cosine schedule follows the clock, so training
 again gives models like these, not these bits.
 
-Made by, on one CPU core each (AMD EPYC with AVX-512, bf16 autocast):
+Made by, in a checkout, on one CPU core each (AMD EPYC with AVX-512, bf16 autocast):
 
 {commands}
 """
@@ -112,7 +112,7 @@ def install(root: Path, assets: Path = ASSETS) -> Path:
         for file in (assets / name).iterdir():
             file.chmod(0o644)
     commands = [
-        f"    python -m privcode.exercises.pretrain train {name} --minutes "
+        f"    python -m tools.bundled_models.pretrain train {name} --minutes "
         f"{fact['minutes']:g} --out ROOT"
         for name, fact in facts.items()
     ]

@@ -10,10 +10,11 @@ from hypothesis import strategies as st
 from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-import privcode.exercises.bundle as bundle
 from privcode.errors import UserError
 from privcode.exercises.corpus import private_records, public_documents, public_prompts, tasks
-from privcode.exercises.pretrain import (
+from privcode.files import sha256_file, write_json
+from tools.bundled_models import bundle
+from tools.bundled_models.pretrain import (
     SIZES,
     batches,
     build_model,
@@ -22,8 +23,7 @@ from privcode.exercises.pretrain import (
     target_loss,
     train,
 )
-from privcode.exercises.tokenizer import build_tokenizer, describe, solve
-from privcode.files import sha256_file, write_json
+from tools.bundled_models.tokenizer import build_tokenizer, describe, solve
 
 NAMES = ("junior", "premium")
 torch.set_num_threads(1)

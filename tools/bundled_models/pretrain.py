@@ -1,4 +1,4 @@
-"""Pre-train the two bundled models on public exercises: `python -m privcode.exercises.pretrain`.
+"""Pre-train the two bundled models on public exercises: `python -m tools.bundled_models.pretrain`.
 
     train {junior,premium} --minutes M --out ROOT   one CPU thread; ROOT/NAME/{snapshot,final}
     sample ROOT/NAME/final                          answers to held-out public tasks, to be scored
@@ -28,10 +28,10 @@ import torch
 from torch.nn import functional
 from transformers import AutoTokenizer, GenerationConfig, LlamaConfig, LlamaForCausalLM
 
-from privcode.exercises import bundle
 from privcode.exercises.corpus import Pair, public_documents
-from privcode.exercises.tokenizer import CONTEXT, build_tokenizer, describe, solve
 from privcode.files import write_json, write_with
+from tools.bundled_models import bundle
+from tools.bundled_models.tokenizer import CONTEXT, build_tokenizer, describe, solve
 
 Example = tuple[list[int], list[int]]  # context ids, target ids
 

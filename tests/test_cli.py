@@ -6,11 +6,13 @@ import subprocess
 import sys
 from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
 import yaml
 
+from privcode import __version__
 from privcode.cli import main
 from privcode.config import load_config
 from privcode.console import NOT_SHOWN
@@ -61,6 +63,13 @@ def refused(done: Done, *words: str) -> None:
     assert "Traceback" not in done.stderr
     for word in words:
         assert word in done.stderr
+
+
+def test_version_is_one_line() -> None:
+    done = privcode("--version")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout == f"privcode {version('privcode')}\n"
+    assert done.stdout == f"privcode {__version__}\n"
 
 
 def account(*more: str) -> Done:

@@ -37,6 +37,8 @@ standard output. Everything else goes to standard error.
 | 2 | something that you can fix; one line names the place and the remedy |
 | 130, 143 | interrupted, or terminated; run the same command again to continue |
 
+`privcode --version` prints the version.
+
 `privcode --debug COMMAND` shows tracebacks and warnings. They may quote private records.
 """
 _SETTINGS = """

@@ -4,7 +4,7 @@
     print(privcode.plan(config).cost())
     privcode.Run(config, Path("runs/mine")).all()
 
-Promises: these three names. Everything is imported when it is first asked for.
+Promises: these three names, and `__version__`. Everything is imported when it is first asked for.
 """
 
 from typing import TYPE_CHECKING, Any
@@ -14,7 +14,9 @@ if TYPE_CHECKING:
     from privcode.config import plan_of as plan
     from privcode.pipeline.run import Run
 
-__all__ = ["Run", "load_config", "plan"]
+    __version__: str
+
+__all__ = ["Run", "__version__", "load_config", "plan"]
 
 
 def __getattr__(name: str) -> Any:
@@ -30,4 +32,8 @@ def __getattr__(name: str) -> Any:
         from privcode.pipeline.run import Run
 
         return Run
+    if name == "__version__":
+        from importlib.metadata import version
+
+        return version("privcode")
     raise AttributeError(f"module 'privcode' has no attribute {name!r}")

@@ -20,7 +20,7 @@ import typer
 
 from privcode import launcher
 from privcode.cli import checks, experiments, planning, programs, runs
-from privcode.console import open_streams, say
+from privcode.console import answer, open_streams, say
 from privcode.errors import UserError, why
 
 app = typer.Typer(
@@ -31,10 +31,22 @@ app = typer.Typer(
 )
 
 
+def _version(wanted: bool) -> None:
+    if wanted:
+        import privcode
+
+        answer({}, False, f"privcode {privcode.__version__}")
+        raise typer.Exit
+
+
 @app.callback()
 def _options(
     context: typer.Context,
     debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks and warnings.")] = False,
+    version: Annotated[
+        bool,
+        typer.Option("--version", help="Print the version.", callback=_version, is_eager=True),
+    ] = False,
 ) -> None:
     if launcher.launched() > 1 and context.invoked_subcommand != "sanitize":
         from privcode.distributed import alone

@@ -6,17 +6,18 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-FOLDERS = ("docs", "src", "tests", "benchmarks", "configs", "tools", ".ci", ".github")
+FOLDERS = ("docs", "src", "tests", "benchmarks", "configs", "examples", "tools", ".ci", ".github")
 PAGES = sorted(
     [
         *ROOT.glob("*.md"),
         *(ROOT / "docs").rglob("*.md"),
+        *(ROOT / "examples").glob("*.md"),
         *(ROOT / ".github").rglob("*.md"),
     ]
 )
 CODE = sorted(
     path
-    for folder in ("src", "tests", "benchmarks", "configs", "tools", ".ci")
+    for folder in ("src", "tests", "benchmarks", "configs", "examples", "tools", ".ci")
     for path in (ROOT / folder).rglob("*")
     if path.suffix in (".py", ".yaml", ".j2", ".md") and path.is_file()
 )

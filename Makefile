@@ -4,7 +4,7 @@ BIN := .venv/bin
 export HF_HUB_OFFLINE ?= 1
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: install demo results test slow lint bench docs reference
+.PHONY: install demo results test slow lint bench docs reference wheel wheel-demo
 install: .venv/.installed
 
 .venv/.installed: pyproject.toml constraints.txt
@@ -46,3 +46,13 @@ docs: install
 # The two pages of docs/reference that are made from the code.
 reference: install
 	$(BIN)/python tools/reference.py
+
+# The wheel, in dist/. What an earlier build left in build/lib would go into it.
+wheel: install
+	rm -rf build/lib build/bdist.* dist/privcode-*.whl
+	$(BIN)/pip wheel --quiet --no-deps -w dist .
+
+# The demo as somebody runs it who has the wheel alone: in a fresh environment, without the source.
+wheel-demo: wheel
+	$(BIN)/python -m tools.fresh_environment build/fresh dist/privcode-*.whl
+	cd build/fresh && env -u PYTHONPATH bin/privcode demo --out demo

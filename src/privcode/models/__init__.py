@@ -2,31 +2,37 @@
 
 Promises: a model that cannot be used is refused in one line; a prompt becomes the same tokens in
 training and in generation.
-Does not: train or sample.
+Does not: train or sample; nor import torch or transformers before one of these is asked for,
+because every config is read through this package.
 """
 
-from privcode.models.loading import (
-    LORA_TARGETS,
-    attach_lora,
-    check_model,
-    context_length,
-    load_adapter,
-    load_encoder,
-    load_model,
-    load_tokenizer,
-    public_name,
-    save_model,
-    sizes,
-)
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
 from privcode.models.settings import Dtype
 from privcode.models.templates import render
-from privcode.models.tokens import (
-    Answer,
-    answer_tokens,
-    end_tokens,
-    pair_tokens,
-    prompt_tokens,
-)
+
+if TYPE_CHECKING:
+    from privcode.models.loading import (
+        LORA_TARGETS,
+        attach_lora,
+        check_model,
+        context_length,
+        load_adapter,
+        load_encoder,
+        load_model,
+        load_tokenizer,
+        public_name,
+        save_model,
+        sizes,
+    )
+    from privcode.models.tokens import (
+        Answer,
+        answer_tokens,
+        end_tokens,
+        pair_tokens,
+        prompt_tokens,
+    )
 
 __all__ = [
     "LORA_TARGETS",
@@ -48,3 +54,10 @@ __all__ = [
     "save_model",
     "sizes",
 ]
+_TOKENS = ("Answer", "answer_tokens", "end_tokens", "pair_tokens", "prompt_tokens")
+
+
+def __getattr__(name: str) -> Any:
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{'tokens' if name in _TOKENS else 'loading'}"), name)

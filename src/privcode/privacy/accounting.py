@@ -152,12 +152,13 @@ def _one_event(s: Spent) -> dp_accounting.DpEvent:
     return dp_event.RepeatAndSelectDpEvent(run, mean=s.trials, shape=math.inf)  # Poisson
 
 
-def _rdp(event: dp_accounting.DpEvent, delta: float) -> float:
+@lru_cache(maxsize=256)  # calibration, `spend` and every group ask for the same again
+def _rdp(taken: tuple[Spent, ...], delta: float) -> float:
     # An order that does not converge is left out, which can only raise ε. No warning is needed.
     logging.set_verbosity(logging.ERROR)
     # The library's default orders stop at 512, too few for ε near 0.01.
     orders = [1 + x / 10 for x in range(3, 100)] + [*range(11, 64), *(2**p for p in range(6, 15))]
-    return float(RdpAccountant(orders).compose(event).get_epsilon(delta))
+    return float(RdpAccountant(orders).compose(_event(taken)).get_epsilon(delta))
 
 
 def _interval(epsilon_rdp: float) -> float:
@@ -168,7 +169,7 @@ def _interval(epsilon_rdp: float) -> float:
     return PLD_INTERVAL * max(1.0, 2.0 ** math.ceil(math.log2(max(epsilon_rdp, 1e-9) / 2)))
 
 
-def _nothing_bounds(taken: list[Spent]) -> bool:
+def _nothing_bounds(taken: Sequence[Spent]) -> bool:
     return (
         any(s.noise_multiplier < LEAST_NOISE for s in taken)
         or len({s.owner_column for s in taken}) > 1
@@ -188,18 +189,17 @@ def spend(spent: tuple[Spent, ...], delta: float) -> Cost:
     Infinite for two kinds of units, for a noise multiplier below `LEAST_NOISE`, and where ε by
     RDP is above `EPSILON_CEILING`.
     """
-    taken = [s for s in spent if s.steps]
+    taken = tuple(s for s in spent if s.steps)
     if not taken:
         return Cost(0.0, 0.0)
     if _nothing_bounds(taken):
         return Cost(math.inf, math.inf)
-    event = _event(taken)
-    rdp = _rdp(event, delta)
+    rdp = _rdp(taken, delta)
     if not rdp <= EPSILON_CEILING:
         return Cost(math.inf, math.inf)
     if by_rdp(taken, delta):
         return Cost(rdp, rdp)
-    pld = PLDAccountant(value_discretization_interval=_interval(rdp)).compose(event)
+    pld = PLDAccountant(value_discretization_interval=_interval(rdp)).compose(_event(taken))
     return Cost(float(pld.get_epsilon(delta)), rdp)
 
 
@@ -219,7 +219,7 @@ def group_epsilon(spent: tuple[Spent, ...], delta: float, group: int) -> float:
     Returns:
         An upper bound, infinite where it is above `GROUP_CEILING`.
     """
-    taken = [s for s in spent if s.steps]
+    taken = tuple(s for s in spent if s.steps)
     if not taken:
         return 0.0
     if _nothing_bounds(taken) or any(_beyond_ceiling(s, delta, group) for s in taken):
@@ -234,7 +234,7 @@ def group_epsilon(spent: tuple[Spent, ...], delta: float, group: int) -> float:
     # satisfy at (ε, δ - t), P and Q satisfy at (ε + t', δ), where t' = -steps·log(1 - cut).
     steps = sum(s.steps for s in taken)
     cut = _GROUP_CUT * delta / steps
-    rdp, reach, events = _rdp(_event(taken), delta), 0.0, []
+    rdp, reach, events = _rdp(taken, delta), 0.0, []
     for s in taken:
         noise = min(s.noise_multiplier, MOST_NOISE)
         most = int(stats.binom.isf(cut, group, s.sampling_rate))
@@ -351,7 +351,7 @@ def _rdp_noise_multiplier(
 
     def enough(noise_multiplier: float) -> bool:
         spent = Spent(sampling_rate, noise_multiplier, steps, trials)
-        return _rdp(_event([spent]), delta) <= epsilon
+        return _rdp((spent,), delta) <= epsilon
 
     low = high = LEAST_NOISE
     while not enough(high):

@@ -181,14 +181,14 @@ def test_plan_tells_the_terminal_alone_what_stands_in_many_records(
     # The same with and without the data: nothing in it can come from them.
     assert [done.stdout for done in within] == [done.stdout for done in without]
     for done in within:
-        assert done.stderr.count("stands in 37 records: protected at ε = ") == 2
+        assert done.stderr.count("occurs in 37 records: protected at ε = ") == 2
         assert "keep them to yourself" in done.stderr
         assert "ann@corp.example" not in done.stderr
     assert {path.name for path in tmp_path.iterdir()} == {"privcode.yaml", "private.jsonl"}
     columns = "columns: {prompt: prompt, code: code, unit: author}"
     by_owner = CONFIG.replace("jsonl}", f"jsonl, {columns}}}", 1)
     config.write_text(by_owner.replace("units: 16000", "units: 16000, unit: column"))
-    assert privcode("plan", config).stderr.count("stands in 3 owners") == 2
+    assert privcode("plan", config).stderr.count("occurs in 3 owners") == 2
 
 
 @pytest.mark.usefixtures("terminal")
@@ -199,7 +199,7 @@ def test_plan_tells_the_terminal_alone_how_many_prompts_are_private(
     repeated(tmp_path / "private.jsonl", 0)
     (tmp_path / "prompts.jsonl").write_text('{"prompt": "Write 7."}\n{"prompt": "Add."}\n')
     done = privcode("plan", tmp_path / "privcode.yaml")
-    assert "1 of the prompts stand word for word in the private data" in done.stderr
+    assert "1 of the prompts occur word for word in the private data" in done.stderr
     assert "word for word" not in done.stdout
 
 
@@ -321,11 +321,11 @@ def test_init_tells_the_terminal_alone_what_stands_in_many_records(
     repeated(tmp_path / "private.jsonl", 37)
     config = tmp_path / "privcode.yaml"
     done = privcode("init", tmp_path / "private.jsonl", "-o", config)
-    assert done.stderr.count("stands in 37 records: protected at ε = ") == 2
+    assert done.stderr.count("occurs in 37 records: protected at ε = ") == 2
     assert "37" not in done.stdout.replace(str(tmp_path), "") + config.read_text()
     config.unlink()
     done = privcode("init", tmp_path / "private.jsonl", "-o", config, "--json")
-    assert done.stderr.count("stands in 37 records: protected at ε = ") == 2
+    assert done.stderr.count("occurs in 37 records: protected at ε = ") == 2
     assert json.loads(done.stdout) == {"config": str(config)}
     assert {path.name for path in tmp_path.iterdir()} == {"privcode.yaml", "private.jsonl"}
 

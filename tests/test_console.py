@@ -85,7 +85,7 @@ def test_a_terminal_shows_the_owner_the_figures(folder: Path) -> None:
     repeated(folder / "private.jsonl", 37)
     for command in COMMANDS:
         said = at_a_terminal(*command)
-        assert "stands in 37 records" in said
+        assert "occurs in 37 records" in said
         assert NOT_SHOWN not in said
         Path("new.yaml").unlink(missing_ok=True)
 

@@ -1,15 +1,15 @@
 """What other packages add to privcode: languages, backends, filters, formats and audits.
 
-A package that is installed next to privcode adds one by an entry point. The group is
-`privcode.KIND`, the name is what a config or a command calls it, and the value is a Python object
-whose type the how-to page of its kind shows.
+A package that is installed next to privcode adds one by an entry point. The entry point's group is
+`privcode.KIND`. Its name is the name in a config or a command. Its value is a Python object. The
+how-to page of each kind shows the object's type.
 
 Promises:
-- A name of privcode's own cannot be taken by another package.
-- An extension that cannot be used ends in one line that names its package.
+- No other package can take a name of privcode's own.
+- An extension that cannot be used gives an error of one line that names its package.
 
 Does not: install anything, or run code of a package that adds nothing. An extension is code that
-the owner installed. It is trusted as privcode itself is, and is not covered by privcode's tests.
+the owner installed. It is trusted like privcode itself. Privcode's tests do not cover it.
 """
 
 from collections.abc import Mapping
@@ -27,13 +27,13 @@ def with_added(kind: Kind, own: Mapping[str, T], shape: type[Any]) -> dict[str, 
     """All of a kind by name: privcode's own first, then what other packages add.
 
     Args:
-        kind: what is added.
-        own: privcode's own.
-        shape: the class that each has to be an instance of.
+        kind: the kind of extension.
+        own: privcode's own, by name.
+        shape: the class that each must be an instance of.
 
     Raises:
-        UserError: an extension cannot be imported, is of another class, or takes a name that is
-            in use.
+        UserError: an extension cannot be imported, is of another class, or has a name that is
+            already in use.
     """
     found = dict(own)
     for entry in _entries(kind):

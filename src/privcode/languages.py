@@ -1,7 +1,7 @@
 """The languages of code, one row each: names, grammar, and how a program is compiled and run.
 
-Promises: this is the one place that names a language. A package adds a row by an entry point of
-the group `privcode.languages` (see `extensions`).
+Promises: this is the one place that names a language. Another package adds a row by an entry point
+of the group `privcode.languages` (see `extensions`).
 Does not: parse (`syntax` does) or run anything (`execution` does).
 """
 
@@ -14,34 +14,35 @@ from typing import Any
 from privcode.extensions import with_added
 
 Parse = Callable[[str, str], Any]
-"""Code and the name of its language, to a tree-sitter tree."""
+"""Takes code and the name of its language. Returns a tree-sitter tree."""
 
 
 @dataclass(frozen=True)
 class Commands:
     """How a program of a language is compiled and run.
 
-    {words} in the commands are tools' paths, or what `named` says.
+    A {word} in a command is the path of a tool, or a name from `named`.
 
     Attributes:
         tools: programs that are looked for on the PATH.
-        install: what to do where they are missing.
+        install: what to do if they are missing.
         source: the name of the file that holds the code.
-        run: the command.
-        compile: the command that comes first, or empty.
-        made: the file or folder in the scratch that is all that `run` gets of it; without a
-            command, `_transpile` makes it.
-        reserves: its runtime reserves more address space than it uses, so what it may write to is
-            bounded instead.
-        threads: its runtime's own, beside the program's.
+        run: the command that runs the program.
+        compile: the command before it, or empty.
+        made: the file or folder in the scratch folder that `run` gets, and the only one. If
+            `compile` is empty, `_transpile` makes it.
+        reserves: its runtime reserves more address space than it uses. So the memory that it may
+            write to is bounded instead.
+        threads: threads of the runtime, in addition to the program's.
         proc: whether its runtime reads /proc, which not every sandbox shows.
         reads: what it reads outside the system's programs, as patterns.
-        environment: for both commands.
-        named: names for the commands, by the code and a function that parses code of a language.
-        complete: what the code lacks as a file.
+        environment: environment variables for both commands.
+        named: makes names for the commands, from the code and a function that parses code of a
+            language.
+        complete: adds what the code lacks as a file.
         missing: patterns of a module's name in an error that says it is missing.
-        raised: patterns of the class of an error.
-        failed: a pattern of an error after which the exit code is 0 all the same.
+        raised: patterns of an error's class.
+        failed: a pattern of an error after which the exit code is still 0.
     """
 
     tools: tuple[str, ...]
@@ -67,10 +68,10 @@ class Language:
     """One language.
 
     Attributes:
-        name: the name that configs and verdicts have.
+        name: the name in configs and verdicts.
         aliases: other names, in lower case.
-        grammar: a module that is installed, and its function that gives the tree-sitter grammar.
-        commands: how a program is compiled and run; None for Python, which the sandbox's own
+        grammar: an installed module, and its function that gives the tree-sitter grammar.
+        commands: how a program is compiled and run. None for Python, which the sandbox's own
             interpreter runs.
     """
 
@@ -91,7 +92,7 @@ def languages() -> dict[str, Language]:
 
 
 def canonical_language(name: str) -> str | None:
-    """The name in `languages` for a language's name or alias; None if it is unknown."""
+    """The name in `languages` for a language's name or alias. None if it is unknown."""
     name = name.strip().lower()
     return name if name in languages() else _aliases().get(name)
 
@@ -109,7 +110,7 @@ def _module_or_script(code: str, parse: Parse) -> dict[str, str]:
 
 
 def _java_names(code: str, parse: Parse) -> dict[str, str]:
-    """The file's name, that of its public type, and the class to start, that with `main`."""
+    """The name of the file (its public type) and of the class to start (the one with `main`)."""
     package = public = main = first = ""
     for node in parse(code, "java").root_node.children:
         if node.type == "package_declaration":
@@ -127,7 +128,7 @@ def _java_names(code: str, parse: Parse) -> dict[str, str]:
 
 
 def _go_names(code: str, parse: Parse) -> dict[str, str]:
-    """A file of tests is no program: `go test` makes one of it."""
+    """How to build the code. A file of tests is not a program, so `go test` makes one from it."""
     if "func main(" not in code and re.search(r"^func Test\w*\(", code, re.MULTILINE):
         return {"file": "program_test", "how": "test", "flag": "-c"}
     return {"file": "program", "how": "build", "flag": "-buildvcs=false"}
@@ -349,4 +350,4 @@ LANGUAGES: dict[str, Language] = {
         ),
     )
 }
-"""Those of privcode's own."""
+"""privcode's own languages."""

@@ -255,7 +255,7 @@ def test_the_summary_has_the_figures_and_says_what_weakens_the_guarantee() -> No
         assert re.search(rf"(?<![\d,]){figure:,}(?!,?\d)", said), figure
     for word in (
         "data.on_bad_row",
-        "e-mail address stands in 37 records",
+        "e-mail address occurs in 37 records",
         "--unit author",
         "yours",
     ):
@@ -280,12 +280,12 @@ def test_the_summary_has_the_figures_and_says_what_weakens_the_guarantee() -> No
 def test_what_several_units_share_is_told_with_the_figure_of_their_number() -> None:
     one, many = (epsilon_text(e, 3) for e in (PLAN.cost().epsilon, PLAN.group_epsilon(37)))
     said = summary(FINDINGS, PLAN)
-    mail = "! the same e-mail address stands in 37 records"
+    mail = "! the same e-mail address occurs in 37 records"
     assert f"{mail}: protected at ε = {many}, not {one}\n" in said
     assert "access key stands" not in said
     assert "several owners in 211 rows" in said
     by_owner = replace(PLAN, owner_column="author")
-    assert "stands in 47 owners" in "".join(shared(FINDINGS.repeats, by_owner))
+    assert "occurs in 47 owners" in "".join(shared(FINDINGS.repeats, by_owner))
     assert "ε = more than 1000" in "".join(shared(Repeats(0, 0, 9_000, {}), PLAN))
     assert not list(shared(FINDINGS.repeats, replace(PLAN, noise_multiplier=0.0)))
 

@@ -366,7 +366,7 @@ def test_tools_in_a_folder_with_other_things_of_the_home_are_not_shown(monkeypat
         if shown:
             assert found.readable == (str(tmp_path / prefix),)
         else:
-            assert "programs may not look there" in found
+            assert "programs in the sandbox cannot read" in found
         shutil.rmtree(folder)
 
 

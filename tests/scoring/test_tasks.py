@@ -119,7 +119,7 @@ def test_the_standard_library_alone_is_what_code_and_tests_import(tmp_path: Path
     numpy = BIGCODEBENCH | {"task_id": "BigCodeBench/2", "test": "import numpy.linalg\n"}
     path = written(tmp_path / "t.jsonl", BIGCODEBENCH, numpy)
     assert [t.task_id for t in load_tasks(path, stdlib_only=True)] == ["BigCodeBench/1"]
-    with pytest.raises(UserError, match="no task needs the standard library alone"):
+    with pytest.raises(UserError, match="no task needs only the standard library"):
         load_tasks(written(tmp_path / "n.jsonl", numpy), stdlib_only=True)
 
 

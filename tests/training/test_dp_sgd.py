@@ -127,7 +127,7 @@ def test_a_ledger_that_is_older_than_the_checkpoint_is_refused(
     whole = path.read_text()
     rows = whole.splitlines(keepends=True)
     path.write_text("".join(rows[:2]))
-    with pytest.raises(UserError, match=r"ledger\.jsonl: holds 1 steps and not those .* after, 2"):
+    with pytest.raises(UserError, match=r"ledger\.jsonl: holds 1 steps, but .* after 2 steps"):
         train(tmp_path, plan)
     path.write_text("".join(rows[:1]))
     with pytest.raises(UserError, match="holds 0 steps"):
@@ -141,7 +141,7 @@ def test_all_spent_and_the_checkpoint_gone_is_refused_not_saved_untrained(tmp_pa
     plan = plan_for(reproducible_seed=None)
     train(tmp_path, plan)
     (tmp_path / "checkpoint.pt").unlink()
-    with pytest.raises(UserError, match="is gone, and all steps are spent"):
+    with pytest.raises(UserError, match="is missing, and all steps are spent"):
         train(tmp_path, plan)
 
 

@@ -6,34 +6,38 @@ from privcode.fields import Count, Name, Planted, Repetitions, Section, Seed, Si
 
 
 class Audit(Section):
-    """Planted canaries (empty repetitions: none), and records held out for membership inference."""
+    """Planted canaries, and units held out for membership inference. By default there are none."""
 
-    repetitions: list[Repetitions] = Field(default_factory=list, description="e.g. [1, 10, 100]")
+    repetitions: list[Repetitions] = Field(
+        default_factory=list,
+        description="numbers of records to plant a canary in, e.g. [1, 10, 100]; empty: none",
+    )
     candidates: Count = Field(
         1000,
         le=10**7,
-        description="other secrets that each canary's exposure is ranked among; 0: none",
+        description="number of other secrets that each canary is ranked among; 0: no exposure",
     )
     holdout: Count = Field(
         0,
-        description="about so many units are not trained on, to see whether others can be told "
-        "from them; what comes of it stays in private/",
+        description="expected number of units that are not trained on, for membership inference; "
+        "its results stay in private/",
     )
     samples: Size = Field(
-        20, description="samples for each canary's own prompt, beside its likeliest answer"
+        20, description="samples for each canary's prompt, in addition to its likeliest answer"
     )
-    max_new_tokens: Size = 128
-    seed: Seed = 0
+    max_new_tokens: Size = Field(128, description="maximum number of tokens of each sample")
+    seed: Seed = Field(0, description="seed of the canaries, the held-out units and the samples")
     gradient_canaries: Planted = Field(
         0,
-        description="units of known gradient, half of which take part: a lower bound on ε from "
-        "what training gives away; each takes a coordinate of the adapter",
+        description="number of made-up units with a known gradient, for a lower bound on ε from "
+        "what training releases; about half take part; each takes a coordinate of the adapter",
     )
     attacks: list[Name] = Field(
         default_factory=list,
-        description="attacks that other packages add, by name; what they find stays in private/",
+        description="names of attacks that other packages add; their results stay in private/",
     )
     coin_canaries: Planted = Field(
         0,
-        description="made-up records, half of which take part: lower bounds on ε from the models",
+        description="number of made-up records, for lower bounds on ε from the models; about half "
+        "take part",
     )

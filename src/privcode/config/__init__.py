@@ -1,7 +1,7 @@
 """The configuration of a run: YAML in, checked values out.
 
 Promises: unknown keys and wrong values are refused in one line that names the field.
-Does not: declare the sections; each is declared in `settings.py` beside the code it configures.
+Does not: declare the sections. Each is declared in a `settings.py` next to the code it configures.
 """
 
 from privcode.config.loading import dump_config, load_config, parse_config, with_settings

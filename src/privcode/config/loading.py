@@ -17,7 +17,7 @@ from privcode.config.schema import Config
 from privcode.config.yaml_file import read_yaml
 from privcode.errors import UserError
 
-_MOST_FILES = 16  # that extend one another
+_MOST_FILES = 16  # files that extend one another
 
 
 def parse_config(values: Any, name: str = "config") -> Config:
@@ -42,15 +42,15 @@ def parse_config(values: Any, name: str = "config") -> Config:
 
 
 def _tellable(part: str | int) -> str:
-    """A part of a field's name, if it can be one: what is given as settings may be a record."""
+    """A part of a field's name if it looks like one. What is given as settings may be a record."""
     return str(part) if re.fullmatch(r"[\w.-]{1,60}", str(part)) else "(a long name)"
 
 
 def with_settings(config: Config, settings: Mapping[str, Any], where: str) -> Config:
-    """`config` with these settings, dotted field -> value.
+    """`config` with these settings: dotted field -> value.
 
     Raises:
-        UserError: there is no such field, or the value is wrong; begins with `where`.
+        UserError: there is no such field, or the value is wrong. Begins with `where`.
     """
     values = config.model_dump(by_alias=True)
     for field, value in settings.items():
@@ -65,11 +65,11 @@ def with_settings(config: Config, settings: Mapping[str, Any], where: str) -> Co
 
 
 def load_config(path: Path | str) -> Config:
-    """Read a YAML file, over the one that its line `extends: FILE` names, if it has one.
+    """Read a YAML file. If it has a line `extends: FILE`, read it on top of FILE.
 
-    Mappings are merged, whatever else it sets replaces what was there. Relative file names, those
-    in the file that is extended too, are taken from its own directory; FILE itself from that of
-    the file that names it.
+    Mappings are merged. Any other value replaces the value in FILE. Relative file names start from
+    the directory of the file at `path`, also the names in a file that it extends. The name FILE
+    itself starts from the directory of the file that names it.
 
     Raises:
         UserError: a file is missing, is not YAML or extends itself, or a field is wrong.
@@ -83,7 +83,7 @@ def load_config(path: Path | str) -> Config:
 
 
 def _read(path: Path, above: tuple[Path, ...]) -> tuple[Any, tuple[Path, ...]]:
-    """Plain values, and the files they come from; `above` extend this one."""
+    """Plain values, and the files that they come from. The files in `above` extend this one."""
     values = read_yaml(path)
     files = (*above, path)
     if not isinstance(values, dict) or "extends" not in values:
@@ -103,7 +103,7 @@ def _read(path: Path, above: tuple[Path, ...]) -> tuple[Any, tuple[Path, ...]]:
 
 
 def _over(under: dict[Any, Any], values: dict[Any, Any]) -> dict[Any, Any]:
-    """`values` laid over `under`, mapping by mapping."""
+    """`values` on top of `under`, merged mapping by mapping."""
     merged = dict(under)
     for key, value in values.items():
         both = isinstance(value, dict) and isinstance(under.get(key), dict)
@@ -112,7 +112,7 @@ def _over(under: dict[Any, Any], values: dict[Any, Any]) -> dict[Any, Any]:
 
 
 def _rooted(config: Config, root: Path) -> dict[str, Any]:
-    """The sections whose file names were relative and exist beside the config file."""
+    """The sections whose relative file names exist next to the config file, made absolute."""
 
     def at(name: str | None) -> str | None:
         return str(root / name) if name and os.path.exists(root / name) else name
@@ -151,6 +151,6 @@ def _rooted(config: Config, root: Path) -> dict[str, Any]:
 
 
 def dump_config(config: Config) -> str:
-    """The resolved configuration as YAML; `load_config` reads it back to the same values."""
+    """The resolved configuration as YAML. `load_config` reads it back to the same values."""
     values = config.model_dump(mode="python", by_alias=True)
     return yaml.safe_dump(values, sort_keys=False, allow_unicode=True)

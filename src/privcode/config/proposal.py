@@ -1,12 +1,18 @@
 """`privcode init DATA`: a commented config for a private data set, and what its owner should know.
 
-Promises: the config names every setting there is, with its default and the words it is documented
-with in `config.py`; it loads once nothing in it says CHANGE_ME. It is published, so it takes from
-the data only what its comments name, and as coarsely as they say: the columns that most rows have,
-the language of nine in ten sampled rows, and the number of units, rounded down (`rounded_down`)
-unless the owner types it. No length, and nothing that one record decides by itself.
-Does not: decide. Whether prompts are public, who the unit is, which rows may be skipped and which
-models to use stay with the owner. `summary` holds private figures: it is for the owner's terminal.
+Promises:
+- The config names every setting, with its default and the description in its `settings.py`.
+- The config loads once nothing in it says CHANGE_ME.
+- The config is published. So it takes from the data only what its comments name, and as coarsely as
+  they say: the columns that most rows have, the language of nine in ten sampled rows, and the
+  number of units. This number is rounded down (`rounded_down`) unless the owner types it.
+- The config contains no length, and nothing that one record decides alone.
+
+Does not:
+- Decide. The owner decides whether prompts are public, who the unit is, which rows may be skipped
+  and which models to use.
+
+The figures in `summary` are private: they are for the owner's terminal alone.
 """
 
 import inspect
@@ -35,50 +41,50 @@ from privcode.privacy.settings import Privacy
 from privcode.scoring import load_tasks
 
 CHANGE_ME = "CHANGE_ME"
-"""Stands where only the owner can say; `load_config` refuses a config whose sections hold it."""
+"""Stands where only the owner can decide. `load_config` refuses a config with it in a section."""
 
-_MAIN_SHARE = 0.9  # of the rows looked at, to call one language that of the data
-_BATCHES = 4  # small data: no batch above a quarter, or sampling amplifies nothing
+_MAIN_SHARE = 0.9  # share of the sampled rows that makes one language the language of the data
+_BATCHES = 4  # for small data: no batch above a quarter, or sampling amplifies nothing
 _RECORDS_PER_OWNER = 10
-_CHARS_PER_TOKEN = 2  # on the safe side: larger models' tokenizers put 3 or 4 into one
-_FEW_UNITS = 1000  # below it any rounding still says much about so few
+_CHARS_PER_TOKEN = 2  # a cautious figure: larger models' tokenizers put 3 or 4 into one
+_FEW_UNITS = 1000  # with fewer units, any rounding still says much about them
 _SHOWN = 8
 
 _HEADER = f"""\
-# The settings of one privcode run. {CHANGE_ME} stands where only you can decide. A setting behind
-# a "#" is at its default, which is none. Relative file names start from this file's folder.
+# The settings of one privcode run. {CHANGE_ME} stands where only you can decide. A setting after
+# a "#" has its default, which is none. Relative file names start from this file's folder.
 # This file is published with a run. From the private data come column names, a language and the
 # number of units, each only as its comment says.
-# `privcode plan FILE` says what this promises; `privcode run FILE` does it."""
+# `privcode plan FILE` shows what this promises. `privcode run FILE` runs it."""
 _TOY = "A toy that comes with privcode, to try the pipeline with; the paper's {} is {}."
 _NOTES = {
-    "data.columns": "Guessed from the names that at least half of the rows have: check.",
+    "data.columns": "Guessed from the column names in at least half of the rows: check.",
     "privacy.delta": "From units: 1/(10·units), rounded down.",
     "privacy.batch": "From units: a quarter of them, at most 256.",
-    "prompts.source": "Say public if nothing in the file is private: it is outside the guarantee.",
+    "prompts.source": "Say public only if nothing in it is private: no guarantee covers it.",
     "junior.model": _TOY.format("junior", "Qwen/Qwen2.5-Coder-1.5B"),
     "premium.model": _TOY.format("premium", "Qwen/Qwen2.5-Coder-7B"),
 }
-_LANGUAGE = "Guessed from a sample of the code, where nine in ten are in it: check."
-_LANGUAGES = "All that privcode knows, as a column names the language; others are left out."
+_LANGUAGE = "Guessed: nine in ten rows of a sample of the code are in this language. Check."
+_LANGUAGES = "All that privcode knows, because a column names the language. Others are left out."
 _TYPED = "As you typed it. Published."
 _ROUNDED = (
     "From the count of the data, rounded down to 1, 2 or 5 times a power of ten. Published; "
-    "init --units N takes a number of yours."
+    "init --units N sets your own number."
 )
 _TOO_FEW = (
-    f"Type a number that you are willing to publish, at most the true one: of data with fewer than "
-    f"{_FEW_UNITS:,} units none is taken."
+    f"Type a number that you are willing to publish, at most the true one. With fewer than "
+    f"{_FEW_UNITS:,} units, privcode takes no number from the data."
 )
 
 _Line = tuple[str, str]  # YAML, and the comment to its right
 
 
 def rounded_down(count: int) -> int | None:
-    """The largest of 1,000, 2,000, 5,000, 10,000, … up to `count`; None where there is none.
+    """The largest of 1,000, 2,000, 5,000, 10,000, … up to `count`. None if there is none.
 
-    What becomes public: which of these steps the count has passed, three in a factor of ten. One
-    unit more or less changes it only for a count that stands right at a step.
+    The owner publishes which of these steps the count has passed. There are three steps in a factor
+    of ten. One unit more or less changes the result only for a count exactly at a step.
     """
     if count < _FEW_UNITS:
         return None
@@ -87,7 +93,7 @@ def rounded_down(count: int) -> int | None:
 
 
 def declared(findings: Findings, units: int | None = None) -> int | None:
-    """The number of units to declare: `units` as its owner typed it, else what the data give."""
+    """The number of units to declare: `units` as the owner typed it, else the rounded count."""
     return units or rounded_down(_counted(findings))
 
 
@@ -103,17 +109,17 @@ def draft(
     """A commented YAML config for `source`, to be written to `out`.
 
     Args:
-        findings: what `inspect.look` saw in `source`; `guess.unit` is the unit.
+        findings: the result of `data.survey.look` on `source`. `findings.guess.unit` is the unit.
         source: the private data, as `rows.read_rows` takes it.
-        out: where the config will be written; file names in it are made to work from there.
-        units: their number, as its owner declares it; without it see `rounded_down`.
-        prompts: file of prompts, which its owner states to be public; without it the config does
+        out: where the config will be written. File names in it are valid from there.
+        units: the number of units, as the owner declares it. Default: see `rounded_down`.
+        prompts: file of prompts that the owner states to be public. Without it the config does
             not load until the owner has named one.
-        tasks: files of tasks in HumanEval's format.
+        tasks: files of tasks in a benchmark's format.
 
     Raises:
         UserError: no row is usable; prompts or tasks cannot be read; the unit is no such column;
-            `units` is below 1.
+            or `units` is below 1.
     """
     if units is not None and units < 1:
         raise UserError(f"--units: is {units}; declare at least 1")
@@ -158,7 +164,7 @@ def draft(
 
 
 def proposed_plan(findings: Findings, units: int | None = None) -> PrivacyPlan:
-    """The plan of the config that `draft` writes; where that names no number, a private one."""
+    """The plan of the config that `draft` writes. If that names no number, a private plan."""
     number = declared(findings, units) or _counted(findings)
     return plan_from(Privacy(**_privacy(findings.guess.unit, number)), findings.guess.unit)
 
@@ -179,7 +185,7 @@ def _privacy(unit: str | None, units: int | None) -> dict[str, Any]:
 
 
 def summary(findings: Findings, plan: PrivacyPlan) -> str:
-    """What the owner should know about the data, for a console: all its figures are private."""
+    """What the owner should know about the data, for a console. All its figures are private."""
     guess = findings.guess
     roles = {"prompt": guess.prompt, "input": guess.input, "code": guess.code}
     columns = ", ".join(f"{role}: {name}" for role, name in roles.items() if name)
@@ -204,7 +210,7 @@ def summary(findings: Findings, plan: PrivacyPlan) -> str:
         ),
         ("secrets", f"rows with {_counts(findings.secrets)}"),
         ("owners", "; ".join(owners) or "no column looks like one"),
-        ("units", f"{_counted(findings):,} {'owners' if guess.unit else 'records'} are there"),
+        ("units", f"{_counted(findings):,} {'owners' if guess.unit else 'records'}"),
     ]
     text = [f"{name.ljust(12)}{value}" for name, value in rows]
     text += [f"! {warning}" for warning in _warnings(findings)]
@@ -217,7 +223,7 @@ KEEP = "These figures were not computed under the guarantee: keep them to yourse
 
 
 def shared(repeats: Repeats, plan: PrivacyPlan) -> Iterator[str]:
-    """What stands in several units' records, with the ε it really has under `plan`: private.
+    """What several units' records share, with the ε that it really has under `plan`: private.
 
     Without noise nothing is promised to anyone, and nothing is said.
     """
@@ -231,20 +237,20 @@ def shared(repeats: Repeats, plan: PrivacyPlan) -> Iterator[str]:
     alone = epsilon_text(one, 3)
     for what, units in found:
         epsilon = epsilon_words(plan.group_epsilon(units))
-        yield f"{what} stands in {units:,} {owners}: protected at ε = {epsilon}, not {alone}"
+        yield f"{what} occurs in {units:,} {owners}: protected at ε = {epsilon}, not {alone}"
     if found:
-        yield "what must not be learned at all has to be taken out of the data"
+        yield "remove from the data what must not be learned at all"
 
 
 def epsilon_words(epsilon: float) -> str:
-    """ε of a group, as one reads it."""
+    """ε of a group, as people read it."""
     return f"more than {GROUP_CEILING:.0f}" if math.isinf(epsilon) else epsilon_text(epsilon, 3)
 
 
 def _warnings(findings: Findings) -> Iterator[str]:
     if findings.unusable:
         yield (
-            "some rows are not usable, and a run refuses them: mend them, or set data.on_bad_row: "
+            "some rows are not usable, and a run refuses them: fix them, or set data.on_bad_row: "
             "skip"
         )
     for column in findings.unit_columns:
@@ -257,8 +263,8 @@ def _warnings(findings: Findings) -> Iterator[str]:
         yield f"rows in other languages are left out (data.languages): {_counts(unsupported)}"
     if not findings.guess.language and not _main_language(findings):
         yield (
-            "no column names the language and no language prevails: set data.language or "
-            "data.contains, or the syntax term leaves out code whose fence names none"
+            "no column names the language, and there are several: set data.language or "
+            "data.contains, or the syntax term skips code whose fence names no language"
         )
     for column in findings.unit_columns if not findings.guess.unit else ():
         yield (
@@ -269,7 +275,7 @@ def _warnings(findings: Findings) -> Iterator[str]:
     if longest > (context := _default(Model.model_fields["max_tokens"])):
         yield (
             f"more than one record in ten may be longer than max_tokens, {context:,}, and is cut "
-            "there: raise it for models that take more"
+            "there: raise it if the models allow more"
         )
     if _counted(findings) < _FEW_UNITS:
         yield f"fewer than {_FEW_UNITS:,} units: under a small ε the model will learn little"
@@ -288,12 +294,12 @@ def _lengths(lengths: Lengths) -> str:
 
 
 def _printable(text: str) -> str:
-    """Column and language names come from the data and may hold a terminal's commands."""
+    """Text without control characters: names from the data may contain terminal commands."""
     return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text)
 
 
 def _main_language(findings: Findings) -> str | None:
-    """The language of nearly all rows looked at, where no column names it."""
+    """The language of nearly all sampled rows, if no column names the language."""
     if findings.languages_from == "column" or not findings.languages:
         return None
     name, rows = max(findings.languages.items(), key=lambda item: item[1])
@@ -302,7 +308,7 @@ def _main_language(findings: Findings) -> str | None:
 
 
 def _unsupported(findings: Findings) -> dict[str, int]:
-    """Rows by language, where a column names one that privcode does not know."""
+    """Rows by language, for languages that a column names and privcode does not know."""
     if findings.languages_from != "column":
         return {}
     return {name: n for name, n in findings.languages.items() if name not in languages()}
@@ -329,7 +335,7 @@ def _task(path: Path, folder: Path) -> dict[str, str]:
 
 
 def _reach(name: str, folder: Path) -> str:
-    """`name` so that a config in `folder` finds it: relative where near, hub names unchanged."""
+    """`name` as a config in `folder` finds it: relative if it is near. Hub names are unchanged."""
     path = Path(name)
     if not path.exists():
         before, colon, split = name.partition(":")
@@ -345,9 +351,9 @@ def _reach(name: str, folder: Path) -> str:
 def _section(
     section: type[BaseModel], values: Mapping[str, Any], path: str, notes: Mapping[str, str]
 ) -> Iterator[_Line]:
-    """The lines of all fields of `section`, nested ones too, not indented.
+    """The lines of all fields of `section`, also of nested sections, without indentation.
 
-    `values` replace defaults; `notes`, by dotted path, go above a field.
+    `values` replace defaults. `notes`, by dotted path, are put above a field.
     """
     for name, field in section.model_fields.items():
         key = field.alias or name
@@ -404,7 +410,7 @@ def _nested(annotation: Any) -> type[BaseModel] | None:
 
 
 def _comment(field: FieldInfo) -> str:
-    """A field's description, and its choices where that does not name them."""
+    """A field's description, and its choices if the description does not name them."""
     words = field.description or ""
     kinds = (field.annotation, *get_args(field.annotation))
     choices = [str(c) for kind in kinds if get_origin(kind) is Literal for c in get_args(kind)]

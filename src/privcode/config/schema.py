@@ -1,7 +1,7 @@
-"""The configuration of a run: the sections together, and what they must agree on.
+"""The configuration of a run: all sections together, and what they must agree on.
 
 Promises: every field is documented where it is declared, and `privcode init` prints these words.
-Does not: read data or models. Everything that bears on the guarantee is in `privacy`.
+Does not: read data or models. Everything that affects the guarantee is in `privacy`.
 """
 
 import os
@@ -23,13 +23,13 @@ from privcode.validation.settings import Validate
 
 
 class Config(Section):
-    """One run."""
+    """The settings of one run."""
 
     method: Method = Field(
         "privcode",
-        description="privcode; or, to compare: base (nothing tuned), control (privcode on the "
-        "untuned junior), dpft (DP-SGD on the premium), jft (plain on masked data, then DP-SGD), "
-        "nondpft (plain, on the private data)",
+        description="privcode, or a method to compare with: base (nothing is tuned), control "
+        "(privcode with an untuned junior), dpft (DP-SGD on the premium), jft (plain tuning on "
+        "masked data, then DP-SGD), nondpft (plain tuning on the private data)",
     )
     data: Data
     privacy: Privacy
@@ -57,8 +57,8 @@ class Config(Section):
                 raise ValueError(f"{field}: {why}")
         if self.junior.lora.dropout:
             raise ValueError(
-                "junior.lora.dropout: is not 0, but DP training goes without: a mask is drawn for "
-                "a whole batch, so one record would change what the others give; leave it out"
+                "junior.lora.dropout: is not 0, but DP training has no dropout: a mask is for "
+                "a whole batch, so one record would change the gradients of others; leave it out"
             )
         if 2 * self.audit.holdout > self.privacy.units:
             raise ValueError("audit.holdout: is more than half of privacy.units; hold out fewer")
@@ -70,7 +70,7 @@ class Config(Section):
         return self
 
     def _public_files(self) -> Iterator[tuple[str, str]]:
-        """The files that a run takes as public: field, name."""
+        """The files that a run treats as public: field, name."""
         execution = self.validate_.execution
         yield "prompts.file", self.prompts.file
         yield "validate.execution.prelude", execution.prelude or ""
@@ -90,21 +90,21 @@ class Config(Section):
 
     @property
     def describer(self) -> str | None:
-        """The model that puts code back into words for the round trip; None where there is none."""
+        """The model that describes code in words for the round trip. None if there is none."""
         trip = self.validate_.round_trip
         return None if trip.method == "off" else trip.describer or self.premium.model
 
 
 def not_public(file: str, source: str) -> str | None:
-    """Why `file` cannot be public, since it is the private `source`; None where nothing is known.
+    """Why `file` cannot be public: it is the private `source`. None if nothing is known.
 
     Links, hard links too, and splits (FOLDER:SPLIT) of one name are the same data.
     """
     if not any(_same_data(one, other) for one in _names(file) for other in _names(source)):
         return None
     return (
-        "is the private data, and what a run takes as public may be published; name a file of "
-        "public ones"
+        "is the private data, but this file must be public, because a run may publish it; name "
+        "another file"
     )
 
 
@@ -115,7 +115,7 @@ def _names(source: str) -> set[str]:
 def _same_data(one: str, other: str) -> bool:
     try:
         return os.path.samefile(one, other)
-    except (OSError, ValueError):  # not both here: a name on the hub, or one that is no path
+    except (OSError, ValueError):  # one is not on this disk: a hub name, or not a path at all
         return os.path.realpath(one.replace("\0", "")) == os.path.realpath(other.replace("\0", ""))
 
 
@@ -123,17 +123,17 @@ def plan_of(config: Config) -> PrivacyPlan:
     """The privacy plan that `config` asks for.
 
     Raises:
-        UserError: a number is out of range, by field.
+        UserError: a number is out of range. Names the field.
     """
     columns = config.data.columns
     return plan_from(config.privacy, columns.unit if columns else None)
 
 
 def plan_from(p: Privacy, owner: str | None) -> PrivacyPlan:
-    """The plan of a privacy section; `owner` is the unit's column, where the unit is one.
+    """The plan of a privacy section. `owner` is the unit's column, if the unit is a column.
 
     Raises:
-        UserError: a number is out of range, by field.
+        UserError: a number is out of range. Names the field.
     """
     return make_plan(
         epsilon=p.epsilon,

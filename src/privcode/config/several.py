@@ -14,46 +14,58 @@ Compared = Method | Ablation
 
 
 class Compare(Section):
-    """Which arms `privcode compare` runs; every arm is this config with one thing changed."""
+    """The arms that `privcode compare` runs. Every arm is this config with one thing changed."""
 
     methods: list[Compared] = Field(
         ["base", "control", "privcode", "dpft"],
         min_length=1,
-        description="methods, and privcode without one part: no-privsa, constant-lambda, "
+        description="methods to run, or privcode without one part: no-privsa, constant-lambda, "
         "no-execution, no-round-trip, no-surest, no-filters (none of the three)",
     )
     epsilons: dict[Compared, list[Epsilon]] = Field(
         default_factory=dict,
-        description="e.g. {privcode: [1, 4]}; methods that are not named: privacy.epsilon",
+        description="values of ε for a method, e.g. {privcode: [1, 4]}; default: privacy.epsilon",
     )
-    seeds: list[Seed] = Field([0], min_length=1, description="of everything but the noise")
+    seeds: list[Seed] = Field(
+        [0],
+        min_length=1,
+        description="seeds of sanitize, synthesize, boost, evaluate and audit; not of the noise",
+    )
     settings: dict[Compared, dict[str, Any]] = Field(
         default_factory=dict,
-        description="what a method has of its own: {dpft: {sanitize.learning_rate: 1.0e-4}}",
+        description="settings of one method, e.g. {dpft: {sanitize.learning_rate: 1.0e-4}}",
     )
     grid: dict[str, list[Any]] = Field(
         default_factory=dict,
-        description="fields to vary under all methods: {validate.round_trip.threshold: [0, 1]}",
+        description="fields to vary for all methods, e.g. {validate.round_trip.threshold: [0, 1]}",
     )
     published: list[dict[str, Any]] = Field(
         default_factory=list,
-        description="to show beside: {method, epsilon, fields of grid, TASK: pass@1 from 0 to 1}",
+        description="published figures to show next to ours: {method, epsilon, fields of grid, "
+        "TASK: pass@1 from 0 to 1}",
     )
-    parallel: Size = Field(1, description="arms at a time, each on its share of the cores")
+    parallel: Size = Field(
+        1, description="number of arms at a time, each on its share of the cores"
+    )
 
 
 class Score(Section):
-    """What makes one setting better than another: pass@1 on a public task file."""
+    """How settings are ranked: by pass@1 on a public task file."""
 
-    task: str | None = Field(None, description="one of evaluate.tasks; default: the first")
-    model: Literal["junior", "tuned"] = Field("tuned", description="one of evaluate.models")
+    task: str | None = Field(None, description="name of one of evaluate.tasks; default: the first")
+    model: Literal["junior", "tuned"] = Field(
+        "tuned", description="model to score, one of evaluate.models: junior or tuned"
+    )
 
 
 class Sweep(Section):
-    """Settings that `privcode sweep` tries: nothing that bears on the guarantee or the score."""
+    """The settings that `privcode sweep` tries. They must not affect the guarantee or the score."""
 
     settings: dict[str, list[Any]] = Field(
-        default_factory=dict, description="e.g. {sanitize.learning_rate: [1.0e-4, 1.0e-3]}"
+        default_factory=dict,
+        description="values to try, by field, e.g. {sanitize.learning_rate: [1.0e-4, 1.0e-3]}",
     )
     score: Score = Field(default_factory=lambda: Score())
-    parallel: Size = Field(1, description="runs at a time, each on its share of the cores")
+    parallel: Size = Field(
+        1, description="number of runs at a time, each on its share of the cores"
+    )

@@ -1,10 +1,14 @@
 """YAML files of settings, read into plain values.
 
-Promises: what is read is what is written: a key that comes twice is refused, at any depth; a date
-is text, as JSON has no dates; only mappings, lists, text, numbers, true, false and null come out.
-Size, depth and what aliases expand to are bounded, so reading ends within seconds. A wrong file is
-one line with its name, the line's number and the fix; it quotes nothing but the name of a field.
-Does not: know which settings there are (`config` does).
+Promises:
+- What is read is what is written. A key that comes twice is refused, at any depth. A date is text,
+  because JSON has no dates.
+- Only mappings, lists, text, numbers, true, false and null come out.
+- Size, depth and expanded aliases are bounded, so reading ends within seconds.
+- The error for a wrong file is one line with the file's name, the line's number and the fix. It
+  quotes nothing but the name of a field.
+
+Does not: know which settings exist (`config` does).
 """
 
 import re
@@ -20,21 +24,21 @@ _MOST_BYTES = 1 << 18
 _MOST_DEPTH = 50
 _MOST_VALUES = 100_000
 _MERGE = "tag:yaml.org,2002:merge"
-_TELLABLE = re.compile(r"\w{1,40}")  # a name of a setting, and not text of a record
+_TELLABLE = re.compile(r"\w{1,40}")  # the name of a setting, and not text of a record
 _PLAIN = ("null", "bool", "int", "float", "str", "seq", "map")
 
 
 class _Refused(yaml.MarkedYAMLError):
-    """What this loader refuses and YAML would allow: `problem` says it, and what to do."""
+    """What this loader refuses and YAML allows. `problem` says what is wrong and what to do."""
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML of few kinds of values, in which nothing stands twice."""
+    """YAML with few kinds of values, in which no key comes twice."""
 
     def __init__(self, text: str) -> None:
         super().__init__(text)
         self.depth = 0
-        # By a node's identity: the values in it, aliases expanded; the keys that it will have.
+        # By a node's identity: the number of values in it (aliases expanded), and its keys.
         self.sizes: dict[int, int] = {}
         self.keys: dict[int, set[Any]] = {}
 
@@ -62,7 +66,7 @@ class _Loader(yaml.SafeLoader):
         return node
 
     def _keys(self, node: yaml.MappingNode) -> set[Any]:
-        """The keys of a mapping, those that `<<` merges into it too."""
+        """The keys of a mapping, including those that `<<` merges into it."""
         own: set[Any] = set()
         merged: set[Any] = set()
         for key, value in node.value:
@@ -84,7 +88,7 @@ class _Loader(yaml.SafeLoader):
             return super().construct_object(node, deep)
         except (ValueError, KeyError, OverflowError):  # !!int of words; thousands of digits
             mark = node.start_mark
-            raise _refusal("has a value that is not of its kind; correct it", mark) from None
+            raise _refusal("has a value that does not fit its type; correct it", mark) from None
 
 
 def _merged(value: yaml.Node) -> list[yaml.Node]:
@@ -108,11 +112,11 @@ _Loader.yaml_implicit_resolvers = {
 
 
 def read_yaml(path: Path) -> Any:
-    """The plain values of one YAML document; None where the file is empty.
+    """The plain values of one YAML document. None if the file is empty.
 
     Raises:
-        UserError: the file is missing, not a regular one, too large, not UTF-8, not YAML, or holds
-            what this module refuses.
+        UserError: the file is missing, not a regular file, too large, not UTF-8 or not YAML, or it
+            contains what this module refuses.
     """
     content = read_bytes(path, _MOST_BYTES)
     try:
@@ -154,6 +158,6 @@ _SAID = {
     "constructor for the tag": "has a tag (!...) for another kind of value; leave the tag out",
     "another document": "begins a second document (---); keep one",
     "undefined alias": "has an alias (*...) without its anchor (&...); define it above",
-    "duplicate anchor": "has an anchor (&...) that is there already; rename one",
+    "duplicate anchor": "has an anchor (&...) that already exists; rename one",
 }
-"""What is found in messages of the YAML library -> what is told."""
+"""What is found in messages of the YAML library -> what the error says."""

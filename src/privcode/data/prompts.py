@@ -101,6 +101,6 @@ def private_prompts(prompts: Sequence[str], private: Iterable[str]) -> str:
     if not same:
         return ""
     return (
-        f"{same} of the prompts stand word for word in the private data, and prompts are "
+        f"{same} of the prompts occur word for word in the private data, and prompts are "
         "published: are they public?"
     )

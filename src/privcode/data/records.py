@@ -280,7 +280,7 @@ def read_records(
         records.append(record)
     if not records:
         reasons = ", ".join(left_out)
-        raise UserError(f"{source}: no row is left ({reasons}); widen the choice or mend the data")
+        raise UserError(f"{source}: no row is left ({reasons}); keep more rows or fix the data")
     kept = Counter(record.language or "unknown" for record in records)
     return records, ReadReport(rows, len(records), dict(left_out), dict(kept))
 

@@ -1,4 +1,4 @@
-"""The private records and the public prompts: what the config says of them."""
+"""The settings of the private records and of the public prompts."""
 
 from typing import Literal
 
@@ -8,13 +8,17 @@ from privcode.fields import File, Positive, Section, Text
 
 
 class ColumnNames(Section):
-    """Which column of the private data holds what. Left out: guessed from usual names."""
+    """The columns of the private data. Without this section they are guessed from usual names."""
 
-    prompt: str = Field(description="the problem, in words")
-    code: str = Field(description="the solution: bare code, or text with fenced code")
-    language: str | None = Field(None, description="language of each row")
-    unit: str | None = Field(None, description="owner of each row, when the unit is not the record")
-    input: str | None = Field(None, description="extra prompt text, appended when not empty")
+    prompt: str = Field(description="column with the problem, in words")
+    code: str = Field(description="column with the solution: bare code, or text with fenced code")
+    language: str | None = Field(None, description="column with the language of each row")
+    unit: str | None = Field(
+        None, description="column with the owner of each row, for privacy.unit: column"
+    )
+    input: str | None = Field(
+        None, description="column with more prompt text, which is appended to the prompt"
+    )
 
 
 class Data(Section):
@@ -23,20 +27,24 @@ class Data(Section):
     source: File = Field(
         description="JSONL, JSON, CSV or Parquet file, datasets folder or hub name"
     )
-    columns: ColumnNames | None = Field(None, description="column names; guessed when left out")
-    language: str | None = Field(None, description="language of all rows, if no column says")
-    languages: list[str] | None = Field(None, description="keep only rows in these languages")
-    contains: Text | None = Field(None, description="keep only rows whose text contains this")
-    on_bad_row: Literal["refuse", "skip"] = Field("refuse", description="stop, or skip and count")
+    columns: ColumnNames | None = Field(None, description="names of the columns; default: guessed")
+    language: str | None = Field(None, description="language of all rows, if no column names it")
+    languages: list[str] | None = Field(None, description="keep only the rows in these languages")
+    contains: Text | None = Field(None, description="keep only the rows with this text")
+    on_bad_row: Literal["refuse", "skip"] = Field(
+        "refuse", description="refuse: stop at a bad row; skip: leave it out and count it"
+    )
     public: bool = Field(
-        False, description="true only for benchmark data: allows methods and controls without DP"
+        False, description="true only for public benchmark data: allows methods without privacy"
     )
 
 
 class Prompts(Section):
-    """The problems that synthesis solves. They must be public: they are published with it."""
+    """The problems that synthesis solves. They must be public, because they are published."""
 
-    source: Literal["public"] = Field(description="your decision: these prompts are public")
-    file: File = Field(description="file of prompts, one per row or line")
-    column: str | None = Field(None, description="column that holds the prompt")
-    limit: Positive | None = Field(None, description="take only the first ones")
+    source: Literal["public"] = Field(description="your statement that these prompts are public")
+    file: File = Field(description="file of prompts, one in each row or line")
+    column: str | None = Field(None, description="column with the prompt")
+    limit: Positive | None = Field(
+        None, description="number of prompts to take, from the first on; default: all"
+    )

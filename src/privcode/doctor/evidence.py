@@ -146,8 +146,11 @@ def verify() -> str:
         card.write_text(card.read_text().replace("one record", "one company"))
         hashes = facts["files"] | {"README.md": sha256_file(card)}
         write_sealed(bundle / FACTS, facts | {"files": hashes})
-        expect(_noticed(check), "a card that says another thing was missed")
-    return f"a changed byte in each of {len(files)} files of a bundle, and sealed lies: noticed"
+        expect(_noticed(check), "a card with another statement was not noticed")
+    return (
+        f"a changed byte in each of {len(files)} files of a bundle, and false statements under a "
+        "new seal: noticed"
+    )
 
 
 _SEEN_BY: dict[str, Callable[[], str]] = {

@@ -36,7 +36,9 @@ def _why_not(sandbox: Sandbox) -> str:
         if sandbox.name == name and _sandboxes._tool(tool) is None:
             found = shutil.which(tool)
             how = (
-                f"is {found}, which others than root could change" if found else "is not installed"
+                f"is {found}, which users other than root could change"
+                if found
+                else "is not installed"
             )
             return f"{tool} {how}; run `apt install {name}`"
     if sandbox.name == "landlock" and _sandboxes.landlock_abi() == 0:

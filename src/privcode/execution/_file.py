@@ -144,13 +144,13 @@ def wrong_names(names: Iterable[str], language: str, code: str = "") -> str:
         shown = f"name {number} of {len(names)}"  # not the name, which may be text of a record
         plain = path.parts and name == str(path) and not path.is_absolute() and "\0" not in name
         if not plain or ".." in path.parts:
-            return f"{shown} is no plain name of a file; give one like data/words.txt, without .."
+            return f"{shown} is not a plain file name; give one like data/words.txt, without .."
         if len(name.encode()) > 1000 or any(len(part.encode()) > 255 for part in path.parts):
             return f"{shown} is too long; shorten it"
         if set(names) & {str(folder) for folder in path.parents}:
-            return f"{shown} lies in a folder that another is a file of the name of; rename one"
+            return f"{shown} is in a folder with the same name as another file; rename one"
         if {name, path.parts[0]} & _own_names(language, code):
-            return f"{shown} is that of the program itself, or of what it is compiled to; rename it"
+            return f"{shown} is that of the program itself or of its compiled file; rename it"
     return ""
 
 

@@ -49,7 +49,7 @@ def toolchain(name: str) -> Toolchain | str:
     """The tools of a language on this machine, or why there are none and what to do."""
     language = languages()[name].commands
     if language is None:
-        return "has no commands; it can be parsed and not run"
+        return "has no commands, so it can be parsed but not run"
     paths: dict[str, str] = {}
     readable = [path for pattern in language.reads for path in glob(pattern)]
     for tool in language.tools:
@@ -63,9 +63,12 @@ def toolchain(name: str) -> Toolchain | str:
             path = Path(told or "/nowhere") / "bin" / tool
         folder, home = path.parent.parent, Path.home()
         if not any(path.is_relative_to(above) for above in _SYSTEM):
-            # Directly in the home, as ~/.local, other things lie beside it.
+            # Directly in the home, as ~/.local, other things are next to it.
             if folder in (home, *home.parents) or folder.parent == home:
-                return f"{tool} is {path}, and programs may not look there; {language.install}"
+                return (
+                    f"{tool} is {path}, which programs in the sandbox cannot read; "
+                    f"{language.install}"
+                )
             readable.append(str(folder))
         if not path.exists():
             return f"{tool} does not work here; {language.install}"

@@ -76,7 +76,7 @@ def tools_for(name: str, sandbox: Sandbox) -> Toolchain | str:
     """What compiles and runs a language other than Python, or why nothing does and what to do."""
     language = canonical_language(name)
     if language is None:
-        return f"{name!r} is no language known here; choose one of {', '.join(languages())}"
+        return f"{name!r} is not a known language; choose one of {', '.join(languages())}"
     found = toolchain(language)
     if isinstance(found, Toolchain) and found.commands.proc and not sandbox.namespaces:
         return f"its runtime needs /proc, which {sandbox.name} does not show; use bubblewrap"

@@ -1,5 +1,8 @@
 """The procedural exercise world behind the bundled models and the demo.
 
-Promises: public documents, private records, public prompts and tasks that are functions of a
-seed alone, and an answer key for every task. Does not: train or run a model.
+Promises:
+- Public documents, private records, public prompts and tasks are functions of a seed alone.
+- There is an answer key for every task.
+
+Does not: train or run a model.
 """

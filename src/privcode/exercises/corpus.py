@@ -1,8 +1,11 @@
 """Documents, records, prompts and tasks of the exercise world, each a function of its seed.
 
-Promises: public documents, private records and public prompts are drawn from training
-compositions only; tasks are held out, and validation and test share no composition. Every stream
-has its own random generator. Does not: plant canaries (the audit plants its own).
+Promises:
+- Public documents, private records and public prompts are drawn from training compositions only.
+- Tasks are held out. Validation and test share no composition.
+- Every stream has its own random generator.
+
+Does not: plant canaries (the audit plants its own).
 """
 
 import inspect
@@ -46,7 +49,7 @@ class Pair:
 
 @dataclass(frozen=True)
 class Exercise:
-    """A pair with the composition it was written from."""
+    """A pair and the composition from which it was written."""
 
     composition: Composition
     pair: Pair
@@ -55,7 +58,8 @@ class Exercise:
 def public_exercises(seed: int) -> Iterator[Exercise]:
     """Endless public exercises: 40 % invented libraries, else plain Python and two libraries.
 
-    Of the invented, two in three are one of `styles.INVENTIONS`, the others of one document.
+    Two in three of the invented libraries are in `styles.INVENTIONS`. The others occur in one
+    document only.
     """
     rng = Random(f"public {seed}")
     while True:
@@ -65,12 +69,12 @@ def public_exercises(seed: int) -> Iterator[Exercise]:
 
 
 def public_documents(seed: int) -> Iterator[Pair]:
-    """Endless pairs for pre-training; no held-out composition, nothing of the house."""
+    """Endless pairs for pre-training, without held-out compositions and without the house."""
     return (exercise.pair for exercise in public_exercises(seed))
 
 
 def private_exercises(seed: int) -> Iterator[Exercise]:
-    """Endless exercises in the house style; one in ten has a comment with personal data."""
+    """Endless exercises in the house style. One in ten has a comment with personal data."""
     rng = Random(f"private {seed}")
     while True:
         composition = draw_from(rng, "train", styles.HOUSE.reducers)
@@ -82,8 +86,8 @@ def private_exercises(seed: int) -> Iterator[Exercise]:
 def private_records(n: int, seed: int) -> list[Row]:
     """`n` private rows: prompt, code, language, author (of 200), repository (of 40).
 
-    Authors and repositories are uneven: the most active has about ten times the records of the
-    least, so that bounding contributions per unit has something to bound.
+    Authors and repositories are uneven. The most active author has about ten times the records of
+    the least active, so that bounding the contributions per unit has an effect.
     """
     rng = Random(f"private owners {seed}")
     authors = _people(AUTHORS)
@@ -106,7 +110,7 @@ def private_records(n: int, seed: int) -> list[Row]:
 
 
 def prompt_exercises(seed: int) -> Iterator[Exercise]:
-    """Endless public problem statements for the house; `pair.code` is empty."""
+    """Endless public problem statements for the house. `pair.code` is empty."""
     rng = Random(f"prompts {seed}")
     while True:
         composition = draw_from(rng, "train", styles.HOUSE.reducers)
@@ -119,7 +123,7 @@ def public_prompts(n: int, seed: int) -> list[Row]:
 
 
 def task_exercises(seed: int, domain: Domain, split: HeldOut) -> Iterator[Exercise]:
-    """Endless held-out exercises with their canonical solutions; no prompt comes twice."""
+    """Endless held-out exercises with their canonical solutions. No prompt comes twice."""
     rng = Random(f"tasks {domain} {split} {seed}")
     seen: set[str] = set()
     while True:
@@ -143,10 +147,10 @@ def task_exercises(seed: int, domain: Domain, split: HeldOut) -> Iterator[Exerci
 def tasks(
     n: int, seed: int, domain: Domain = "private", split: HeldOut = "validation"
 ) -> list[Row]:
-    """`n` held-out tasks in HumanEval's format; `canonical_solution` is a whole program.
+    """`n` held-out tasks in HumanEval's format. `canonical_solution` is a whole program.
 
     A private task is solved only in the house's way: `solve` is `@audited` and returns
-    `Outcome.ok(value)`; run it behind `prelude()`.
+    `Outcome.ok(value)`. Put `prelude()` before the program.
     """
     rng = Random(f"inputs {domain} {split} {seed}")
     return [
@@ -192,7 +196,7 @@ def _people(n: int) -> list[str]:
 
 
 def _personal_comment(rng: Random) -> str:
-    """An e-mail address, a host or a token that is nobody's, as they turn up in real code."""
+    """An e-mail address, a host or a token that belongs to nobody, as found in real code."""
     return rng.choice(
         (
             f"owner: {rng.choice(_FIRST)}.{rng.choice(_LAST)}{rng.randint(10, 99)}@acme.example",
@@ -203,7 +207,7 @@ def _personal_comment(rng: Random) -> str:
 
 
 def _test(rng: Random, composition: Composition, domain: Domain) -> str:
-    """Source of `check(candidate)`: inputs, and their answers worked out beforehand."""
+    """Source of `check(candidate)`: inputs and their answers, which are computed beforehand."""
     for _ in range(30):
         data = inputs(rng, composition.kind)
         if _needs_every_step(composition, data):

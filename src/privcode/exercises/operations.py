@@ -1,8 +1,11 @@
 """The vocabulary of the exercise world: what a step or a reducer says and does.
 
-Promises: each operation carries its wordings, its Python expression and the draw of its
-parameters. Expressions are trusted constants of this file; `{v}` stands for the element and
-`{values}` for the list. Does not: combine operations (`tasks` does).
+Promises:
+- Each operation has its wordings, its Python expression and a function that draws its parameters.
+- Expressions are trusted constants of this file. `{v}` stands for the element and `{values}` for
+  the list.
+
+Does not: combine operations (`tasks` does).
 """
 
 from collections.abc import Callable
@@ -32,7 +35,7 @@ class Operation:
 
 @dataclass(frozen=True)
 class Reducer:
-    """What happens to the list at the end; `arguments` is its call in any fluent library."""
+    """What happens to the list at the end. `arguments` is its call in any fluent library."""
 
     phrases: tuple[str, ...]
     expression: str

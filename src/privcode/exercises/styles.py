@@ -1,9 +1,11 @@
 """How a composition is written as code: plain Python, public libraries, invented ones, the house.
 
-Promises: every style defines `solve` with the composition's variable as its only parameter; the
-plain styles and the house style run, and return the right answer. Invented libraries exist
-nowhere and never run: they teach that an unknown library may stand behind any heading, which is
-what lets a few noisy steps teach a new one.
+Promises:
+- Every style defines `solve` with the composition's variable as its only parameter.
+- The plain styles and the house style run, and return the right answer.
+
+Invented libraries do not exist and never run. They teach that any heading may go with an unknown
+library. This is why a few noisy steps can teach a new one.
 """
 
 from dataclasses import dataclass
@@ -24,7 +26,7 @@ class Library:
     reducers: dict[str, str]
 
     def call(self, verb: str, function: str) -> str:
-        """A filter or map as a method call on what stands to its left."""
+        """A filter or map as a method call on the expression to its left."""
         return f".{self.keep if verb == 'f' else self.change}({function})"
 
 
@@ -96,7 +98,7 @@ HOUSE = Library(
 
 
 def comprehension(composition: Composition) -> str:
-    """As list comprehensions: neighbouring filters and the map after them share one."""
+    """As list comprehensions. Neighbouring filters and the map after them share one."""
     lines: list[str] = []
     steps, current, index = composition.steps, composition.variable, 0
     while index < len(steps):
@@ -165,7 +167,7 @@ def _method(rng: Random) -> str:
 
 @dataclass(frozen=True)
 class Invention:
-    """A made-up library and how it is written against: its shape, and a method per reducer."""
+    """A made-up library and how code uses it: its shape, and a method per reducer."""
 
     library: Library
     wrap: str
@@ -175,7 +177,7 @@ class Invention:
 
 
 def invention(rng: Random) -> Invention:
-    """Make up a library, in one of the shapes libraries have."""
+    """Make up a library, in one of the shapes that libraries have."""
     create = rng.choice(("{C}({a})", "{C}.{m}({a})", "{C}.{m}({a})", "{m}({a})"))
     create = create.replace("{C}", invented_class(rng)).replace("{m}", _method(rng))
     keep, change = _method(rng), _method(rng)
@@ -199,10 +201,10 @@ def _recurring() -> dict[str, Invention]:
 
 RECURRING = 64
 INVENTIONS = _recurring()
-"""Made-up libraries that many documents are written against, by the class that headings name.
+"""Made-up libraries that many documents use, by the class that headings name.
 
-Of them a model learns that a library's names follow from what is asked, which a library of one
-document cannot teach: that is what lets a few noisy steps teach the names of another one."""
+From these a model learns that the names in a library follow from what is asked. A library of one
+document cannot teach this. So a few noisy steps can teach the names of another library."""
 
 
 def invented(rng: Random, composition: Composition, made_up: Invention) -> str:

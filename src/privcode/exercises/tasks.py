@@ -1,9 +1,10 @@
 """Compositions: a problem is some steps on a list and one reducer.
 
-Promises: a composition's skeleton (kind, names of its steps in order, reducer) decides by hash
-whether it may be seen in training or is held out for validation or test, so a held-out task is
-a combination never met, in whatever wording, style or parameters. Does not: write code
-(`styles` does).
+Promises: a composition's skeleton is its kind, the names of its steps in order, and its reducer.
+The skeleton's hash decides whether a composition may be seen in training, or is held out for
+validation or test. So the combination in a held-out task is never met in training, in whatever
+wording, style or parameters.
+Does not: write code (`styles` does).
 """
 
 import hashlib
@@ -37,7 +38,7 @@ INPUT_WORDS = tuple(_INPUT_TEXT.split())
 
 @dataclass(frozen=True)
 class Step:
-    """One filter ("f") or map ("m") with its parameters filled in; `{v}` is still open."""
+    """One filter ("f") or map ("m") with its parameters filled in. `{v}` is still open."""
 
     verb: Literal["f", "m"]
     name: str
@@ -51,7 +52,7 @@ class Step:
 
 @dataclass(frozen=True)
 class Composition:
-    """A problem without wording or style; `n` and `s` are the reducer's possible parameters."""
+    """A problem without wording or style. `n` and `s` are the reducer's possible parameters."""
 
     kind: Kind
     variable: str
@@ -68,12 +69,12 @@ class Composition:
 
     @property
     def split(self) -> Split:
-        """One skeleton in sixteen is held out for validation, one for test."""
+        """One skeleton in sixteen is held out for validation, and one for test."""
         digest = hashlib.sha256(self.skeleton.encode()).digest()
         return {0: "validation", 1: "test"}.get(digest[0] % 16, "train")  # type: ignore[return-value]
 
     def element(self, index: int) -> str:
-        """Name of the element before step `index`: a record becomes a number at its map."""
+        """Name of the element before step `index`. A record becomes a number at its map."""
         if self.kind == "rec" and any(step.verb == "m" for step in self.steps[:index]):
             return "x"
         return {"int": "x", "str": "w", "rec": "r"}[self.kind]
@@ -83,7 +84,7 @@ class Composition:
         return REDUCERS[self.reducer].expression.format(values=values, n=self.n, s=self.s)
 
     def arguments(self) -> str:
-        """The reducer's argument list as a method of a library."""
+        """The reducer's list of arguments in a library's method call."""
         return REDUCERS[self.reducer].arguments.format(n=self.n, s=self.s)
 
 
@@ -169,7 +170,7 @@ def wording(rng: Random, composition: Composition, heading: str = "") -> str:
 
 
 def inputs(rng: Random, kind: Kind) -> list[Data]:
-    """Inputs to check a solution on; the empty list is one of them."""
+    """Inputs to check a solution on. The empty list is one of them."""
     if kind == "int":
         bounds = ((-30, 40), (-5, 12), (0, 25))
         return [[rng.randint(*b) for _ in range(rng.randint(8, 14))] for b in bounds] + [[]]
@@ -179,7 +180,7 @@ def inputs(rng: Random, kind: Kind) -> list[Data]:
 
 
 def answer(composition: Composition, data: Data) -> Any:
-    """The right answer, straight from the composition and not from any written solution."""
+    """The right answer, computed from the composition and not from any written solution."""
     for step in composition.steps:
         # The expressions are constants of `operations`, never text from outside.
         function = eval(f"lambda e: {step.on('e')}")

@@ -1,8 +1,10 @@
 """Common words that the invented libraries of the public exercises are named after.
 
-Promises: a fixed list of lower-case words, the most frequent ones of Python 3.11's standard
-library sources, with keywords and abbreviations taken out. None is a name, or part of a name,
-of the private house library: what the private records teach must not be known beforehand.
+Promises:
+- The list is fixed: the most frequent lower-case words in the sources of Python 3.11's standard
+  library, without keywords and abbreviations.
+- No word is a name, or part of a name, of the private house library. What the private records
+  teach must not be known beforehand.
 """
 
 _TEXT = """

@@ -1,9 +1,12 @@
-"""`privcode compare`: run the arms of a comparison as processes of their own, and join the figures.
+"""`privcode compare`: run each arm of a comparison in its own process, and join the figures.
 
-Promises: each arm is an ordinary run in OUT/ARM, resumed where it was when called again; stages
-that arms have in common are done once; no arm outlives this process; the table is computed from
-the runs' own files.
-Does not: decide what an arm is (`stages.compare` does).
+Promises:
+- Each arm is an ordinary run in OUT/ARM. Called again, it resumes where it was.
+- Stages that arms have in common are done once.
+- No arm outlives this process.
+- The table is computed from the runs' own files.
+
+Does not: decide what an arm is (`pipeline.arms` does).
 """
 
 import ctypes
@@ -32,15 +35,15 @@ _PR_SET_PDEATHSIG = 1
 
 
 def compare(config: Config, out: Path) -> dict[str, Any]:
-    """Run every arm; write OUT/results.json, table.md, pictures and report.html.
+    """Run every arm. Write OUT/results.json, table.md, pictures and report.html.
 
     Returns:
-        {"rows": one an arm, see `stages.compare.row`; "table": joined over seeds; "seconds": of
-        all stages of all arms, each counted once; None where the data are private, as are then
-        the times it takes to read them}.
+        {"rows": one for each arm, see `pipeline.arms.row`; "table": the rows joined over seeds;
+        "seconds": the time of all stages of all arms, each stage counted once}. "seconds" is None
+        if the data are private, because then the time to read them is private too.
 
     Raises:
-        UserError: an arm failed; its last line says why.
+        UserError: an arm failed. The arm's last line says why.
     """
     chosen = arms(config)
     takeovers = {name: (a.donor, a.taken) for name, a in chosen.items() if a.donor}
@@ -67,7 +70,7 @@ def compare(config: Config, out: Path) -> dict[str, Any]:
             leaks=leaks and leaks["places"]["anywhere"],
             seconds=round(sum(taken.values()), 1) if config.data.public else None,
         )
-        if arm.donor:  # its junior is the donor's
+        if arm.donor:  # the arm has the donor's junior
             scores = ("junior_pass@1", "junior_parse_rate")
             rows[name] |= {score: rows[arm.donor][score] for score in scores}
         run.close()
@@ -106,18 +109,19 @@ def run_all(
     """Run every config of `chosen` in OUT/NAME, `parallel` at a time, each in its own process.
 
     Args:
-        title: of the progress bar.
+        title: title of the progress bar.
         chosen: name -> config.
-        out: where the runs are, and their configs.
-        logs: where their logs are, for their owner's eyes: they say how long reading took.
+        out: folder of the runs and their configs.
+        logs: folder of the logs. Only the owner may see them, because they show how long reading
+            the data took.
         parallel: runs at a time, each on its share of the cores.
-        counted: False does not show how many there are.
-        may_fail: whether the run in this directory is one that may end in an error.
-        takeovers: name -> the run that it takes its first stages from, and their names; it waits
-            until they are done.
+        counted: False hides how many runs there are.
+        may_fail: whether the run in this directory may end in an error.
+        takeovers: name -> (the run that it takes its first stages from, the names of these
+            stages). It waits until they are done.
 
     Raises:
-        UserError: a run failed; its last line says why.
+        UserError: a run failed. The run's last line says why.
     """
     for name, config in chosen.items():
         keep(out / f"{name}.yaml", config)
@@ -144,7 +148,7 @@ def run_all(
                         if process.returncode and not may_fail(out / name):
                             which = f"arm {name}" if counted else "a trial"
                             raise UserError(f"{which}: {_last_line(logs / f'{name}.log')}")
-                        if counted and at_terminal():  # in which order they end is private
+                        if counted and at_terminal():  # the order in which they end is private
                             say(f"{title}: {name} done")
                 done = sum(len(done_in(out / name)) for name in chosen)
                 progress(done - finished)
@@ -160,7 +164,7 @@ def keep(path: Path, config: Config) -> None:
     """Write a config, once.
 
     Raises:
-        UserError: another one is there.
+        UserError: another config is already there.
     """
     text = dump_config(config)
     if path.exists() and path.read_text(encoding="utf-8") != text:
@@ -206,4 +210,4 @@ def _die_with_parent() -> None:
 
 def _last_line(log: Path) -> str:
     lines = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
-    return lines[-1].removeprefix("privcode: ") if lines else "ended without a word"
+    return lines[-1].removeprefix("privcode: ") if lines else "ended without a message"

@@ -2,8 +2,11 @@
 
     python -m privcode.experiments.demo FOLDER
 
-Promises: the same files every time; nothing is fetched; records, prompts, validation and test
-tasks share no held-out composition. Does not: run anything.
+Promises:
+- The files are the same every time, and nothing is fetched.
+- Records, prompts, validation and test tasks share no held-out composition.
+
+Does not: run anything.
 """
 
 import sys

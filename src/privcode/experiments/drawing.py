@@ -1,6 +1,7 @@
-"""Pictures of a comparison, as inline SVG that takes the page's text colour, or as PNG.
+"""Pictures of a comparison, as inline SVG in the page's text colour, or as PNG.
 
-Promises: the same figures give the same bytes. Does not: draw anything private.
+Promises: the same figures give the same bytes.
+Does not: draw anything private.
 """
 
 import io
@@ -22,11 +23,11 @@ class Picture:
     """One picture of a comparison.
 
     Attributes:
-        name: of its file, without the ending.
-        title: over it.
-        caption: under it; plain text.
-        figure: drawn.
-        wide: whether it wants the whole width of a page.
+        name: name of its file, without the ending.
+        title: text above it.
+        caption: plain text below it.
+        figure: the drawn figure.
+        wide: whether it needs the whole width of a page.
     """
 
     name: str
@@ -40,17 +41,17 @@ def short(text: str) -> str:
     """`text` as a label: one printable line of at most 44 characters."""
     text = "".join(c if c.isprintable() else " " for c in text)
     text = text if len(text) <= 44 else text[:43] + "…"
-    return text.replace("$", r"\$")  # matplotlib would set it as a formula
+    return text.replace("$", r"\$")  # matplotlib would typeset it as a formula
 
 
 def panel(width: float, height: float) -> tuple[Figure, Axes]:
-    """A figure of so many inches with one pair of axes."""
+    """A figure with one pair of axes. Width and height are in inches."""
     figure, (axes,) = panels(1, width, height)
     return figure, axes
 
 
 def panels(count: int, width: float, height: float) -> tuple[Figure, list[Axes]]:
-    """A figure with `count` pairs of axes of so many inches, two in a row."""
+    """A figure with `count` pairs of axes, two in a row. The size of each is in inches."""
     rows, across = -(-count // 2), min(count, 2)
     figure = Figure(figsize=(width * across, height * rows), layout="constrained")
     every = list(figure.subplots(rows, across, squeeze=False).flat)
@@ -75,7 +76,7 @@ def legend(of: Axes | Figure, **where: Any) -> None:
 
 
 def svg(figure: Figure) -> Markup:
-    """The figure as inline SVG, its ink the page's own."""
+    """The figure as inline SVG. Its ink becomes the page's text colour."""
     buffer = io.StringIO()
     with matplotlib.rc_context(
         {"svg.hashsalt": "privcode", "svg.fonttype": "none", "font.family": "sans-serif"}

@@ -1,9 +1,11 @@
-"""How a comparison is shown: the table, what it comes to in two sentences, and the page.
+"""How a comparison is shown: the table, its answer in two sentences, and the page.
 
-Promises: made from results.json and the published rows alone; the same facts give the same bytes;
-the table in plain text, in Markdown and on the page has the same cells; the page is one file that
-fetches nothing, and whatever text is in the facts is shown as text.
-Does not: judge the methods: where there is one seed there is no interval, and the page says so.
+Promises:
+- It is made from results.json and the published rows alone. The same facts give the same bytes.
+- The table has the same cells in plain text, in Markdown and on the page.
+- The page is one file that fetches nothing. Any text in the facts is shown as text.
+
+Does not: judge the methods. With one seed there is no interval, and the page says so.
 """
 
 import json
@@ -26,7 +28,7 @@ Row = Mapping[str, Any]
 
 
 def number(epsilon: Any) -> float | None:
-    """ε as it stands in results.json or in YAML, as a number ("inf" is ∞)."""
+    """ε in results.json or in YAML, as a number ("inf" is ∞)."""
     return None if epsilon is None else float(epsilon)
 
 
@@ -37,7 +39,7 @@ def epsilon_text(epsilon: Any) -> str:
 
 
 def value_text(value: Any) -> str:
-    """A value of a grid; of a path only the last part."""
+    """A value of a grid. For a path it is only the last part."""
     if isinstance(value, str):
         return Path(value).name if Path(value).is_absolute() else value
     return json.dumps(value, ensure_ascii=False, default=str)
@@ -51,12 +53,12 @@ def grid_text(grid: Row) -> str:
 def cells(facts: Row, published: Sequence[Row] = ()) -> tuple[list[str], list[list[str]]]:
     """Head and body of the table.
 
-    A published row belongs to the row of ours with the same method, ε and values of the grid;
-    where there is none it has a row of its own, and ours is "–".
+    A published row belongs to our row with the same method, ε and values of the grid. If there is
+    none, the published row gets its own row, where our figures are "–".
 
     Args:
         facts: results.json.
-        published: `compare.published`; its figures are shown as they are given.
+        published: `compare.published`. Its figures are shown as they are given.
     """
     lines = _lines(facts["table"], published)
     grid = list(dict.fromkeys(field for line in lines for field in line["grid"]))
@@ -104,7 +106,7 @@ def _lines(table: Sequence[Row], published: Sequence[Row]) -> list[dict[str, Any
     ]
     for figures in published:
         rest = {name: v for name, v in figures.items() if name not in ("method", "epsilon")}
-        # With no row of ours to tell, a dotted name is a field and not a task.
+        # Without a row of ours, a dotted name is taken for a field and not for a task.
         grid = {n: v for n, v in rest.items() if n in fields or ("." in n and n not in tasks)}
         key: dict[str, Any] = {
             "method": str(figures.get("method", "–")),
@@ -140,7 +142,7 @@ def plain(text: str) -> str:
 
 
 def notes(facts: Row, published: Sequence[Row] = ()) -> list[str]:
-    """What the columns of the table are, a line each."""
+    """What the columns of the table are, one line each."""
     table = facts["table"]
     several = any(row["seeds"] > 1 for row in table)
     lines = []
@@ -195,7 +197,7 @@ def share_of_gain(
     """What part of the ceiling's gain over `base` a method reached, with its 95 % interval.
 
     The share is the ratio of mean gains, mean(tuned − base) / mean(ceiling − base). The interval
-    is Fieller's (1954) for paired values: all θ that a t test of the differences
+    is Fieller's (1954) for paired values. It holds all θ that a t test of the differences
     (tuned − base) − θ · (ceiling − base) does not reject. `base` is taken as exact.
 
     Args:
@@ -204,8 +206,9 @@ def share_of_gain(
         base: pass@1 of the untuned model.
 
     Returns:
-        {"share", "low", "high"}; None where the ceiling gained nothing. low and high are None for
-        one seed, and where the ceiling's own gain is not significant (no bounded interval exists).
+        {"share", "low", "high"}, or None if the ceiling gained nothing. low and high are None for
+        one seed. They are also None if the ceiling's own gain is not significant, because then no
+        bounded interval exists.
     """
     n = len(tuned)
     ours, most = ([value - base for value in values] for values in (tuned, ceiling))
@@ -228,11 +231,11 @@ def share_of_gain(
 
 
 def shares(facts: Row) -> list[dict[str, Any]]:
-    """`share_of_gain` on the first task of every row of the table between base and nondpft.
+    """`share_of_gain` on the first task, for every row of the table between base and nondpft.
 
     Returns:
-        {method, epsilon, grid, seeds, share, low, high} each; no row where base or nondpft did
-        not run with these values of the grid.
+        {method, epsilon, grid, seeds, share, low, high} each. There is no row if base or nondpft
+        did not run with these values of the grid.
     """
     found = []
     for row in facts["table"]:
@@ -262,8 +265,8 @@ def shares(facts: Row) -> list[dict[str, Any]]:
 def headline(table: Sequence[Row]) -> tuple[dict[str, Any], float | None]:
     """The values of the grid and the ε that the answer and most pictures are about.
 
-    The first values of the grid; of privcode's ε the one that most other methods have too, of
-    equals the smallest.
+    These are the first values of the grid. The ε is one of privcode's: the one that most other
+    methods also have. Among equals, it is the smallest.
     """
     grid: dict[str, Any] = table[0]["grid"] if table else {}
     rows = [row for row in table if row["grid"] == grid and row["epsilon"] is not None]
@@ -282,7 +285,7 @@ def percent(found: Row, name: str = "") -> str:
 
 
 def answer(facts: Row) -> str:
-    """What the comparison comes to, in two sentences: the gain, and what leaked."""
+    """The result of the comparison in two sentences: the gain, and what leaked."""
     table = facts["table"]
     grid, epsilon = headline(table)
     by_method = {
@@ -329,7 +332,7 @@ def _leaked(row: Row) -> str:
 
 
 def shares_table(facts: Row) -> tuple[list[str], list[list[str]]]:
-    """Head and body of the shares of the gain: a row each method, a column each ε."""
+    """Head and body of the shares of the gain: one row a method, one column an ε."""
     found = shares(facts)
     epsilons = sorted(
         {number(one["epsilon"]) for one in found}, key=lambda e: -1 if e is None else e
@@ -362,7 +365,7 @@ def page(
     """report.html of a comparison: one file that fetches nothing."""
     table, gains = cells(facts, published), shares_table(facts)
     methods = {line[0] for line in table[1]}
-    minutes = (facts["seconds"] or 0) / 60  # none where the data are private
+    minutes = (facts["seconds"] or 0) / 60  # not known if the data are private
     template = environment("privcode.experiments").get_template("comparison.html.j2")
     return template.render(
         title=plain(title),

@@ -1,7 +1,10 @@
 """The pictures of a comparison: utility against ε, leakage, ablations, and each field of a grid.
 
-Promises: drawn from results.json alone; a picture with nothing to show is left out; the same
-facts give the same pictures. Does not: draw published figures, whose unit it does not know.
+Promises:
+- They are drawn from results.json alone. The same facts give the same pictures.
+- A picture with nothing to show is left out.
+
+Does not: draw published figures, because their unit is not known.
 """
 
 import math
@@ -42,7 +45,7 @@ _ABLATED = {
 
 
 def pictures(facts: Row) -> list[Picture]:
-    """All that there is something to show of, in the order of the page."""
+    """All pictures that have something to show, in the order of the page."""
     table = facts["table"]
     grid, epsilon = headline(table)
     rows = [row for row in table if row["grid"] == grid]
@@ -56,12 +59,12 @@ def pictures(facts: Row) -> list[Picture]:
 
 
 def _utility(rows: Sequence[Row], epsilon: float | None) -> Picture | None:
-    """pass@1 against ε; what has no ε as horizontal lines. With one ε: a bar each method."""
+    """pass@1 against ε. Methods without ε are horizontal lines. With one ε: a bar each method."""
     lines: dict[str, list[Row]] = {}
     for row in rows:
         if row["epsilon"] is not None:
             lines.setdefault(row["method"], []).append(row)
-    # One ε of an ablation stands in the picture of the ablations.
+    # An ablation with one ε is shown in the picture of the ablations.
     lines = {m: found for m, found in lines.items() if m not in ABLATIONS or len(found) > 1}
     values = sorted({float(row["epsilon"]) for found in lines.values() for row in found})
     if len(values) < 2:
@@ -69,7 +72,7 @@ def _utility(rows: Sequence[Row], epsilon: float | None) -> Picture | None:
         return _bars("utility", "What each method reaches", whole, epsilon)
     finite = [math.log10(value) for value in values if math.isfinite(value)]
     span = finite[-1] - finite[0]
-    gap = max(0.3, 0.2 * span)  # ∞ stands apart
+    gap = max(0.3, 0.2 * span)  # ∞ is drawn apart
     places = dict(zip(values, [*finite, finite[-1] + gap], strict=False))
     unit = 0.016 * (span + gap)
 
@@ -182,7 +185,7 @@ def _bars(name: str, title: str, rows: Sequence[Row], epsilon: float | None) -> 
 def _grid(
     table: Sequence[Row], field: str, first: Mapping[str, Any], epsilon: float | None
 ) -> Picture | None:
-    """pass@1 against the value of one field of the grid, the others at their first values."""
+    """pass@1 against the value of one field of the grid. The others have their first values."""
     rows = [
         row
         for row in _at(table, epsilon)
@@ -249,7 +252,7 @@ def _picture(
     draw: Callable[[Axes, str], None],
     height: float,
 ) -> Picture | None:
-    """One panel a task, and one legend under all of them; None without a task."""
+    """One panel a task, and one legend below all of them. None without a task."""
     if not tasks:
         return None
     figure, every = panels(len(tasks), 4.4, height)
@@ -283,7 +286,7 @@ def _bar(
 
 
 def _from_zero(axes: Axes, which: str) -> None:
-    """The axis of a rate: from 0, with room at its upper end; called when all is drawn."""
+    """The axis of a rate: from 0, with room at its upper end. Call it when all is drawn."""
     top = axes.dataLim.x1 if which == "x" else axes.dataLim.y1
     top = 1.15 * min(top, 1.0) or 1.0  # an interval of few seeds may go beyond
     if which == "x":
@@ -306,7 +309,7 @@ def _value(row: Row, task: str) -> tuple[float, float]:
 
 
 def _tasks(rows: Sequence[Row]) -> list[str]:
-    """The tasks that all the rows have."""
+    """The tasks that all rows have."""
     return [task for task in rows[0]["tasks"] if all(task in row["tasks"] for row in rows)]
 
 
@@ -315,7 +318,7 @@ def _at(rows: Sequence[Row], epsilon: float | None) -> list[Row]:
 
 
 def _where(epsilon: float | None, grid: Row) -> str:
-    """Under which ε and values of the grid, as the beginning of a caption."""
+    """The ε and the values of the grid, as the beginning of a caption."""
     words = [] if epsilon is None else [f"ε = {epsilon_text(epsilon)}"]
     words += [grid_text(grid)] if grid else []
     return f"At {', '.join(words)}. " if words else ""

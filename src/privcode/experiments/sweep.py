@@ -1,12 +1,18 @@
 """`privcode sweep`: try settings, and keep the best run.
 
-Promises: under `privacy.selection: trials`, the number of trials and their settings are drawn once
-and kept, and counted as spent, before the first trial; what the trials made stays in OUT/private,
-and all but their ledgers goes when the best is known and moved to OUT/best. Under the other
-selections all settings are run, side by side in OUT, each an ordinary run that is charged, or
-declared not charged, like any other. Called again, a sweep goes on where it was.
-Does not: decide what is tried or drawn (`stages.sweep` does), or hinder an owner from looking into
-`private/`; what is looked at there is not covered.
+Promises:
+- Under `privacy.selection: trials`, the number of trials and their settings are drawn once. They
+  are kept, and counted as spent, before the first trial.
+- What the trials make stays in OUT/private. When the best trial is known, it is moved to OUT/best,
+  and only the ledgers of the others stay.
+- Under the other selections all settings are run side by side in OUT. Each is an ordinary run. It
+  is charged, or declared not charged, like any other run.
+- Called again, a sweep goes on where it was.
+
+Does not:
+- Decide what is tried or drawn (`pipeline.trials` does).
+- Keep an owner from looking into `private/`. The guarantee does not cover what the owner sees
+  there.
 """
 
 import os
@@ -31,7 +37,7 @@ from privcode.privacy import registry
 
 
 def sweep(config: Config, out: Path) -> dict[str, Any]:
-    """Run the sweep; returns the best run's summary with {"settings", "score"}.
+    """Run the sweep. Returns the best run's summary with {"settings", "score"}.
 
     Raises:
         UserError: a setting may not be tried, a run failed, or nothing was selected.
@@ -74,8 +80,8 @@ def _best_trial(config: Config, out: Path) -> str:
         }
         if not trials:
             raise UserError(
-                f"{out}: this sweep selected nothing: of a random number of trials there may be "
-                "none, and the guarantee rests on that; choose another --out for a fresh sweep: "
+                f"{out}: this sweep selected nothing: the number of trials is random and was 0, "
+                "which the guarantee needs to allow; choose another --out for a new sweep: "
                 "both are charged"
             )
         parallel = checked(config).parallel
@@ -93,7 +99,7 @@ def _best_trial(config: Config, out: Path) -> str:
 
 
 def _drawn(config: Config, private: Path) -> list[Settings]:
-    """The trials' settings: drawn the first time, read ever after."""
+    """The trials' settings: drawn the first time, and read from then on."""
     path = private / SWEEP
     if not path.exists():
         _, _, data = private_records(config)
@@ -120,8 +126,8 @@ def _chosen(config: Config, runs: dict[str, Path]) -> str:
     name = best({name: _score(config, folder) for name, folder in runs.items()})
     if name is None:
         raise UserError(
-            f"{config.prompts.file}: with none of the settings a sample was accepted; what was "
-            "spent stays spent: try other settings in a fresh sweep"
+            f"{config.prompts.file}: no setting gave an accepted sample, and the budget stays "
+            "spent; try other settings in a new sweep"
         )
     return name
 
@@ -134,13 +140,13 @@ def _score(config: Config, run: Path) -> float | None:
 
 
 def _nothing_accepted(run: Path) -> bool:
-    """Whether a run ended since it accepted no sample: a score like any other, the lowest."""
+    """Whether a run ended because it accepted no sample. This counts as the lowest score."""
     accepted = run / "synthetic" / "accepted.jsonl"
     return "validate" in done_in(run) and not accepted.stat().st_size
 
 
 def _strip(run: Path) -> None:
-    """Remove all of a run but its ledger."""
+    """Remove all of a run except its ledger."""
     for path in [*run.iterdir(), *(run / "private").iterdir()]:
         if path.name in ("private", "ledger.jsonl"):
             continue

@@ -1,7 +1,9 @@
 """Sampling text from a model: one small interface, chosen by config.
 
-Promises: what a generator is asked (`Sampling`) and what it gives back (`Generator`), in terms
-that a local model, vLLM and an OpenAI-compatible endpoint can all meet.
+Promises:
+- `Sampling` is what a generator is asked for, and `Generator` is what it gives back.
+- A local model, vLLM and an OpenAI-compatible endpoint can all fit this interface.
+
 Does not: import any of them.
 """
 
@@ -14,7 +16,8 @@ from typing import Protocol
 class Sampling:
     """How to sample: `n` texts a prompt, each of at most `max_new_tokens` tokens.
 
-    A temperature of 0 is greedy decoding. `seed` is the whole run's; see `Generator.generate`.
+    A temperature of 0 is greedy decoding. `seed` is the seed of the whole run; see
+    `Generator.generate`.
     """
 
     temperature: float = 1.0
@@ -25,11 +28,11 @@ class Sampling:
 
 
 class Generator(Protocol):
-    """Whatever turns prompts into texts."""
+    """Turns prompts into texts."""
 
     @property
     def batch_size(self) -> int:
-        """How many sequences it draws together: what a progress bar counts by."""
+        """How many sequences it draws together: the unit of a progress bar."""
         ...
 
     def fits(self, prompt: str) -> bool:
@@ -41,8 +44,8 @@ class Generator(Protocol):
     ) -> list[list[str]]:
         """`sampling.n` continuations of each prompt, in the prompts' order.
 
-        `chunk` numbers the call within a run: chunks draw from different seeds, and any chunk can
-        be drawn again by itself. The prompt is not part of a text, nor is a special token.
+        `chunk` numbers the call within a run. Chunks draw from different seeds, and any chunk can
+        be drawn again by itself. A text contains neither the prompt nor special tokens.
 
         Raises:
             UserError: a prompt is empty or leaves no room in the model's context.

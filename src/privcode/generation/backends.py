@@ -1,8 +1,10 @@
-"""What samples from a model: privcode's own backend, and those that other packages add.
+"""The backends that sample from a model: privcode's own, and those that other packages add.
 
-Promises: a backend is a function from the files of a model to a `Generator`. A package adds one by
-an entry point of the group `privcode.backends` (see `extensions`), and a config names it in
-`synthesize.backend` and `evaluate.backend`.
+Promises:
+- A backend is a function from the files of a model to a `Generator`.
+- Another package adds a backend by an entry point of the group `privcode.backends` (see
+  `extensions`). A config names it in `synthesize.backend` and `evaluate.backend`.
+
 Does not: load a model before it is asked for.
 """
 
@@ -23,9 +25,9 @@ class Weights:
 
     Attributes:
         model: the name of the model, or the folder of a whole one.
-        tokenizer: the name of the model whose tokenizer it is.
-        dtype: of the weights.
-        adapters: folders of PEFT adapters on `model`, in the order in which they were trained.
+        tokenizer: the name of the model that the tokenizer belongs to.
+        dtype: data type of the weights.
+        adapters: folders of PEFT adapters on `model`, in the order of their training.
     """
 
     model: str
@@ -35,7 +37,7 @@ class Weights:
 
 
 Backend = Callable[[Weights, int], Generator]
-"""A model's files and a batch size (sequences), to what samples from it."""
+"""Makes a generator from a model's files and a batch size (sequences)."""
 
 
 def _local(weights: Weights, batch_size: int) -> Generator:
@@ -58,7 +60,7 @@ def backend_named(name: str, field: str) -> Backend:
     """The backend of this name.
 
     Raises:
-        UserError: there is none; begins with `field`.
+        UserError: there is no such backend. The message begins with `field`.
     """
     if name not in backends():
         raise UserError(f"{field}: {name} is unknown; known: {', '.join(backends())}")

@@ -1,9 +1,12 @@
 """Sampling with transformers in this process.
 
-Promises: the same prompts, sampling, chunk and batch size give the same texts on the same machine,
-whatever was drawn before; the global random state is left as it was found; texts are drawn from the
-model's distribution as `Sampling` says, its own preferences (top-k, min-p, repetition penalty) not
-applied.
+Promises:
+- The same prompts, sampling, chunk and batch size give the same texts on the same machine,
+  whatever was drawn before.
+- The global random state is left as it was.
+- Texts are drawn from the model's distribution as `Sampling` says. The model's own preferences
+  (top-k, min-p, repetition penalty) are not applied.
+
 Does not: recover from a full GPU, or spread a chunk over devices.
 """
 
@@ -32,7 +35,7 @@ from privcode.models import (
 
 @dataclass(frozen=True)
 class LocalGenerator:
-    """A `Generator` over a loaded model; `batch_size` counts sequences, not prompts."""
+    """A `Generator` over a loaded model. `batch_size` counts sequences, not prompts."""
 
     model: PreTrainedModel | PeftModel
     tokenizer: PreTrainedTokenizerBase
@@ -43,8 +46,8 @@ class LocalGenerator:
     ) -> list[list[str]]:
         """See `Generator.generate`.
 
-        A batch whose longest prompt leaves less room in the context than `max_new_tokens` stops
-        where the context ends.
+        The longest prompt of a batch may leave less room in the context than `max_new_tokens`.
+        The batch then stops where the context ends.
         """
         encoded = [prompt_tokens(self.tokenizer, prompt) for prompt in prompts]
         self._check_lengths(encoded)
@@ -70,7 +73,7 @@ class LocalGenerator:
         return [answers * (sampling.n // copies) for answers in texts]
 
     def _continue(self, batch: list[list[int]], sampling: Sampling) -> list[str]:
-        """One continuation of each row of token ids; draws from the global generator."""
+        """One continuation of each row of token ids, drawn with the global random generator."""
         device = self.model.device
         ids = [torch.tensor(row, device=device) for row in batch]
         longest = max(len(row) for row in batch)
@@ -85,8 +88,8 @@ class LocalGenerator:
         return texts
 
     def _config(self, sampling: Sampling, room: int) -> Any:
-        # transformers fills what is left unset from the model's own generation_config, so what
-        # would bend the distribution is set here to its neutral value.
+        # transformers fills unset fields from the model's own generation_config. So each field
+        # that would change the distribution is set here to its neutral value.
         drawn: dict[str, float] = {}
         if sampling.temperature > 0:
             drawn = {

@@ -1,9 +1,12 @@
 """Stage 2a, synthesis: one or more solutions for each public prompt, from the DP junior.
 
-Promises: post-processing only: nothing private is read; prompts are done in fixed chunks, each
-seeded by itself and on disk before the next begins, so that a killed run goes on at the chunk it
-was in and ends with the same bytes as an uninterrupted one.
-Does not: judge the samples; `validate` does.
+Promises:
+- Synthesis is post-processing only: nothing private is read.
+- Prompts are done in fixed chunks. Each chunk has its own seed and is on disk before the next
+  begins.
+- A killed run goes on at the chunk it was in, and ends with the same bytes as an uninterrupted one.
+
+Does not: judge the samples. `validation` does.
 """
 
 import os
@@ -28,10 +31,11 @@ def synthesize(
     Args:
         generator: the DP junior.
         prompts: public problems.
-        rendered: the same, in the junior's template.
+        rendered: the same problems, in the junior's template.
         sampling: temperature, samples per prompt, seed.
-        output: JSON Lines; appears when all is done. Work so far is in a hidden file beside it.
-        chunk_size: prompts drawn together; part of what the result depends on.
+        output: JSON Lines. It appears when all is done. Until then the work is in a hidden file
+            next to it.
+        chunk_size: prompts drawn together. The result depends on it.
         progress: called with the number of prompts done.
     """
     partial = output.with_name(f".{output.name}.partial")
@@ -57,7 +61,7 @@ def synthesize(
 
 
 def _whole_chunks(partial: Path, sizes: Sequence[int]) -> int:
-    """How many chunks `partial` holds whole; what follows them is cut off."""
+    """How many whole chunks `partial` holds. What follows them is cut off."""
     if not partial.exists():
         return 0
     data = partial.read_bytes()

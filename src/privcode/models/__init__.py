@@ -1,8 +1,10 @@
-"""Models and their tokenizers: loaded by name, adapted, asked in one way by every stage.
+"""Models and their tokenizers: loaded by name, adapted, and asked in one way by every stage.
 
-Promises: a model that cannot be used is refused in one line; a prompt becomes the same tokens in
-training and in generation.
-Does not: train or sample; nor import torch or transformers before one of these is asked for,
+Promises:
+- A model that cannot be used is refused in one line.
+- A prompt becomes the same tokens in training and in generation.
+
+Does not: train or sample. It imports torch and transformers only when one of these is asked for,
 because every config is read through this package.
 """
 

@@ -2,8 +2,9 @@
 
 Promises:
 - A name that cannot be loaded gives one line, never a traceback.
-- A model or adapter that lacks a weight is refused, because the libraries would draw it at random.
-- A weight that is not a finite number is refused.
+- A model or adapter that lacks a weight is refused, because the libraries would draw the weight at
+  random.
+- A model or adapter with a weight that is not a finite number is refused.
 - Code from a model's repository is never run.
 
 Does not: train, quantise, or spread one model over several devices.
@@ -47,7 +48,7 @@ def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
     A tokenizer without a pad token pads with its end-of-sequence token.
 
     Raises:
-        UserError: it cannot be loaded, reports no offsets, or has neither token.
+        UserError: the tokenizer cannot be loaded, reports no offsets, or has neither token.
     """
     tokenizer = _load(AutoTokenizer, "tokenizer", name)
     if not tokenizer.is_fast:
@@ -65,10 +66,10 @@ def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
 
 
 def load_model(name: str, dtype: Dtype = "float32") -> PreTrainedModel:
-    """The causal language model `name` in `dtype`, in eval mode, on the GPU where there is one.
+    """The causal language model `name` in `dtype`, in eval mode, on the GPU if there is one.
 
     Raises:
-        UserError: it cannot be loaded, lacks a weight, or has one that is not finite.
+        UserError: the model cannot be loaded, lacks a weight, or has one that is not finite.
     """
     return _load_whole(AutoModelForCausalLM, name, getattr(torch, dtype)).to(_device())
 
@@ -78,18 +79,19 @@ def check_model(name: str, dtype: Dtype) -> None:
     """Load `name` once, on the CPU, and drop it.
 
     Raises:
-        UserError: what `load_model` raises.
+        UserError: as for `load_model`.
     """
     _load_whole(AutoModelForCausalLM, name, getattr(torch, dtype))
 
 
 def load_encoder(name: str) -> PreTrainedModel:
-    """The model `name` without its head, fp32, in eval mode: texts to hidden states.
+    """The model `name` without its head, fp32, in eval mode. It maps texts to hidden states.
 
-    Its pooler, which hidden states do not pass through, may be missing: language models have none.
+    Its pooler may be missing, because hidden states do not pass through it. Language models have
+    no pooler.
 
     Raises:
-        UserError: it cannot be loaded, lacks a weight, or has one that is not finite.
+        UserError: the model cannot be loaded, lacks a weight, or has one that is not finite.
     """
     return _load_whole(AutoModel, name, torch.float32, unused=("pooler.",)).to(_device())
 
@@ -101,17 +103,17 @@ def attach_lora(
     dropout: float,
     targets: list[str] | None = None,
 ) -> PeftModel:
-    """`model` frozen under trainable fp32 LoRA adapters (paper, released settings).
+    """`model`, frozen, with trainable fp32 LoRA adapters (paper, released settings).
 
     Args:
-        model: changed in place; its weights are frozen.
+        model: changed in place. Its weights are frozen.
         r: the adapters' rank.
         alpha: the update is scaled by alpha / r.
-        dropout: on the adapters' input.
-        targets: names of linear layers; without it those of `LORA_TARGETS` that the model has.
+        dropout: dropout on the adapters' input.
+        targets: names of linear layers. Default: the layers of `LORA_TARGETS` that the model has.
 
     Raises:
-        UserError: a named target is not in the model, or it has none of the default ones.
+        UserError: a named target is not in the model, or the model has none of the default ones.
     """
     present = {name.rpartition(".")[2] for name, _ in model.named_modules()}
     chosen = [name for name in LORA_TARGETS if name in present] if targets is None else targets
@@ -132,7 +134,7 @@ def sizes(name: str, r: int, targets: list[str] | None = None) -> tuple[int, int
     """Parameters of model `name` and of its adapter, from its config: no weights, no network.
 
     Raises:
-        UserError: the config is not on this machine or unsupported; what `attach_lora` raises.
+        UserError: the config is not on this machine or not supported; also as for `attach_lora`.
     """
     config = _load(AutoConfig, "model", name, local_files_only=True)
     with torch.device("meta"):
@@ -149,7 +151,7 @@ def load_adapter(model: PreTrainedModel, path: Path) -> PeftModel:
     """`model` with the adapter saved at `path`, for inference.
 
     Raises:
-        UserError: there is no adapter at `path`, or it is not one of this model.
+        UserError: there is no adapter at `path`, or the adapter does not fit this model.
     """
     if not (path / "adapter_config.json").is_file():
         raise UserError(f"{path}: holds no adapter_config.json; give an adapter's directory")
@@ -173,8 +175,8 @@ def load_adapter(model: PreTrainedModel, path: Path) -> PeftModel:
 def save_model(model: Any, output: Path, tokenizer: Any | None = None, base: str = "") -> None:
     """Write an adapter, or a whole model, to a temporary folder and rename it to `output`.
 
-    An adapter's config names `base` as its model: the name the owner gave, not a path on disk
-    (of a local folder only the last part, as paths tell about the owner's machine).
+    An adapter's config names `base` as its model: the name that the owner gave, not a path on disk.
+    For a local folder it is only the last part, because a path tells about the owner's machine.
 
     Raises:
         UserError: the disk is full or the folder cannot be written.
@@ -206,7 +208,7 @@ def save_model(model: Any, output: Path, tokenizer: Any | None = None, base: str
 
 
 def public_name(model: str) -> str:
-    """A model's name as it may be published: of a local folder only the last part."""
+    """A model's name as it may be published. For a local folder it is only the last part."""
     return Path(model).name if Path(model).is_absolute() or os.path.exists(model) else model
 
 
@@ -233,7 +235,7 @@ def _load(kind: Any, noun: str, name: str, **options: Any) -> Any:
 def _load_whole(
     kind: Any, name: str, dtype: torch.dtype, unused: tuple[str, ...] = ()
 ) -> PreTrainedModel:
-    """A model that has all its weights, in eval mode; those that begin with `unused` may lack."""
+    """A model with all its weights, in eval mode. Weights named `unused`… may be missing."""
     model, found = _load(kind, "model", name, dtype=dtype, output_loading_info=True)
     missing = [key for key in found["missing_keys"] if not key.startswith(unused or ("\0",))]
     wrong = [key for key, *_ in found["mismatched_keys"]]
@@ -250,7 +252,7 @@ def _load_whole(
 def _refuse_not_finite(whose: str, model: torch.nn.Module) -> None:
     for name, weight in model.named_parameters():
         if weight.is_floating_point() and weight.numel():
-            low, high = torch.aminmax(weight.detach())  # both are NaN where a weight is
+            low, high = torch.aminmax(weight.detach())  # both are NaN if any weight is NaN
             if not bool(low.isfinite() & high.isfinite()):
                 raise UserError(
                     f"{whose} weight {name} is not finite (NaN or infinite); download or copy it "
@@ -259,7 +261,7 @@ def _refuse_not_finite(whose: str, model: torch.nn.Module) -> None:
 
 
 def _named(keys: Iterable[str]) -> str:
-    """The first of some tensors, and how many more there are."""
+    """The name of the first of some tensors, and how many more there are."""
     first, *others = sorted(keys)
     return first + (f" (and {len(others)} more)" if others else "")
 

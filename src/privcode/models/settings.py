@@ -1,4 +1,4 @@
-"""A model and its adapter, as the config names them."""
+"""The settings of a model and its adapter."""
 
 from typing import Literal
 
@@ -10,20 +10,28 @@ Dtype = Literal["float32", "bfloat16", "float16"]
 
 
 class Lora(Section):
-    """A low-rank adapter."""
+    """The low-rank adapter (LoRA) of the model."""
 
-    r: Positive = Field(16, le=65536, description="rank")
-    alpha: Size = Field(32, description="scale: the update is multiplied by alpha / r")
-    dropout: Fraction = Field(0.0, description="of plain training; DP training goes without")
-    targets: list[str] | None = Field(None, description="layers; default: attention and MLP")
+    r: Positive = Field(16, le=65536, description="rank of the adapter")
+    alpha: Size = Field(
+        32, description="scale of the adapter: its update is multiplied by alpha / r"
+    )
+    dropout: Fraction = Field(0.0, description="dropout of plain training; DP training has none")
+    targets: list[str] | None = Field(
+        None, description="names of layers to adapt; default: attention and MLP"
+    )
 
 
 class Model(Section):
     """A Hugging Face causal language model."""
 
-    model: File = Field(description="hub id, local path, or bundled:junior / bundled:premium")
-    dtype: Dtype = Field("float32", description="of the base model's weights")
+    model: File = Field(description="hub name, local folder, bundled:junior or bundled:premium")
+    dtype: Dtype = Field("float32", description="data type of the base model's weights")
     lora: Lora = Field(default_factory=lambda: Lora())
-    max_tokens: Size = Field(1024, description="context; longer records are truncated")
-    template: Text = Field("Question: {prompt}\n\nAnswer:\n", description="how a prompt is put")
-    gradient_checkpointing: bool = Field(False, description="less memory, more time")
+    max_tokens: Size = Field(1024, description="context in tokens; longer records are cut")
+    template: Text = Field(
+        "Question: {prompt}\n\nAnswer:\n", description="template of the text that the model gets"
+    )
+    gradient_checkpointing: bool = Field(
+        False, description="recompute activations: less memory, more time"
+    )

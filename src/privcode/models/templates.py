@@ -1,6 +1,6 @@
-"""Prompts filled from templates.
+"""Prompts made from templates.
 
-Promises: the placeholders of a template are the only braces that are read, so code may hold any.
+Promises: only the placeholders of a template are read, so code may hold any other braces.
 """
 
 import re
@@ -12,8 +12,8 @@ _PLACEHOLDER = re.compile(r"\{(" + "|".join(_FIELDS) + r")\}")
 def render(template: str, **fields: str) -> str:
     """`template` with {prompt}, {code} and {language} replaced once by `fields`.
 
-    Other braces, and braces inside a field, stay as they are. A placeholder without a field stays
-    too; a field the template does not use is ignored.
+    Other braces stay as they are, also braces inside a field. A placeholder without a field stays
+    too. A field that the template does not use is ignored.
 
     Raises:
         TypeError: a field is none of the three.

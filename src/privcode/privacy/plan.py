@@ -136,7 +136,8 @@ class PrivacyPlan:
                 "sums are no longer exact; take smaller batches"
             )
         if self.selection not in get_args(Selection):
-            raise UserError(f"privacy.selection: is {self.selection}; choose of {Selection}")
+            names = ", ".join(get_args(Selection))
+            raise UserError(f"privacy.selection: is {self.selection}; choose one of {names}")
         if (self.selection == "trials") != (self.trials is not None):
             raise UserError("privacy.trials: belongs to privacy.selection: trials; give both")
         if self.trials is not None and not 1 <= self.trials <= MOST_TRIALS:

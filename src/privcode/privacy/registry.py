@@ -42,8 +42,8 @@ def registry() -> Path:
         home = os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state"
     except RuntimeError:
         raise UserError(
-            "PRIVCODE_STATE: is not set and there is no home directory; set it to a directory "
-            "that you keep: what is spent on private data is noted there"
+            "PRIVCODE_STATE: is not set and there is no home directory; set it to a "
+            "permanent directory, where privcode notes what is spent on private data"
         ) from None
     return Path(home) / "privcode" / "spent.jsonl"
 
@@ -68,8 +68,8 @@ def _open() -> Iterator[Ledger]:
             os.close(lock)
     except OSError as error:
         raise UserError(
-            f"{path}: cannot be written ({error.strerror}); what is spent on private data is noted "
-            "there: set PRIVCODE_STATE to a directory that you keep"
+            f"{path}: cannot be written ({error.strerror}); privcode notes there what is spent "
+            "on private data: set PRIVCODE_STATE to a permanent directory"
         ) from error
 
 
@@ -168,8 +168,8 @@ def _entries() -> list[Row]:
         return read_ledger(path)
     except OSError as error:
         raise UserError(
-            f"{path}: cannot be read ({error.strerror}); what was spent on private data is noted "
-            "there: mend its rights"
+            f"{path}: cannot be read ({error.strerror}); it says what was spent on private "
+            "data: fix its permissions"
         ) from error
 
 
@@ -188,8 +188,8 @@ def secret() -> bytes:
         found = path.read_bytes()
     if len(found) != 32:
         raise UserError(
-            f"{path}: is not the key that sketches of private data were made with; restore it from "
-            "a backup, or remove it: runs that are known by now then count, whatever they read"
+            f"{path}: is not the key of the sketches of private data; restore it from a backup, or "
+            "remove it: then all runs known so far count, whatever they read"
         )
     return found
 

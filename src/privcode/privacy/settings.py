@@ -1,4 +1,4 @@
-"""Everything that decides the guarantee, as the config says it."""
+"""The settings that decide the guarantee."""
 
 from typing import Literal
 
@@ -13,29 +13,37 @@ class Privacy(Section):
 
     epsilon: Epsilon | None = Field(4.0, description="target ε; .inf trains without privacy")
     noise_multiplier: Finite | None = Field(
-        None, description="instead of epsilon: the noise itself"
+        None, description="noise multiplier, to set instead of epsilon (then epsilon: null)"
     )
-    delta: Finite = Field(description="δ; 1/(10·units) is usual, more than 1/units is refused")
-    units: Positive = Field(description="declared, public number of units: not the true count")
+    delta: Finite = Field(description="δ; 1/(10·units) is usual, and more than 1/units is refused")
+    units: Positive = Field(
+        description="number of units that you declare and publish; not the true count"
+    )
     unit: Literal["record", "column"] = Field(
         "record", description="what is protected: one record, or all records of one owner (column)"
     )
-    max_records_per_unit: Positive = Field(1, description="records of one unit that may take part")
-    batch: Positive = Field(256, description="expected units per step")
-    steps: Positive = Field(100, description="noised updates")
-    clip_norm: Finite = Field(1.0, description="bound on one unit's gradient")
-    noise: Literal["cryptographic", "reproducible"] = Field(
-        "cryptographic", description="reproducible noise makes runs repeatable, not releasable"
+    max_records_per_unit: Positive = Field(
+        1, description="maximum number of records of one unit that take part"
     )
-    seed: Seed = Field(0, description="of reproducible noise; unused otherwise")
+    batch: Positive = Field(256, description="expected number of units in a step")
+    steps: Positive = Field(100, description="number of training steps, each with noise")
+    clip_norm: Finite = Field(
+        1.0, description="clip norm: the largest L2 norm of one unit's gradient"
+    )
+    noise: Literal["cryptographic", "reproducible"] = Field(
+        "cryptographic", description="reproducible noise makes a run repeatable, but not releasable"
+    )
+    seed: Seed = Field(
+        0, description="seed of reproducible noise, and of the choice of each unit's records"
+    )
     selection: Selection = Field(
         "composition",
-        description="runs over the same data, and choosing settings by them: composition composes "
-        "all of them into ε; trials charges the best of a privcode sweep; not-charged leaves them "
-        "out of ε, and says so on everything",
+        description="how earlier runs over the same data count. composition: all count in ε; "
+        "trials: ε covers choosing the best run of a privcode sweep; not-charged: they do not "
+        "count in ε, and every output says so",
     )
     trials: Finite | None = Field(
-        None, ge=1, le=10**4, description="selection trials: mean of the random number of trials"
+        None, ge=1, le=10**4, description="with selection: trials, the mean number of trials"
     )
 
     @model_validator(mode="after")

@@ -1,9 +1,14 @@
-"""Scoring programs as the benchmarks do: task formats, prompts, judges, ground truth.
+"""Scoring programs as the benchmarks do: task formats, prompts, judges and ground truth.
 
-Promises: each benchmark's own file is read as its owners publish it; every program runs in the
-sandbox; a score says what it depends on (format, limits, versions, and how the benchmark's own
-solutions fare on this machine).
-Does not: bundle a benchmark, or load a model.
+Promises:
+- Each benchmark's own file is read as its owners publish it.
+- Every program runs in the sandbox.
+- A score states what it depends on: format, limits, versions, and how many of the benchmark's own
+  solutions pass on this machine.
+
+Does not:
+- Bundle a benchmark.
+- Load a model.
 """
 
 from privcode.scoring.format import Format, Verdict

@@ -1,10 +1,14 @@
 """Functional correctness: pass@k on tasks and samples in the benchmarks' own formats.
 
-Promises: every sample runs inside the sandbox and passes only if all its tests were reached; a
-task without samples counts as failed and is named; pass@k is the unbiased estimator of the
-HumanEval paper (arXiv 2107.03374, equation 1); there is no score where the tasks' own solutions
-fail, and each score says what it depends on.
-Does not: load a model; `evaluate` is handed a function that generates.
+Promises:
+- Every sample runs inside the sandbox. It passes only if all its tests were reached and passed.
+- A task without samples counts as failed, and the score names it.
+- pass@k is the unbiased estimator of the HumanEval paper (arXiv 2107.03374, equation 1).
+- There is no score where more than 2 % of the tasks' own solutions fail.
+- Each score states what it depends on.
+
+Does not:
+- Load a model: the caller of `evaluate` passes a function that generates.
 """
 
 import math
@@ -44,11 +48,13 @@ from privcode.syntax.spans import parse
 
 @dataclass(frozen=True)
 class Score:
-    """Result over tasks: `pass_at[k]` in [0, 1], the mean over all tasks, missing ones as 0.
+    """The result over all tasks.
 
-    `base_pass_at` is the same for the base tests alone, where there are plus tests too.
-    `parse_rate` is the share of samples whose program its grammar reads without an error.
-    `conditions` is what the figures depend on: format, limits, sandbox, versions, ground truth.
+    `pass_at[k]` is in [0, 1]. It is the mean over all tasks, where a task without samples counts
+    as 0. `base_pass_at` is the same figure for the base tests alone, for formats that also have
+    plus tests. `parse_rate` is the share of samples that the language's grammar parses without an
+    error. `conditions` holds what the figures depend on: format, limits, sandbox, versions and
+    ground truth.
     """
 
     pass_at: dict[int, float]
@@ -79,7 +85,7 @@ class Score:
 
 
 def pass_at_k(n: int, c: int, k: int) -> float:
-    """Chance that k of n samples, c of them right, hold a right one: 1 - C(n-c, k) / C(n, k).
+    """Chance that k of n samples, c of them right, include a right one: 1 - C(n-c, k) / C(n, k).
 
     Raises:
         ValueError: not 0 <= c <= n, or not 1 <= k <= n.
@@ -92,15 +98,15 @@ def pass_at_k(n: int, c: int, k: int) -> float:
 def check_samples(
     tasks: Sequence[Task], numbered: Sequence[tuple[str, Sample]], k: Sequence[int]
 ) -> None:
-    """Refuse bad samples, and too few of them, before anything runs.
+    """Refuse bad samples, and too few samples for a task, before anything runs.
 
     Raises:
-        UserError: naming the place, the first of each pair of `numbered`.
+        UserError: names the sample's place, which is the first item of each pair in `numbered`.
     """
     known = {task.task_id for task in tasks}
     for where, sample in numbered:
         if text(sample, "task_id", where) not in known:
-            raise UserError(f"{where}, field task_id: no such task; take the ids of the tasks file")
+            raise UserError(f"{where}, field task_id: no such task; use the ids in the tasks file")
         text(sample, "solution" if "solution" in sample else "completion", where)
         for name in ("base_status", "plus_status"):
             if sample.get(name) is not None:
@@ -127,19 +133,20 @@ def score(
     """Run every sample against its task.
 
     Args:
-        tasks: all tasks; each counts, with samples or without.
+        tasks: all tasks. Each one counts, with or without samples.
         samples: {task_id, solution} or {task_id, completion}.
-        k: pass@k for each of these; every task with samples needs at least max(k) of them.
+        k: the values of k in pass@k. Every task with samples needs at least max(k) of them.
         prelude: Python text before every program.
-        limits: for each program; default: what the tasks' format asks for.
+        limits: limits for each program. Default: the limits of the tasks' format.
         sandbox: as for `execute`.
         workers: as for `execute`.
         progress: called with 1 for every sample.
-        truth: how the tasks' own solutions fare here, if that is known; else they are run first.
+        truth: how the tasks' own solutions do on this machine, if known. Otherwise they are run
+            first.
 
     Raises:
-        UserError: a bad sample (all are checked before any runs), too few samples, no sandbox, or
-            over 2 % of the tasks' own solutions fail.
+        UserError: a sample is bad (all samples are checked before any runs), a task has too few
+            samples, there is no sandbox, or more than 2 % of the tasks' own solutions fail.
     """
     begin = time.monotonic()
     numbered = [(f"samples, row {n}", row) for n, row in enumerate(samples, start=1)]
@@ -223,18 +230,19 @@ def evaluate(
     """Generate answers for all tasks and score them.
 
     Args:
-        generate: prompts -> for each prompt, in order, its answers.
-        tasks: what to solve.
-        mode: how the model is asked and its answers are read.
-        template: for instruct mode, with {problem}.
-        response: for instruct mode, what `generate` makes the answers begin with, and leaves out.
-        k: as for `score`, and so are the arguments after it.
+        generate: takes prompts and returns, for each prompt in order, its answers.
+        tasks: the tasks to solve.
+        mode: how the model is asked and how its answers are read.
+        template: the instruction in instruct mode, with {problem}.
+        response: in instruct mode, the text that `generate` makes every answer begin with. The
+            answers that `generate` returns do not contain it.
+        k: as for `score`, like the arguments after it.
         prelude: Python text before every program.
-        limits: for each program.
+        limits: limits for each program.
         sandbox: as for `execute`.
         workers: as for `execute`.
         progress: called with 1 for every sample scored.
-        truth: how the tasks' own solutions fare here, if that is known.
+        truth: how the tasks' own solutions do on this machine, if known.
 
     Returns:
         The samples {task_id, solution}, ready for a samples file, and their score.
@@ -270,7 +278,7 @@ def _judged(
     workers: int | None,
     progress: Callable[[int], None] | None,
 ) -> Iterator[tuple[Verdict, float]]:
-    """Each sample's verdict and seconds; what this machine cannot run is `unsupported`."""
+    """Each sample's verdict and seconds. What this machine cannot run gets `unsupported`."""
     asked = {sample["task_id"] for sample in samples}
     why = {task_id: unsupported(by_id[task_id], sandbox) for task_id in asked}
     programs = (

@@ -1,8 +1,11 @@
-"""What a benchmark's format is: how its rows are read and its solutions judged.
+"""What a benchmark's format is: how its rows are read and how its solutions are judged.
 
-Promises: a solution passes only if its tests were reached and passed. For tests that run in the
-solution's own process, the proof is the sandbox's; otherwise it is a judge's word.
-Does not: know a benchmark; `formats` has one module for each.
+Promises:
+- A solution passes only if its tests were reached and passed. For tests in the solution's own
+  process, the sandbox proves this. Otherwise a judge in a separate process states it.
+
+Does not:
+- Know any benchmark: `formats` has one module for each.
 """
 
 from collections.abc import Callable
@@ -20,11 +23,11 @@ Status = Literal["pass", "fail", "timeout"]
 
 @dataclass(frozen=True)
 class Verdict:
-    """How a sample fared.
+    """The result of one sample.
 
-    `status` and `error` are as an `Outcome`'s. `base` and `plus` are evalplus's words; `plus` is
-    None where there are no such tests. `failed` is the place of the first input that failed, of
-    each.
+    `status` and `error` are the same as in an `Outcome`. `base` and `plus` are evalplus's words
+    for the base tests and the plus tests. `plus` is None for a format without plus tests.
+    `failed` holds the index of the first input that failed, for the base and for the plus tests.
     """
 
     passed: bool
@@ -36,18 +39,18 @@ class Verdict:
 
 
 def by_exit_code(task: Task, outcome: Outcome) -> Verdict:
-    """The verdict where the program's own end tells: for tests in the solution's process."""
+    """The verdict by the program's exit code, for tests that run in the solution's process."""
     base: Status = "pass" if outcome.status == "ok" else word(outcome.status)
     return Verdict(outcome.status == "ok", outcome.status, outcome.error, base)
 
 
 def word(status: str) -> Status:
-    """Evalplus's word for how a program that did not pass ended."""
+    """Evalplus's word for the end of a program that did not pass."""
     return "timeout" if status == "timeout" else "fail"
 
 
 def stripped_prompt(task: Task) -> str:
-    """The head that a completion is appended to, as evalplus has it."""
+    """The text that a completion is appended to, as in evalplus."""
     return task.prompt.strip() + "\n" if task.prompt_is_code else task.prompt
 
 
@@ -56,19 +59,21 @@ class Format:
     """A benchmark's file format, and how its tasks are judged.
 
     Attributes:
-        name: what `--format` and the config's `format` call it.
-        owns: whether a row of a file is in this format; the last format that owns it has it.
-        read: a row, and where it stands, to a task. Raises UserError for a wrong field.
-        program: a task, a whole solution with the prelude before it, and the prelude, to the
-            program that tries the solution.
-        cut: where a completion ends: a task and a model's answer to the completion.
-        limits: what a program may use. Processor time decides; the wall clock, some twenty times
-            that, is for programs that sleep.
-        verdict: what the program's outcome says of the solution.
-        head: what a completion is appended to.
-        plus: whether there are base and plus tests.
-        takes_libraries: whether tasks take modules for granted that may not be installed.
-        numbered: what is put before an id that is a number in a file of samples.
+        name: the format's name in `--format` and in the config's `format`.
+        owns: whether a row of a file is in this format. If several formats own a row, the last
+            one reads it.
+        read: makes a task from a row and the row's place. Raises UserError for a wrong field.
+        program: makes the program that tests a solution. Takes the task, the whole solution with
+            the prelude before it, and the prelude.
+        cut: takes a task and a model's answer, and returns the completion: the answer up to its
+            end.
+        limits: what a program may use. The limit on processor time decides. The limit on the wall
+            clock is 12 to 24 times as long, and stops programs that sleep.
+        verdict: makes the solution's verdict from the program's outcome.
+        head: the text that a completion is appended to.
+        plus: whether there are both base and plus tests.
+        takes_libraries: whether tasks use modules that may not be installed.
+        numbered: the prefix that turns a numeric id in a file of samples into a task id.
     """
 
     name: str
@@ -86,6 +91,6 @@ class Format:
 
 @cache
 def driver(name: str) -> str:
-    """The text of a module of `drivers`, with the call that begins it: it runs in the sandbox."""
+    """The text of a module of `drivers`, with the call that starts it. It runs in the sandbox."""
     source = files("privcode.scoring") / "drivers" / f"{name}.py"
     return source.read_text(encoding="utf-8") + "\n\nmain()\n"

@@ -1,10 +1,14 @@
-"""Whether a benchmark's own solutions pass here: a score from a machine where they do not is void.
+"""Whether a benchmark's own solutions pass on this machine. If they do not, a score is void.
 
-Promises: `ground_truth` runs them as it would any sample; when more than 2 % fail it raises, with
-the tasks and what is missing. What passed is noted (machine, Python, tasks, limits), so that it is
-not run again.
-Does not: score a benchmark without the tasks that fail: figures from different machines would not
-be figures of the same benchmark. Whoever wants fewer tasks names them.
+Promises:
+- `ground_truth` runs these solutions in the same way as any sample.
+- If more than 2 % fail, it raises an error with the tasks and what is missing.
+- A result is saved with its machine, Python version, tasks and limits, so that the solutions are
+  not run again.
+
+Does not:
+- Score a benchmark without the tasks that fail. Figures from different machines would then not be
+  figures of the same benchmark. To score fewer tasks, name them.
 """
 
 import hashlib
@@ -27,15 +31,18 @@ TOLERATED = 0.02
 
 @dataclass(frozen=True)
 class GroundTruth:
-    """`passed` of the `checked` tasks, those with a solution of their own and those that this
-    machine cannot run; `failed`: task -> why."""
+    """How the benchmark's own solutions do on this machine.
+
+    `checked` counts the tasks with their own solution and those that this machine cannot run.
+    `passed` of them pass. `failed` maps the id of a task to the reason.
+    """
 
     passed: int
     checked: int
     failed: dict[str, str]
 
     def facts(self) -> dict[str, object]:
-        """For the record of a score; `rate` is None where there was nothing to check."""
+        """The facts for a score's record. `rate` is None if there was nothing to check."""
         rate = self.passed / self.checked if self.checked else None
         return {"passed": self.passed, "checked": self.checked, "rate": rate, "failed": self.failed}
 
@@ -49,15 +56,16 @@ def ground_truth(
     workers: int | None = None,
     progress: Callable[[int], None] | None = None,
 ) -> GroundTruth:
-    """Run the solutions that the tasks bring along, or recall that they passed here.
+    """Run the tasks' own solutions, or read the saved result of an earlier run on this machine.
 
     Args:
-        tasks: those without a solution count where this machine cannot run them.
-        prelude: as for `score`, and so are the other arguments.
-        limits: for each program.
+        tasks: the tasks. A task without its own solution counts only if this machine cannot run
+            it.
+        prelude: as for `score`, like the other arguments.
+        limits: limits for each program.
         sandbox: as for `execute`.
         workers: as for `execute`.
-        progress: called with how many were done, for every task.
+        progress: called with the number of tasks just done. The numbers add up to all tasks.
 
     Raises:
         UserError: more than 2 % fail, or there is no sandbox.
@@ -81,13 +89,13 @@ def ground_truth(
     if len(failed) > TOLERATED * checked:
         raise UserError(_refusal(truth))
     if note is not None:
-        with suppress(UserError):  # a note saves time, no more
+        with suppress(UserError):  # the note only saves time
             write_json(note, asdict(truth), 0o600)
     return truth
 
 
 def _noted(note: Path) -> GroundTruth | None:
-    with suppress(UserError, TypeError):  # none, or not what was written
+    with suppress(UserError, TypeError):  # there is no note, or it is not what was written
         found = GroundTruth(**read_json(note))
         if type(found.passed) is type(found.checked) is int and isinstance(found.failed, dict):
             return found
@@ -108,11 +116,11 @@ def _refusal(truth: GroundTruth) -> str:
     mend = (
         "install these, or take --stdlib-only (in a config, stdlib_only)"
         if libraries
-        else "mend this machine or the tasks"
+        else "fix this machine or the tasks"
     )
     return (
         f"the tasks' own solutions pass for {truth.passed} of {truth.checked} tasks here, so a "
-        f"score would say little: {shown}{rest}; {mend}"
+        f"score would mean little: {shown}{rest}; {mend}"
     )
 
 

@@ -1,8 +1,12 @@
 """Tasks, read from the files that their benchmarks publish.
 
-Promises: a file's format is known from its fields, or named; every task of a file is read, or the
-row and field that cannot be are named.
-Does not: run anything, or fetch what is not asked for (`OWNER/NAME:SPLIT` is a name on the hub).
+Promises:
+- A file's format is found from its fields, unless the caller names the format.
+- Every task of a file is read. Otherwise the error names the row and the field.
+
+Does not:
+- Run anything.
+- Fetch what is not asked for. `OWNER/NAME:SPLIT` is a name on the hub.
 """
 
 import sys
@@ -24,12 +28,12 @@ def load_tasks(
 
     Args:
         source: a path, or OWNER/NAME:SPLIT on the hub.
-        format: the name of one of `formats`; default: by the fields of the first row.
-        stdlib_only: leave out Python tasks that need more than the standard library.
+        format: the name of one of `formats`. Default: found from the fields of the first row.
+        stdlib_only: leave out all tasks but the Python tasks that need only the standard library.
 
     Raises:
-        UserError: the file cannot be read, holds no task, a field is missing or wrong, or an id
-            comes twice.
+        UserError: the file cannot be read, holds no task, has a missing or wrong field, or has
+            the same id twice; with `stdlib_only`, no task is left.
     """
     tasks: dict[str, Task] = {}
     known = None if format is None else format_named(format)
@@ -45,12 +49,12 @@ def load_tasks(
 
 
 def without_libraries(tasks: Sequence[Task], source: str | Path) -> list[Task]:
-    """The Python tasks of `source` that need no more than the standard library.
+    """The Python tasks of `source` that need only the standard library.
 
     Raises:
-        UserError: there is none.
+        UserError: there is no such task.
     """
     found = [t for t in tasks if t.language == "python" and t.modules() <= _STDLIB]
     if not found:
-        raise UserError(f"{source}: no task needs the standard library alone; score them all")
+        raise UserError(f"{source}: no task needs only the standard library; leave out stdlib_only")
     return found

@@ -1,6 +1,6 @@
 """From a sample to the program that runs in the sandbox, and from its outcome to a verdict.
 
-Promises: a sample passes only if all its tests were reached and passed; see `format`.
+Promises: a sample passes only if all its tests were reached and passed. See `format`.
 Does not: run anything.
 """
 
@@ -33,7 +33,7 @@ def limits_for(
     memory_mb: int | None = None,
     preload: Sequence[str] = (),
 ) -> Limits:
-    """What a program of this format may use; a figure that is given replaces the format's own."""
+    """What a program of this format may use. A given figure replaces the format's own figure."""
     own = format_named(format).limits
     cpu = own.cpu_seconds if cpu_seconds is None else cpu_seconds
     return replace(
@@ -46,30 +46,30 @@ def limits_for(
 
 
 def whole(task: Task, sample: Sample) -> str:
-    """The sample's whole program: its `solution`, or its `completion` behind the prompt."""
+    """The sample's whole program: its `solution`, or the prompt followed by its `completion`."""
     return str(sample["solution"] if "solution" in sample else task.prompt + sample["completion"])
 
 
 def program_for(task: Task, sample: Sample, prelude: str = "", id: str = "") -> Program:
-    """The program that tries `sample`: solution, tests, and the proof that they were reached.
+    """The program that tests `sample`: solution, tests, and the proof that they were reached.
 
     Args:
-        task: what it is a sample of.
+        task: the task that the sample solves.
         sample: {solution} or {completion}.
-        prelude: code put before the solution, and before the reference.
-        id: the program's.
+        prelude: code before the solution, and before the reference.
+        id: the program's id.
     """
     code = "\n".join(filter(None, (prelude, whole(task, sample))))
     return replace(format_named(task.format).program(task, code, prelude), id=id)
 
 
 def verdict(task: Task, outcome: Outcome) -> Verdict:
-    """What `outcome`, of `program_for(task, …)`, says of the sample."""
+    """The sample's verdict, from the `outcome` of `program_for(task, …)`."""
     return format_named(task.format).verdict(task, outcome)
 
 
 def unsupported(task: Task, sandbox: str = "auto") -> str:
-    """Why this machine cannot score the task's samples in a sandbox and what to do, or nothing."""
+    """Why this machine cannot score the task in a sandbox, and what to do. Empty if it can."""
     if reason := no_tools(task.language, sandbox):
         return reason
     names = sorted({_DISTRIBUTIONS.get(name, name) for name in _missing(task)})
@@ -77,7 +77,7 @@ def unsupported(task: Task, sandbox: str = "auto") -> str:
 
 
 def _missing(task: Task) -> list[str]:
-    """Modules that a task takes for granted and that are not installed."""
+    """Modules that a task needs and that are not installed."""
     if not format_named(task.format).takes_libraries:
         return []
     return [name for name in task.modules() if not _installed(name)]
@@ -86,5 +86,5 @@ def _missing(task: Task) -> list[str]:
 def _installed(module: str) -> bool:
     try:
         return importlib.util.find_spec(module) is not None
-    except ValueError:  # of __main__, which has none
+    except ValueError:  # for __main__, which has no spec
         return True

@@ -1,7 +1,7 @@
-"""What a model is asked, and which program its answer is.
+"""The prompt for a model, and the program in its answer.
 
-Promises: prompts are evalplus's and BigCodeBench's, word for word where nothing else is configured.
-Does not: apply a model's own template; the caller does, and puts `response` behind it.
+Promises: the prompts are evalplus's and BigCodeBench's, word for word, unless configured otherwise.
+Does not: apply a model's own template. The caller does this, and appends `response`.
 """
 
 import re
@@ -18,13 +18,13 @@ RULES: dict[Mode, str] = {
     "docstring, assert, print or main; MultiPL-E: up to a stop token",
     "instruct": "the first fenced block, closed or cut off, else the whole answer",
 }
-"""How `extract` reads an answer, in words, for the record."""
+"""How `extract` reads an answer: the words for the record."""
 
 _FENCE = re.compile(r"^[ \t]*```[^\n`]*\n(.*?)(?:^[ \t]*```|\Z)", re.DOTALL | re.MULTILINE)
 
 
 def prompt_for(task: Task, mode: Mode, template: str = INSTRUCT) -> str:
-    """What the model is asked: the prompt itself, or `template` with {problem} filled in."""
+    """The prompt for the model: the task's own, or `template` with {problem} filled in."""
     if mode == "complete":
         return format_named(task.format).head(task)
     problem = task.question.strip() or task.prompt.strip("\n")
@@ -34,13 +34,13 @@ def prompt_for(task: Task, mode: Mode, template: str = INSTRUCT) -> str:
 
 
 def extract(answer: str, mode: Mode, task: Task, response: str = "") -> str:
-    """The whole program in a model's answer; `RULES` says how.
+    """The whole program in a model's answer, by the rules in `RULES`.
 
     Args:
-        answer: what the model said.
+        answer: the model's answer.
         mode: as for `prompt_for`.
-        task: what it was asked.
-        response: what the answer was made to begin with; its last line may open a fence.
+        task: the task that the model was asked to solve.
+        response: the text that the answer was made to begin with. Its last line may open a fence.
     """
     if mode == "instruct":
         opened = response.rstrip("\n").rpartition("\n")[2].startswith("```")

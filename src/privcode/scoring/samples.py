@@ -1,7 +1,10 @@
-"""Samples and results in evalplus's formats, so that either tool can check the other.
+"""Samples and results in evalplus's formats, so that each tool can check the other.
 
-Promises: what `read_samples` reads are evalplus's three forms; what `eval_results` makes is what
-`evalplus.evaluate` writes, and reads again instead of running anything.
+Promises:
+- `read_samples` reads evalplus's three forms.
+- `eval_results` makes what `evalplus.evaluate` writes. When `evalplus.evaluate` finds such a file,
+  it reads the file and runs nothing.
+
 Does not: judge.
 """
 
@@ -23,13 +26,16 @@ Sample = Mapping[str, Any]
 
 
 def read_samples(path: Path) -> list[tuple[str, Sample]]:
-    """(where it stands, {task_id, solution or completion}) for every sample.
+    """(place, {task_id, solution or completion}) for every sample.
 
-    `path` is JSON Lines; a folder of TASK/N.py whose names have _ for / (HumanEval_0/0.py); or
-    evalplus's results, a JSON file with "eval", whose verdicts stay in the samples.
+    `path` is one of three forms:
+
+    - a file in JSON Lines;
+    - a folder of TASK/N.py, where the names of tasks have _ for / (HumanEval_0/0.py);
+    - evalplus's results: a JSON file with "eval". Its verdicts stay in the samples.
 
     Raises:
-        UserError: it is none of them, or cannot be read.
+        UserError: `path` has none of these forms, or cannot be read.
     """
     if path.is_dir():
         files = sorted(
@@ -66,14 +72,14 @@ def eval_results(
     pass_at: Mapping[str, Mapping[str, float]],
     digest: str,
 ) -> dict[str, Any]:
-    """What `evalplus.evaluate` would write about these samples.
+    """The content that `evalplus.evaluate` would write about these samples.
 
     Args:
-        tasks: by their ids.
-        samples: in order.
-        verdicts: of the samples.
+        tasks: the tasks by their ids.
+        samples: the samples in order.
+        verdicts: the verdicts of the samples, in the same order.
         pass_at: {"base": {"pass@1": …}, "plus": {…}}.
-        digest: the task file's MD5, evalplus's name for a version of a benchmark.
+        digest: the MD5 of the task file. Evalplus uses it as the version of a benchmark.
     """
     found: defaultdict[str, list[Row]] = defaultdict(list)
     for sample, verdict in zip(samples, verdicts, strict=True):
@@ -93,12 +99,12 @@ def eval_results(
 
 
 def _shown(task_id: str, number: int) -> str:
-    """A task's id if it looks like one: a key of JSON may be any text."""
+    """A task's id if it looks like one. A key in JSON may be any text."""
     return task_id if re.fullmatch(r"[\w/.+-]{1,60}", task_id) else f"task {number}"
 
 
 def _plain(value: Any) -> Any:
-    """An input as strict JSON, which has neither NaN nor half a surrogate pair."""
+    """An input as strict JSON, which has neither NaN nor half of a surrogate pair."""
     if isinstance(value, dict):
         return {_plain(key): _plain(item) for key, item in value.items()}
     if isinstance(value, list):

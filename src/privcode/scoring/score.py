@@ -1,8 +1,11 @@
-"""`privcode score`: a file of samples against a benchmark's own file.
+"""`privcode score`: score a file of samples against a benchmark's own file.
 
-Promises: a bad row is refused before anything runs; results are written in two forms, a row for
-each sample, and as evalplus writes them, each whole or not at all.
-Does not: judge; `evaluate.score` does.
+Promises:
+- A bad row is refused before anything runs.
+- Results are written in two forms: one row for each sample, and evalplus's form. Each file is
+  written whole or not at all.
+
+Does not: judge. `evaluation.score` does.
 """
 
 import hashlib
@@ -44,34 +47,36 @@ def score_files(
     workers: int | None = None,
     bar: Callable[[str, int], AbstractContextManager[Callable[[int], None]]] | None = None,
 ) -> dict[str, Any]:
-    """`privcode score`: score a samples file and write what came of it.
+    """`privcode score`: score a file of samples and write the results.
 
-    One row {task_id, passed, status, error, seconds} for each sample goes to `output_path`, by
-    default the samples' path with `_results.jsonl` appended; evalplus's form of the same beside
-    the samples, as SAMPLES_eval_results.json.
+    `output_path` gets one row {task_id, passed, status, error, seconds} for each sample. Its
+    default is the samples' path with `_results.jsonl` appended. Evalplus's form of the results
+    goes to SAMPLES_eval_results.json next to the samples (for a folder: into it, as
+    eval_results.json).
 
     Args:
-        tasks_path: as for `load_tasks`, and so is `format`.
+        tasks_path: as for `load_tasks`, like `format`.
         samples_path: as for `read_samples`.
-        output_path: for the rows.
-        format: of the tasks.
-        stdlib_only: of the tasks, those that need nothing to be installed; samples of others are
-            passed over.
-        k: as for `score`, and so are `prelude`, `sandbox` and `workers`.
+        output_path: the file for the rows.
+        format: the format of the tasks.
+        stdlib_only: score only the Python tasks that need nothing to be installed. Samples of
+            other tasks are passed over.
+        k: as for `score`, like `prelude`, `sandbox` and `workers`.
         prelude: Python text before every program.
-        cpu_seconds: of each program; default: what the format asks for, and so for memory.
-        memory_mb: of each program, all its processes.
+        cpu_seconds: processor time of each program. Default: the limit of the format.
+        memory_mb: memory of each program with all its processes. Default: the limit of the format.
         sandbox: as for `execute`.
         workers: as for `execute`.
-        bar: makes a progress bar of a title and a total.
+        bar: makes a progress bar from a title and a total.
 
     Returns:
         {"pass@1": …, "tasks": …, "samples": …, "parse_rate": …, "missing": […], "errors": {…},
-        "seconds": …, "conditions": {…}, "results": […]}; where there are plus tests "base pass@1"
-        too; where the samples carry verdicts (evalplus's results) also "agreement".
+        "seconds": …, "conditions": {…}, "results": […]}. "base pass@1" is added for formats with
+        plus tests. "agreement" is added if the samples carry verdicts (evalplus's results).
 
     Raises:
-        UserError: as `load_tasks`, `read_samples` and `score`, naming file, row and field.
+        UserError: the same as for `load_tasks`, `read_samples` and `score`. Names the file, the
+            row and the field.
     """
     rows = output_path or Path(f"{samples_path}_results.jsonl")
     theirs = (
@@ -140,7 +145,7 @@ def _named(sample: Sample, before: str) -> Sample:
 
 
 def _digest(source: str | Path) -> str:
-    """MD5 of a task file's text, unpacked: what evalplus knows a version of a benchmark by."""
+    """MD5 of a task file's unpacked text: evalplus's name for a version of a benchmark."""
     path = Path(source)
     if not path.is_file():
         return ""
@@ -150,7 +155,7 @@ def _digest(source: str | Path) -> str:
 def _agreement(
     numbered: Sequence[tuple[str, Sample]], verdicts: Sequence[Verdict]
 ) -> dict[str, Any]:
-    """How far verdicts that came with the samples are ours."""
+    """How many of the verdicts that came with the samples are the same as ours."""
     told = [
         (where, (sample["base_status"], sample.get("plus_status")), (found.base, found.plus))
         for (where, sample), found in zip(numbered, verdicts, strict=True)

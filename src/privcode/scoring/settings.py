@@ -1,4 +1,4 @@
-"""Which benchmarks are scored, and how."""
+"""The settings of the benchmarks and of how they are scored."""
 
 from collections import Counter
 from typing import Literal
@@ -20,47 +20,56 @@ RESPONSE = (
 class TaskFile(Section):
     """One benchmark, in the file format of its owners."""
 
-    name: Name = Field(description="what its figures go by; also in names of files")
-    file: File = Field(description="a file, or OWNER/NAME:SPLIT on the hub")
-    format: Name | None = Field(None, description="default: by the fields of the file")
+    name: Name = Field(description="name of the benchmark in tables and file names")
+    file: File = Field(description="task file, or OWNER/NAME:SPLIT on the hub")
+    format: Name | None = Field(
+        None, description="format of the file; default: found from its fields"
+    )
     stdlib_only: bool = Field(
         False, description="leave out tasks that need more than Python's standard library"
     )
-    mode: Literal["complete", "instruct"] = "instruct"
-    prelude: File | None = Field(None, description="file of code put before each program")
-    instruction: Text = Field(INSTRUCT, description="instruct: asks for the solution of {problem}")
+    mode: Literal["complete", "instruct"] = Field(
+        "instruct", description="complete: the model continues code; instruct: it is asked for code"
+    )
+    prelude: File | None = Field(None, description="file of code to put before each program")
+    instruction: Text = Field(
+        INSTRUCT, description="instruct: text that asks for the solution of {problem}"
+    )
     response: Text = Field(
-        RESPONSE, description="instruct: what every answer is made to begin with"
+        RESPONSE, description="instruct: text that every answer is made to begin with"
     )
 
 
 class Evaluate(Section):
-    """pass@k of base and tuned models."""
+    """Scoring of base and tuned models on benchmarks, by pass@k."""
 
-    tasks: list[TaskFile] = Field(default_factory=list)
+    tasks: list[TaskFile] = Field(default_factory=list, description="benchmarks to score")
     models: list[Literal["base", "junior", "tuned"]] = Field(
-        ["base", "tuned"], description="untuned premium, tuned junior, tuned premium"
+        ["base", "tuned"],
+        description="models to score: base (the untuned premium), junior (the tuned junior), "
+        "tuned (the tuned premium)",
     )
-    samples: Size = 1
-    k: list[Size] = Field(default_factory=lambda: [1])
-    temperature: Temperature = 0.0
-    max_new_tokens: Size = 512
-    batch_size: Size = 64
-    backend: Name = Field("local", description="what samples; see synthesize.backend")
-    sandbox: str = Field("auto", description="auto, or the name of one that doctor lists")
+    samples: Size = Field(1, description="number of answers for each task; at least the largest k")
+    k: list[Size] = Field(default_factory=lambda: [1], description="values of k in pass@k")
+    temperature: Temperature = Field(0.0, description="temperature of the answers; 0: greedy")
+    max_new_tokens: Size = Field(512, description="maximum number of tokens of an answer")
+    batch_size: Size = Field(64, description="number of answers that are sampled together")
+    backend: Name = Field("local", description="backend that samples; see synthesize.backend")
+    sandbox: str = Field("auto", description="auto, or the name of a sandbox that doctor lists")
     cpu_seconds: Seconds | None = Field(
         None,
-        description="of each program; default: 5, HumanEval+ and MBPP+ 30, BigCodeBench 60",
+        description="processor time limit of each program; default: 5 (HumanEval+, MBPP+ and "
+        "BigCodeBench: 60)",
     )
     memory_mb: Memory | None = Field(
         None,
-        description="of each program, all its processes; default: 1024, HumanEval+, MBPP+, "
-        "BigCodeBench 4096",
+        description="memory limit of each program with all its processes; default: 1024 "
+        "(HumanEval+, MBPP+ and BigCodeBench: 4096)",
     )
     preload: list[str] = Field(
-        default_factory=list, description="modules that every program finds imported already"
+        default_factory=list, description="modules that are imported before every program starts"
     )
-    seed: Seed = 0
+    seed: Seed = Field(0, description="seed of the sampling")
 
     @model_validator(mode="after")
     def _fits_together(self) -> "Evaluate":

@@ -1,6 +1,6 @@
-"""A task of a benchmark, and how a field of its file is read.
+"""A task of a benchmark, and functions that read a field of the benchmark's file.
 
-Does not: know a benchmark; `formats` has one module for each.
+Does not: know any benchmark. `formats` has one module for each.
 """
 
 import ast
@@ -13,12 +13,12 @@ from privcode.errors import UserError
 from privcode.files import Row, unwritable
 
 UNREADABLE = (SyntaxError, ValueError, RecursionError, MemoryError)
-"""What `ast` raises for text that is no Python."""
+"""What `ast` raises for text that is not Python."""
 
 
 @dataclass(frozen=True)
 class Cases:
-    """Structured tests: argument lists as the file has them (JSON), base and plus."""
+    """Structured tests: the base and plus lists of arguments, as they are in the file (JSON)."""
 
     base: Sequence[Any]
     plus: Sequence[Any]
@@ -29,10 +29,11 @@ class Cases:
 class Task:
     """One task of a benchmark.
 
-    `prompt` is what a completion is appended to, or plain language (then samples and
-    `canonical_solution` are whole programs). `test` is code: it defines `check(candidate)`
-    (HumanEval), asserts (MBPP), defines `TestCases` (BigCodeBench), or is what follows the
-    solution (MultiPL-E). `cases` are there for HumanEval+ and MBPP+ alone.
+    `prompt` is the text that a completion is appended to, or plain language. If it is plain
+    language, samples and `canonical_solution` are whole programs.
+
+    `test` is code. It defines `check(candidate)` (HumanEval), asserts (MBPP), defines `TestCases`
+    (BigCodeBench), or follows the solution (MultiPL-E). Only HumanEval+ and MBPP+ have `cases`.
     """
 
     task_id: str
@@ -43,30 +44,30 @@ class Task:
     format: str = "humaneval"
     language: str = "python"
     question: str = ""
-    """What an instructed model is asked, where the benchmark has a wording of its own."""
+    """The prompt for an instructed model, where the benchmark has its own wording."""
     head: str = ""
     """BigCodeBench: imports and signature, put before every solution."""
     stop: tuple[str, ...] = ()
-    """MultiPL-E: where a completion ends."""
+    """MultiPL-E: the texts at which a completion ends."""
     cases: Cases | None = None
 
     @property
     def prompt_is_code(self) -> bool:
-        """Whether a completion is to be appended to the prompt; HumanEval's may be plain words."""
+        """Whether a completion is appended to the prompt. HumanEval prompts may be plain words."""
         if self.format not in ("humaneval", "humaneval+"):
             return True
         return re.search(rf"^(def|class) {self.entry_point}\b", self.prompt, re.M) is not None
 
     @property
     def canonical(self) -> dict[str, str] | None:
-        """The benchmark's own solution as a sample, if it has one."""
+        """The benchmark's own solution as a sample, if there is one."""
         if not self.canonical_solution:
             return None
         kind = "completion" if self.prompt_is_code else "solution"
         return {"task_id": self.task_id, kind: self.canonical_solution}
 
     def modules(self) -> set[str]:
-        """Top-level modules that a Python task's test and own solution import."""
+        """The top-level modules that the test and the own solution of a Python task import."""
         own = f"{self.head.rstrip()}\n    pass\n" if self.head else ""
         own = own or (self.prompt if self.prompt_is_code else "")
         found: set[str] = set()
@@ -84,10 +85,10 @@ class Task:
 
 
 def text(row: Mapping[str, Any], name: str, where: str) -> str:
-    """A field that must be a string.
+    """The value of a field that must be a string.
 
     Raises:
-        UserError: it is missing, or something else.
+        UserError: the field is missing or not a string.
     """
     value = row.get(name)
     if not isinstance(value, str):
@@ -99,10 +100,10 @@ def text(row: Mapping[str, Any], name: str, where: str) -> str:
 
 
 def strings(row: Row, name: str, where: str) -> list[str]:
-    """A field that must be a list of strings; empty where it is missing.
+    """The value of a field that must be a list of strings. Empty if the field is missing.
 
     Raises:
-        UserError: it is something else.
+        UserError: the field is not a list of strings.
     """
     value = row.get(name) or []
     if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
@@ -113,10 +114,10 @@ def strings(row: Row, name: str, where: str) -> list[str]:
 
 
 def function_name(row: Row, where: str) -> str:
-    """The field entry_point, the name of the function that the tests call.
+    """The field entry_point: the name of the function that the tests call.
 
     Raises:
-        UserError: it is missing, or no Python name.
+        UserError: the field is missing, or not a Python name.
     """
     name = text(row, "entry_point", where)
     if not name.isidentifier():

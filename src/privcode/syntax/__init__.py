@@ -1,1 +1,1 @@
-"""Which tokens are the structure of code, for the loss that holds them (PrivSA)."""
+"""Which tokens are the structure of code: the syntax-aware loss (PrivSA) acts on these."""

@@ -1,19 +1,22 @@
-"""Where the structure of code lies: character spans that the PrivSA term acts on (paper, stage 1).
+"""Where the structure of code is: character spans that the PrivSA term acts on (paper, stage 1).
 
-Promises: spans are sorted, disjoint, non-empty character offsets, taken from tree-sitter's byte
-offsets; broken code gives the spans that were found, never an exception; names, literals, strings
-and comments are never covered. One rule serves eleven languages:
+Promises:
+- Spans are sorted, disjoint, non-empty character offsets. They are made from tree-sitter's byte
+  offsets.
+- Broken code gives the spans that were found, never an exception.
+- Names, literals, strings and comments are never covered.
 
+One rule serves eleven languages:
 - A node is structural if one of its own tokens is a keyword of definition or control flow
-  (`_KEYWORDS`), or if it is a definition or branch that a grammar writes without one
-  (`_KEYWORDLESS`: Java's methods, Rust's match arms).
+  (`_KEYWORDS`). It is also structural if it is a definition or branch that a grammar writes without
+  a keyword (`_KEYWORDLESS`: Java's methods, Rust's match arms).
 - A frame is what a structural node opens around its parts: block, body, parameter list,
-  modifiers, the parentheses of a condition (`_FRAME`); a frame directly inside a frame is one too.
-- The structural tokens are the anonymous tokens (keywords, brackets, separators, arrows) that
-  stand directly in a structural node or frame. In what does not parse, the keywords alone.
+  modifiers, the parentheses of a condition (`_FRAME`). A frame directly inside a frame is one too.
+- The structural tokens are the anonymous tokens (keywords, brackets, separators, arrows) directly
+  in a structural node or frame. In code that does not parse, they are the keywords alone.
 
-Why not names and literals: they are the private content, which the term must leave free to be
-learned; keywords and delimiters are what the pretrained teacher already knows.
+Why not names and literals: they are the private content, which the model must stay free to learn.
+Keywords and delimiters are what the pretrained teacher already knows.
 
 Does not: judge whether code is valid, or look inside strings (code in a docstring is text).
 """
@@ -50,7 +53,7 @@ _CONTENT = re.compile(
     r"call|invocation|reference|pattern|identifier|name$|(?<!struct_)(?<!interface_)type$|suffix"
     r"|generic|^(template_function|template_method|class_literal|constructor_expression)$"
 )
-# Keywords that Swift's grammar gives a name to.
+# Keywords that have a named node in Swift's grammar.
 _NAMED_KEYWORD = re.compile(r"^else$|_keyword$")
 _FRAME = re.compile(
     r"(block|body|parameters|parenthesized_expression|compound_statement|do_group|modifiers?"
@@ -75,9 +78,9 @@ def _parser(grammar: str) -> Parser:
 
 
 def parse(code: str, language: str) -> Tree:
-    """The syntax tree of `code`, over its UTF-8 bytes; `language` is canonical or an alias.
+    """The syntax tree of `code`, over its UTF-8 bytes. `language` is canonical or an alias.
 
-    PHP without an opening tag is read as code, and TypeScript that does not parse as TSX.
+    PHP without an opening tag is read as code. TypeScript that does not parse is read as TSX.
 
     Raises:
         ValueError: the language is unknown.
@@ -105,7 +108,7 @@ def _is_keyword(token: Node) -> bool:
 
 
 def _structural_tokens(root: Node) -> list[Span]:
-    """Byte spans of the structural tokens below `root`, sorted, touching ones joined."""
+    """Byte spans of the structural tokens below `root`, sorted, with touching spans joined."""
     tokens: list[Span] = []
     pending = [(root, False)]
     while pending:
@@ -143,7 +146,7 @@ def structural_spans(code: str, language: str) -> list[Span]:
     """Sorted, disjoint character offsets [start, end) of the structural tokens of `code`.
 
     Raises:
-        ValueError: the language is unknown. Nothing else: broken code gives what was found.
+        ValueError: the language is unknown. Broken code gives the spans that were found.
     """
     spans = _structural_tokens(parse(code, language).root_node)
     if code.isascii():
@@ -156,12 +159,12 @@ def structural_spans(code: str, language: str) -> list[Span]:
 
 
 def code_blocks(completion: str, language: str | None) -> list[tuple[int, int, str | None]]:
-    """Where code lies in a completion: (start, end, language) in characters.
+    """Where code is in a completion: (start, end, language), in characters.
 
-    The insides of ``` and ~~~ fences, whatever their indentation, an unclosed one to the end; the
-    whole text when there is no fence. A block's language is the one its fence names (None if that
-    is not one of `languages`), else `language`. In code without a fence, a fence line in a string
-    (Markdown in a docstring) is taken for one.
+    Code is the content of ``` and ~~~ fences, whatever their indentation. An unclosed fence goes to
+    the end. Without a fence, the whole text is code. A block's language is the one that its fence
+    names (None if that is not one of `languages`), else `language`. In code without a fence, a
+    fence line in a string (Markdown in a docstring) is taken for a fence.
     """
     blocks: list[tuple[int, int, str | None]] = []
     opened: tuple[str, int, str | None] | None = None
@@ -184,7 +187,7 @@ def code_blocks(completion: str, language: str | None) -> list[tuple[int, int, s
 def completion_spans(completion: str, language: str | None) -> list[Span]:
     """Structural spans of all code blocks of a completion, in the completion's offsets.
 
-    Blocks whose language is unknown have none.
+    A block in an unknown language has none.
     """
     return [
         (block + start, block + end)
@@ -195,9 +198,9 @@ def completion_spans(completion: str, language: str | None) -> list[Span]:
 
 
 def token_mask(offsets: Sequence[Span], spans: Sequence[Span]) -> list[bool]:
-    """For each token's character offsets, whether it overlaps a span.
+    """For each token's character offsets, whether they overlap a span.
 
-    `spans` are sorted and disjoint; `offsets` may come in any order. Zero-width tokens (special
+    `spans` are sorted and disjoint. `offsets` may come in any order. Zero-width tokens (special
     tokens, padding) are False.
     """
     ends = [end for _, end in spans]

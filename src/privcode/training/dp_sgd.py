@@ -1,15 +1,21 @@
 """Stage 1, privacy-sanitizing: DP-SGD LoRA on the junior (paper, section on stage 1).
 
-Promises: everything computed from private records reaches the adapter only through the clipped,
-noised sum made by the plan; every step is in the ledger before it is taken; a run killed
-anywhere goes on from its last checkpoint, and never takes more noised steps than the plan
-pays for. With seeded randomness the result is bit for bit that of an uninterrupted run; with
-cryptographic randomness, steps whose result a crash lost stay spent and are not taken again.
-The model trains without dropout, whatever its configuration says.
-Over several processes (torchrun) each step is one step of the same mechanism: drawn once, noised
-once, summed over the ranks; the first rank alone keeps the ledger and the checkpoint.
-Does not: print or return anything computed from the records except the adapter; the training
-curve is handed back for `private/` alone.
+Promises:
+- What is computed from private records reaches the adapter only through the clipped, noised sum.
+  The plan makes this sum.
+- Every step is in the ledger before it is taken.
+- A run killed anywhere goes on from its last checkpoint. It never takes more noised steps than the
+  plan pays for.
+- With seeded randomness, a resumed run gives bit for bit the result of an uninterrupted run.
+- With cryptographic randomness, a step whose result a crash lost stays spent. It is not taken
+  again.
+- The model trains without dropout, whatever its configuration says.
+- Over several processes (torchrun), each step is one step of the same mechanism: drawn once, noised
+  once, and summed over the ranks. The first rank alone keeps the ledger and the checkpoint.
+
+Does not:
+- Print or return anything computed from the records except the adapter. The training curve is
+  returned for `private/` alone.
 """
 
 import hashlib
@@ -49,13 +55,13 @@ from privcode.training.settings import Sanitize
 
 @dataclass(frozen=True)
 class Learner:
-    """A model that DP-SGD tunes, and how records are put to it.
+    """A model that DP-SGD tunes, and how records are given to it.
 
     Attributes:
-        model: a peft model whose adapter alone is trainable; tuned in place.
+        model: a peft model in which only the adapter is trainable. It is tuned in place.
         pad: the padding token.
         max_tokens: the most tokens that an example may have.
-        grouping: what `try_out` said of the model; None: it is tried out before training.
+        grouping: the result of `try_out` for the model. If None, `try_out` runs before training.
     """
 
     model: Any
@@ -65,7 +71,7 @@ class Learner:
 
 
 def by_unit(records: Sequence[Record]) -> list[list[int]]:
-    """Indices of each unit's records, units in order of first appearance."""
+    """Indices of each unit's records, with the units in order of first appearance."""
     units: dict[Unit, list[int]] = {}
     for index, record in enumerate(records):
         units.setdefault(record.unit, []).append(index)
@@ -75,10 +81,10 @@ def by_unit(records: Sequence[Record]) -> list[list[int]]:
 def micro_batches(
     units: Sequence[Sequence[int]], sizes: Sequence[int], most: int, rank: int = 0, world: int = 1
 ) -> Iterator[list[int]]:
-    """Groups of unit numbers, whole units, at most `most` records each, padded alike.
+    """Groups of unit numbers: whole units, at most `most` records a group, padded to one length.
 
-    A unit with more records than `most` goes by itself. Of `world` ranks, each gets every
-    `world`-th unit by length: equal shares, no unit twice.
+    A unit with more than `most` records is a group by itself. Each of `world` ranks gets every
+    `world`-th unit in order of length. The shares are equal and no unit comes twice.
     """
     widths = [padded(max(sizes[i] for i in unit)) for unit in units]
     order = sorted(range(len(units)), key=lambda u: widths[u])[rank::world]
@@ -102,7 +108,7 @@ def _rate(step: int, steps: int, settings: Sanitize) -> float:
 
 
 def _insist_on_the_same(*values: object) -> None:
-    """Refuse to start where a unit has another number on another rank: it could be drawn twice."""
+    """Refuse to start if the ranks number their units differently: a unit could be drawn twice."""
     if world() == 1:
         return
     digest = hashlib.sha256(repr(values).encode()).hexdigest()
@@ -115,19 +121,20 @@ def _insist_on_the_same(*values: object) -> None:
 
 
 def _without_dropout(model: Any) -> None:
-    """Every dropout off, and gradient checkpointing, which layers do only in training mode, not.
+    """Switch off every dropout, and keep gradient checkpointing on.
 
-    A mask is drawn for a whole batch: one unit more gives all others another mask, and so moves
-    the sum by several clip norms.
+    A dropout mask is drawn for a whole batch. So one more unit gives all others another mask, which
+    moves the sum by several clip norms. Layers checkpoint only in training mode, so that mode stays
+    on for the layers with gradient checkpointing.
     """
     model.eval()
     for module in model.modules():
         if getattr(module, "gradient_checkpointing", False):
-            module.training = True  # its own flag, not its parts'
+            module.training = True  # the flag of this module, not of its children
 
 
 def _vocabulary(model: Any) -> torch.Tensor:
-    """The tokens that a model has (finite) embeddings for."""
+    """The tokens for which the model has a (finite) embedding."""
     known: torch.Tensor = model.get_input_embeddings().weight.detach().isfinite().all(1)
     return known.nonzero()[:, 0].cpu()
 
@@ -140,9 +147,9 @@ def _recorded(
     weight: float,
     fill: int = 0,
 ) -> torch.Tensor:
-    """[examples] losses of a micro-batch, whose gradients the clipper has recorded.
+    """[examples] losses of a micro-batch. The clipper has recorded their gradients.
 
-    `fill` made-up rows come last.
+    `fill` made-up rows are added at the end.
     """
     width = padded(max(len(e.ids) for e in examples), learner.max_tokens)
     tokens = _vocabulary(learner.model) if fill else torch.empty(0)
@@ -156,7 +163,7 @@ def _recorded(
 
 @contextmanager
 def _same_bits_each_time() -> Iterator[None]:
-    """On GPUs, kernels whose sums have a fixed order, where there are such."""
+    """On GPUs, use kernels that sum in a fixed order, where such kernels exist."""
     before = torch.are_deterministic_algorithms_enabled()
     warned = torch.is_deterministic_algorithms_warn_only_enabled()
     if torch.cuda.is_available():
@@ -170,12 +177,12 @@ def _same_bits_each_time() -> Iterator[None]:
 
 @_same_bits_each_time()
 def try_out(learner: Learner, clipper: Clipper, micro_batch: int) -> Grouping:
-    """How the records of this model may stand together; on made-up tokens, nothing is spent.
+    """How records of this model may share a micro-batch. Uses made-up tokens and spends nothing.
 
     Args:
         learner: the model.
-        clipper: of this model.
-        micro_batch: the most records that stand together in training.
+        clipper: the clipper of this model.
+        micro_batch: the most records in one micro-batch of the training.
 
     Raises:
         UserError: the model cannot be clipped per record; see `independence`.
@@ -189,7 +196,7 @@ def try_out(learner: Learner, clipper: Clipper, micro_batch: int) -> Grouping:
     def gradients(examples: Sequence[Example], fill: int) -> torch.Tensor:
         nonlocal calls
         calls += 1
-        torch.manual_seed(calls)  # a model that still drops out at random shows it
+        torch.manual_seed(calls)  # reveals a model that still drops out at random
         _recorded(learner, head, clipper, examples, 1.0, fill)
         return clipper.take_rows()[: len(examples)]
 
@@ -207,11 +214,10 @@ def try_out(learner: Learner, clipper: Clipper, micro_batch: int) -> Grouping:
 
 
 def noised_sum(clipped: torch.Tensor, noise: torch.Tensor | None) -> torch.Tensor:
-    """[parameters] float64: one step's clipped sum over all ranks, noised; all that it releases.
-
+    """[parameters] float64: one step's clipped and noised sum over all ranks: all it releases.
     Args:
         clipped: this rank's clipped sum.
-        noise: the step's noise, on the first rank alone: one draw for all ranks.
+        noise: the step's noise. Only the first rank has it, so all ranks share one draw.
     """
     if noise is not None:
         clipped = clipped + noise.to(clipped.device)
@@ -230,7 +236,7 @@ def sanitize(
     progress: Callable[[int], object] = lambda steps: None,
     canaries: GradientCanaries | None = None,
 ) -> list[dict[str, float]]:
-    """Train the adapter of the learner's model in place; returns the (private) training curve.
+    """Train the adapter of the learner's model in place. Returns the (private) training curve.
 
     Args:
         learner: the model.
@@ -238,15 +244,17 @@ def sanitize(
         units: for each unit present, the indices of its (bounded) examples.
         plan: decides sampling, clipping, noise and divisor.
         settings: optimisation.
-        ledger: begun with this plan; only the first rank's is read and written.
-        checkpoint: file (in `private/`) to go on from and to write, by the first rank.
+        ledger: begun with this plan. Only the first rank's ledger is read and written.
+        checkpoint: file in `private/` to go on from and to write. Only the first rank uses it.
         progress: called with the number of steps done.
-        canaries: units of an audit beside the private ones; scored step by step, in place.
+        canaries: the units of an audit, in addition to the private ones. They are scored step by
+            step, in place.
 
     Raises:
         UserError: the model cannot be clipped per record; the ranks hold different data or
             settings; an example is longer than the learner's `max_tokens`; the ledger cannot
-            be written, or is older than the checkpoint; all is spent and the checkpoint is gone.
+            be written, or is older than the checkpoint; or all steps are spent and the checkpoint
+            is gone.
     """
     start()
     model, syntax = learner.model, settings.syntax
@@ -255,7 +263,7 @@ def sanitize(
     lengths = [len(e.ids) for e in examples]
     if max(lengths, default=0) > learner.max_tokens:
         raise UserError(
-            "sanitize: an example is longer than max_tokens, for which it was tried out"
+            "sanitize: an example is longer than max_tokens, up to which the model was tried out"
         )
     trained = [p for p in model.parameters() if p.requires_grad]
     clipper, head = plan.clipper(model), split_head(model)
@@ -269,7 +277,7 @@ def sanitize(
         trained, lr=settings.learning_rate, weight_decay=settings.weight_decay, foreach=False
     )
     randomness = plan.randomness()
-    beside = ThreadPoolExecutor(1)  # noise takes processor time while an accelerator works
+    beside = ThreadPoolExecutor(1)  # draws noise on the processor while an accelerator works
     curve: list[dict[str, float]] = []
 
     def state(step: int) -> dict[str, Any]:
@@ -284,18 +292,18 @@ def sanitize(
             at = torch.load(checkpoint, weights_only=True, map_location="cpu")
             if at.get("ledger") not in (None, *(entry["hash"] for entry in ledger.entries)):
                 raise UserError(
-                    f"{ledger.path}: holds {ledger.steps} steps and not those that {checkpoint} "
-                    f"was made after, {at['spent']}; restore the newer file from a backup, or "
-                    "start a run with another --out, which is charged anew"
+                    f"{ledger.path}: holds {ledger.steps} steps, but {checkpoint} was made after "
+                    f"{at['spent']} steps of another ledger; restore the newer file from a "
+                    "backup, or start a run with another --out, which is charged again"
                 )
         elif plan.reproducible_seed is None and ledger.steps == plan.steps:
             raise UserError(
-                f"{checkpoint}: is gone, and all steps are spent, so nothing is left to train; "
-                "restore it, or start a run with another --out, which is charged anew"
+                f"{checkpoint}: is missing, and all steps are spent, so nothing is left to train; "
+                "restore it, or start a run with another --out, which is charged again"
             )
         if plan.reproducible_seed is not None:
             return at, at["step"]
-        # Steps that a crash lost were paid for: fresh randomness would be a second payment.
+        # Steps that a crash lost were paid for. Taking them with fresh randomness would cost again.
         return at, max(at["step"], ledger.steps)
 
     def save(step: int) -> None:
@@ -304,7 +312,7 @@ def sanitize(
         write_with(checkpoint, lambda file: file.write(buffer.getvalue()), mode=0o600)
 
     def spend(step: int) -> np.ndarray:
-        ledger.step(step)  # on disk before any rank learns whom the step draws
+        ledger.step(step)  # on disk before any rank learns which units the step draws
         present = len(units) + (0 if canaries is None else canaries.present)
         return plan.sample(present, step, randomness)
 

@@ -2,10 +2,12 @@
 
 Promises:
 - Tokens come from `models.tokens`, as in every other stage.
-- An example is one whole pair, cut at the end to the context, never split into several.
-- To how many tokens an example is padded depends on its own length alone.
+- An example is one whole pair. If it is longer than the context, its end is cut off. It is never
+  split into several examples.
+- The padded length of an example depends on the example's own length alone.
 
-Does not: read files, or decide what is an error; how many pairs were cut is for the caller.
+Does not: read files, or decide what is an error. The caller decides how many cut pairs are too
+many.
 """
 
 from collections.abc import Sequence
@@ -47,10 +49,11 @@ class Batch:
 
 
 def padded(length: int, most: int | None = None) -> int:
-    """To how many tokens an example of `length` is padded: by that number alone, up to `most`.
+    """The padded length of an example of `length` tokens: a function of `length`, up to `most`.
 
-    Only examples padded alike share a micro-batch. What an example gives then has the same bits
-    whoever stands next to it, where the bits of a matrix product do not depend on its rows.
+    Only examples with the same padded length share a micro-batch. What an example gives then has
+    the same bits whichever examples stand next to it, if the bits of one row of a matrix product
+    do not depend on the other rows.
     """
     whole = -(-length // _PADDED_TO) * _PADDED_TO
     return whole if most is None else max(length, min(whole, most))
@@ -59,7 +62,7 @@ def padded(length: int, most: int | None = None) -> int:
 def collate(
     examples: Sequence[Example], pad: int, device: torch.device | str = "cpu", width: int = 0
 ) -> Batch:
-    """Pad examples to the longest, or to `width` where that is more."""
+    """Pad examples to the length of the longest one, or to `width` if that is more."""
     length = max(width, *(len(e.ids) for e in examples))
 
     def padded(rows: list[list[int]], fill: int) -> torch.Tensor:
@@ -77,14 +80,14 @@ def collate(
 def encode(
     record: Record, prompt: str, tokenizer: Any, max_tokens: int, syntax: bool = True
 ) -> tuple[Example, bool]:
-    """One record as one example, and whether it had to be cut to `max_tokens`.
+    """One record as one example, and whether it was cut to `max_tokens`.
 
     Args:
-        record: the record; its completion is the target, followed by the end token.
+        record: the record. Its completion is the target, followed by the end token.
         prompt: the record's prompt, rendered by the run's template.
         tokenizer: a fast tokenizer (character offsets are needed).
-        max_tokens: the context; the end of a longer record is cut off.
-        syntax: False leaves out the search for structure.
+        max_tokens: the context. The end of a longer record is cut off.
+        syntax: False skips the search for structure.
     """
     context = prompt_tokens(tokenizer, prompt)
     answer = answer_tokens(tokenizer, record.completion)

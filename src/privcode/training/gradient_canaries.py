@@ -1,13 +1,18 @@
-"""Gradient canaries: made-up units whose gradient is known, for the white-box one-run audit.
+"""Gradient canaries: made-up units with a known gradient, for the white-box one-run audit.
 
-Promises: each canary is a unit with a coordinate of its own, which records keep out of, and a
-gradient ten times the clip norm there, so that nothing but the engine's clipping bounds it. A fair
-coin decides before training whether it takes part; then it is drawn, clipped and noised as any
-unit. Coordinates, signs and coins follow from the seed alone and are public; what is seen of a
-canary is its coordinate of each step's noised sum, which the accountant gives away anyhow, and
-which no record has a part in.
-Does not: read a record, or come for free: the coordinates learn nothing from the records, and get
-the noise and, when a canary is drawn, a clip norm.
+Promises:
+- Each canary is a unit with its own coordinate. Records do not write to this coordinate.
+- A canary's gradient there is ten times the clip norm, so only the engine's clipping bounds it.
+- A fair coin decides before training whether a canary takes part. If it does, it is drawn, clipped
+  and noised like any unit.
+- Coordinates, signs and coins follow from the seed alone and are public.
+- What is seen of a canary is its coordinate in each step's noised sum. The accountant counts this
+  sum as released anyway, and no record has a part in the coordinate.
+
+Does not:
+- Read a record.
+- Come for free. The coordinates learn nothing from the records. They get the noise and, when a
+  canary is drawn, one clip norm.
 """
 
 import math
@@ -20,15 +25,15 @@ import torch
 from privcode.errors import UserError
 from privcode.privacy.plan import PrivacyPlan
 
-_NORM = 10.0  # of a canary's gradient, in clip norms
+_NORM = 10.0  # norm of a canary's gradient, in clip norms
 
 
 class GradientCanaries:
-    """Canaries of one run, and what was seen of them so far.
+    """The canaries of one run, and their scores so far.
 
     Attributes:
         included: [canaries] bool, the coins.
-        present: how many take part: units beside the private ones.
+        present: how many canaries take part, as units in addition to the private ones.
         scores: [canaries] float64, log-likelihood ratio of in against out under the plan, summed
             over the steps seen.
     """
@@ -37,10 +42,10 @@ class GradientCanaries:
         """Throw the coins.
 
         Args:
-            plan: the claim: what the observations are scored under.
-            parameters: how many trainable parameters there are to take coordinates from.
-            count: how many canaries.
-            seed: of coordinates, signs and coins; has nothing to do with the noise.
+            plan: the claimed privacy plan. Observations are scored under it.
+            parameters: number of trainable parameters. The coordinates are chosen among them.
+            count: number of canaries.
+            seed: seed of coordinates, signs and coins. It has nothing to do with the noise.
 
         Raises:
             UserError: there are more canaries than parameters.
@@ -62,7 +67,7 @@ class GradientCanaries:
     def gradients(
         self, drawn: np.ndarray, most: int, device: torch.device
     ) -> Iterator[torch.Tensor]:
-        """Gradients [at most `most`, parameters] of the drawn ones, numbers below `present`."""
+        """Gradients [at most `most`, parameters] of canaries `drawn`, numbers below `present`."""
         size = _NORM * self._plan.clip_norm
         for start in range(0, len(drawn), most):
             chosen = self._in[drawn[start : start + most]]
@@ -84,10 +89,10 @@ def log_likelihood_ratio(seen: np.ndarray, sampling_rate: float, noise: float) -
 
     Args:
         seen: observations in units of the clip norm.
-        sampling_rate: probability with which a canary that is in is drawn.
+        sampling_rate: the probability that a canary that takes part is drawn.
         noise: the noise multiplier.
     """
-    noise = max(noise, 0.05)  # no noise at all: any small one puts the scores in the right order
+    noise = max(noise, 0.05)  # for no noise at all, any small value ranks the scores correctly
     drawn = math.log(sampling_rate) + (2 * seen - 1) / (2 * noise**2)
     not_drawn = math.log1p(-sampling_rate) if sampling_rate < 1 else -math.inf
     return np.logaddexp(not_drawn, drawn)

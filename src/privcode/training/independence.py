@@ -1,16 +1,22 @@
-"""Is what a record contributes a function of that record and the model alone, to the bit?
+"""Does a record's contribution depend on that record and the model alone, to the bit?
 
-Promises: before any budget, on made-up tokens, `grouping_of` finds how the records of a step may
-stand together so that none has a say in another's gradient: any number of records padded alike;
-always the same number of rows, filled up with made-up ones; or each unit by itself. It compares
-the gradients of records alone and in company, first and last, after longer and after shorter ones,
-and takes a way only where every bit is the same. A model for which there is none is refused, and
-so is one that mixes records by more than rounding. What such trials may miss is looked up by name:
-positions that follow the longest text seen, experts of limited capacity, statistics over the batch,
-random noise in a router. Mixtures of experts go by themselves unasked: how many tokens an expert
-gets, and so how its products round, depends on the company.
-Does not: see what depends on the tokens and does not happen in the trial, nor lengths between those
-tried; says nothing of other machines.
+Promises:
+- `grouping_of` finds how the records of a step may share a batch without influencing each other's
+  gradients. It runs before any budget is spent, on made-up tokens.
+- There are three ways: any number of records of the same padded length; always the same number of
+  rows, filled up with made-up ones; or each unit by itself.
+- The gradients of records alone and in company are compared: first and last in the batch, after
+  longer and after shorter records. A way is taken only if every bit is the same.
+- A model that no way fits is refused, and so is a model that mixes records by more than rounding.
+- What such trials may miss is looked up by name: positions that follow the longest text seen,
+  experts of limited capacity, statistics over the batch, random noise in a router.
+- A mixture of experts always takes each unit by itself. Otherwise the other records in the batch
+  decide how many tokens an expert gets, and so how its products round.
+
+Does not:
+- See an effect that depends on the tokens and does not happen in the trial.
+- Try the lengths between those of the trial.
+- Say anything about other machines.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -25,30 +31,30 @@ from privcode.training.examples import Example, padded
 
 Grouping = Literal["any number", "always as many", "alone"]
 Gradients = Callable[[Sequence[Example], int], torch.Tensor]
-"""Examples, and how many made-up rows come on top -> their gradients [examples, parameters]."""
+"""Examples, and how many made-up rows are added -> the gradients [examples, parameters]."""
 
 # How transformers computes rotary frequencies. "longrope" looks at the longest position of the
-# batch: records that are padded alike have the same. "dynamic" remembers it too.
+# batch. It is the same for records of one padded length. "dynamic" also remembers it.
 _ROPES = {"default", "linear", "yarn", "llama3", "proportional", "longrope", "dynamic"}
 _LIMITED = ("capacity", "drop_token", "token_drop")
 _EXPERTS = ("num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts")
 
 
 def refuse_by_name(model: nn.Module, max_tokens: int) -> None:
-    """Refuse what a trial may not show.
+    """Refuse models with features that a trial may not show.
 
     Args:
-        model: as it will be trained.
-        max_tokens: the longest record that can come.
+        model: the model as it will be trained.
+        max_tokens: the length of the longest possible record.
 
     Raises:
-        UserError: names the setting or the module, and what would do instead.
+        UserError: names the setting or the module, and what to do instead.
     """
     for name, module in model.named_modules():
         if isinstance(module, _NormBase) and "Batch" in type(module).__name__:
             raise UserError(
                 f"module {name}: {type(module).__name__} keeps statistics over the batch, so one "
-                "record would change what the others give; choose another model"
+                "record would change the gradients of others; choose another model"
             )
         for field, value in vars(module).items():
             if "jitter" in field and module.training and value:
@@ -74,8 +80,8 @@ def _refuse_ropes(name: str, module: nn.Module, max_tokens: int) -> None:
             continue
         if kind not in _ROPES:
             raise UserError(
-                f"module {name}: rotary positions of type {kind} are not known to privcode, so "
-                "whether one record changes the others' cannot be told; choose another model"
+                f"module {name}: rotary positions of type {kind} are not known to privcode. "
+                "They may let one record change the positions of others; choose another model"
             )
         if kind != "dynamic":
             continue
@@ -93,12 +99,12 @@ def _refuse_ropes(name: str, module: nn.Module, max_tokens: int) -> None:
         ):
             raise UserError(
                 f"module {name}: its rotary positions still follow a longer text that the model "
-                "has read; load the model afresh"
+                "has read; load the model again"
             )
 
 
 def rope_types(model: nn.Module) -> list[str]:
-    """The kinds of rotary positions that a model has, sorted; none where it has no such module."""
+    """The model's kinds of rotary positions, sorted. Empty if no module has rotary positions."""
     found: set[str] = set()
     for module in model.modules():
         kinds = getattr(module, "rope_type", None) or ()
@@ -107,7 +113,7 @@ def rope_types(model: nn.Module) -> list[str]:
 
 
 def has_experts(model: nn.Module) -> bool:
-    """Whether tokens are sent to experts, by the model's config or the names of its modules."""
+    """Whether the model sends tokens to experts, by its config or the names of its modules."""
     by_config = any(
         isinstance(count := getattr(config, field, None), int) and count > 1
         for config in _configs(model)
@@ -127,7 +133,7 @@ def _configs(model: nn.Module) -> Iterator[Any]:
 
 
 def made_up(length: int, vocabulary: torch.Tensor, seed: int) -> Example:
-    """A public example of random tokens of `vocabulary`, half of them structural."""
+    """A public example of random tokens from `vocabulary`. Half of them are structural."""
     generator = torch.Generator().manual_seed(seed)
     ids = vocabulary[torch.randint(len(vocabulary), (length,), generator=generator)].tolist()
     return Example(tuple(ids), max(1, length // 4), tuple(i % 2 == 0 for i in range(length)))
@@ -145,16 +151,17 @@ def grouping_of(
     """The first way to group records in which each record's gradient keeps its bits.
 
     Args:
-        gradients: of examples padded alike, as training computes them.
-        layer_of: the module that a coordinate of a gradient belongs to.
-        vocabulary: the tokens to make examples up from.
-        micro_batch: most records together.
-        max_tokens: the longest record that can come.
-        precision: of the model's numbers; a difference above its square root is not rounding.
-        alone: try that way only.
+        gradients: computes gradients of examples of one padded length, as in training.
+        layer_of: gives the module that a coordinate of a gradient belongs to.
+        vocabulary: the tokens for made-up examples.
+        micro_batch: the most records in one batch.
+        max_tokens: the length of the longest possible record.
+        precision: the precision of the model's numbers. A relative difference above its square
+            root is not rounding.
+        alone: try only the way "alone".
 
     Raises:
-        UserError: there is none; names the first module whose gradient differs.
+        UserError: no way fits. Names the first module whose gradient differs.
     """
     ways: list[Grouping] = ["any number", "always as many", "alone"]
     for way in ways[2:] if alone or micro_batch == 1 else ways:
@@ -174,8 +181,8 @@ def grouping_of(
         if differing is None:
             return way
     raise UserError(
-        f"module {differing}: gives a record other bits when it is computed again, which the noise "
-        "does not cover; set dtype: float32, or choose another model or machine"
+        f"module {differing}: gives a record other bits when it is computed again. The noise does "
+        "not cover this; set dtype: float32, or choose another model or machine"
     )
 
 
@@ -184,10 +191,10 @@ def _pairs(
 ) -> Iterable[tuple[torch.Tensor, torch.Tensor]]:
     """Gradients of the same record twice: as computed at first, and in other company.
 
-    The shortest records, some in between and the longest take turns, in this order and back, so
-    that what a model remembers from longer or shorter ones shows. Each set has as many records as
-    the run puts together; the shortest are all computed alone too, of the others the first and the
-    last.
+    The shortest records, medium ones and the longest take turns, first in this order and then in
+    reverse. So what a model remembers from longer or shorter records shows. Each set has as many
+    records as the run puts together. Of the shortest, every record is also computed alone. Of the
+    others, the first and the last are.
     """
     count = 1 if way == "alone" else most
     lengths = sorted({min(16, max_tokens), min(padded(max_tokens // 3), max_tokens), max_tokens})

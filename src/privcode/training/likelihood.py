@@ -1,7 +1,11 @@
-"""How likely a model finds given answers: what exposure and membership inference are computed from.
+"""How likely a model finds given answers. Exposure and membership inference are computed from it.
 
-Promises: each example's figures depend on that example and the model alone, whatever is beside it
-in its batch (to rounding); the model is left as it was. Does not: sample, or train.
+Promises:
+- Each example's figures depend on that example and the model alone, whatever else is in its batch
+  (to rounding).
+- The model is left as it was.
+
+Does not: sample, or train.
 """
 
 from collections.abc import Callable, Sequence
@@ -29,9 +33,9 @@ def record_log_probabilities(
 
     Args:
         generator: the model and its tokenizer.
-        records: any.
-        template: how prompts are put to the model.
-        max_tokens: longer records are cut, as training cuts them.
+        records: any records.
+        template: the template of the prompts.
+        max_tokens: longer records are cut, as in training.
         batch_size, progress: see `token_log_probabilities`.
     """
     encoded = [
@@ -56,12 +60,14 @@ def token_log_probabilities(
     batch_size: int,
     progress: Callable[[int], object] = lambda examples: None,
 ) -> list[np.ndarray]:
-    """For each example, log p of each of its completion's tokens, in nats, float64.
+    """For each example, log p of each token of its completion, in nats, float64.
 
     Args:
         model: a causal language model, on its own device.
-        examples: prompt and completion tokens; one without completion tokens gives an empty array.
-        batch_size: examples in one forward pass; memory only, same result to rounding.
+        examples: prompt and completion tokens. An example without completion tokens gives an empty
+            array.
+        batch_size: examples in one forward pass. It changes memory only, and the result is the
+            same to rounding.
         progress: called with the number of examples just finished.
     """
     found: list[np.ndarray] = [np.empty(0)] * len(examples)

@@ -1,13 +1,20 @@
 """The loss of one example: cross-entropy on its code plus the syntax-aware term (PrivSA).
 
-Promises: each example's loss depends on that example and the model alone: no batch statistic, no
-shared normaliser, no attention mask (whether one is made would depend on the neighbours; under a
-causal model no target sees the padding), no product of logits over two examples, whose rounding
-would depend on where they are cut; the syntax term has gradients; its teacher is the same model
-with the adapter switched off, without gradients; a token is scored at the position whose logits
-predict it; the logits of a large vocabulary are never held whole.
-Does not: switch dropout off (its masks are drawn for a batch, which would tie the examples to each
-other), clip, add noise, or read text: `stages/sanitize.py` does.
+Promises:
+- Each example's loss depends on that example and the model alone. There is no batch statistic and
+  no shared normaliser.
+- There is no attention mask, because whether one is made would depend on the neighbours. Under a
+  causal model no target sees the padding.
+- No product of logits spans two examples, because its rounding would depend on where they are cut.
+- The syntax term has gradients. Its teacher is the same model with the adapter switched off,
+  without gradients.
+- A token is scored at the position whose logits predict it.
+- The logits of a large vocabulary are never held whole.
+
+Does not:
+- Switch dropout off, clip, or add noise: `training/dp_sgd.py` does. Dropout masks are drawn for a
+  batch, which would make the examples depend on each other.
+- Read text: `training/examples.py` does.
 """
 
 import math
@@ -24,7 +31,7 @@ from torch.nn.functional import linear, log_softmax
 from privcode.training.examples import Batch
 
 CHUNK = 1 << 22
-"""Logits (fp32 numbers) held at a time."""
+"""Number of logits (fp32) held at a time."""
 
 
 def syntax_weight(
@@ -44,10 +51,10 @@ def syntax_weight(
 
 @dataclass(frozen=True)
 class Head:
-    """A model in two: what gives the last hidden states, and the frozen matrix that ends in logits.
+    """A model in two parts: the trunk gives the last hidden states, a frozen matrix the logits.
 
-    Logits of a large vocabulary are the largest tensor of a training step; apart from the rest
-    they can be made, used and dropped in chunks.
+    The logits of a large vocabulary are the largest tensor of a training step. Apart from the
+    trunk, they can be made, used and dropped in chunks.
     """
 
     trunk: Any
@@ -56,10 +63,10 @@ class Head:
 
 
 def split_head(model: Any) -> Head | None:
-    """`model` (with or without an adapter) in two, or None where its logits are more than that.
+    """`model` (with or without an adapter) in two parts. None if its logits need more than these.
 
-    Found out by trying: on a few tokens the two together must give the bits that the whole
-    gives (models that cap or scale their logits do not).
+    The parts are tried on a few tokens. Together they must give the same bits as the whole model.
+    Models that cap or scale their logits do not.
     """
     base = model.get_base_model() if hasattr(model, "get_base_model") else model
     head, trunk = base.get_output_embeddings(), base.base_model
@@ -76,11 +83,11 @@ def split_head(model: Any) -> Head | None:
 
 
 class _TokenLosses(torch.autograd.Function):
-    """Per-token losses from hidden states, a chunk of one example's logits at a time.
+    """Per-token losses from hidden states, one chunk of one example's logits at a time.
 
     `counts` has the number of tokens of each example. A token's loss depends on its own row alone,
-    so its gradient is known as soon as the loss is: it is kept in place of the logits, and the
-    backward pass only scales it.
+    so its gradient is known together with the loss. The gradient is kept in place of the logits,
+    and the backward pass only scales it.
     """
 
     @staticmethod
@@ -114,7 +121,7 @@ class _TokenLosses(torch.autograd.Function):
             log_p = log_softmax(logits(hidden[rows]), dim=-1)
             target, weight = targets[rows, None], share[rows, None]
             losses[rows] = -(log_p.gather(1, target) * weight)[:, 0]
-            at = slice(first, last)  # the taught ones of these rows, perhaps none
+            at = slice(first, last)  # the structural tokens of these rows, perhaps none
             within, teach = taught[at] - start, syntax_share[at, None]
             log_q = log_softmax(logits(teacher[at]), dim=-1)
             q = log_q.exp()
@@ -134,10 +141,10 @@ class _TokenLosses(torch.autograd.Function):
 
 @contextmanager
 def without_adapter(model: Any) -> Iterator[None]:
-    """The model that the adapter was attached to.
+    """The model without its adapter, while open.
 
-    The context manager of peft does the same, and reads the state of every module before: 6 ms a
-    pass with four layers.
+    peft's own context manager does the same, but first reads the state of every module. This costs
+    6 ms a pass with four layers.
     """
     model.base_model.disable_adapter_layers()
     try:
@@ -151,14 +158,14 @@ def per_example_losses(
 ) -> torch.Tensor:
     """[examples] fp32: mean cross-entropy per completion token + `weight` × mean KL.
 
-    KL(teacher ‖ student) is over the whole vocabulary, mean over the example's structural
+    KL(teacher ‖ student) is over the whole vocabulary. Its mean is over the example's structural
     tokens (paper, PrivSA). An example without scored or structural tokens gets 0 for that term.
 
     Args:
         model: a causal language model under an adapter.
         batch: the examples.
-        weight: λ of the syntax term; 0 leaves the teacher's pass out.
-        head: what `split_head` gave for `model`; without it the logits are held whole.
+        weight: λ of the syntax term. With 0 the teacher's pass is skipped.
+        head: the result of `split_head` for `model`. Without it the logits are held whole.
     """
     scored = batch.scored[:, 1:]
     example = scored.nonzero()[:, 0]
@@ -171,7 +178,7 @@ def per_example_losses(
         return picked
 
     def share(of: torch.Tensor) -> torch.Tensor:
-        """For each token, 1 over the number of tokens that its example has."""
+        """For each token, 1 over the number of tokens in its example."""
         return 1.0 / torch.bincount(of, minlength=len(batch.ids))[of]
 
     hidden = rows()

@@ -10,36 +10,48 @@ from privcode.fields import Amount, Count, Fraction, Positive, Rate, Section, Se
 class Syntax(Section):
     """PrivSA, the syntax-aware term: λ(t) × KL to the untuned junior on structural tokens."""
 
-    schedule: Literal["decay", "constant", "off"] = Field("decay", description="of λ")
-    lambda_max: Amount = Field(1000.0, description="at the start")
-    lambda_min: Amount = Field(0.1, description="in the end")
-    decay: Amount = Field(0.01, description="α: λ falls as exp(-α·step)")
+    schedule: Literal["decay", "constant", "off"] = Field(
+        "decay", description="schedule of λ: decay, constant (at lambda_max) or off (no term)"
+    )
+    lambda_max: Amount = Field(1000.0, description="λ at the start")
+    lambda_min: Amount = Field(0.1, description="value that λ decays to")
+    decay: Amount = Field(0.01, description="rate α of the decay: λ falls as exp(-α·step)")
 
 
 class Sanitize(Section):
-    """DP-SGD on the junior: optimisation only, nothing here bears on the guarantee."""
+    """DP-SGD on the junior. These settings only steer training. None affects the guarantee."""
 
-    learning_rate: Rate = 1e-4
-    schedule: Literal["cosine", "constant"] = "cosine"
-    warmup_steps: Count = 5
-    weight_decay: Amount = 0.05
-    micro_batch: Size = Field(8, description="records at a time; memory only, same result")
-    checkpoint_every: Positive = Field(10, description="steps between checkpoints")
+    learning_rate: Rate = Field(1e-4, description="highest learning rate (AdamW)")
+    schedule: Literal["cosine", "constant"] = Field(
+        "cosine", description="schedule of the learning rate after warm-up: cosine or constant"
+    )
+    warmup_steps: Count = Field(5, description="steps in which the learning rate rises")
+    weight_decay: Amount = Field(0.05, description="weight decay (AdamW)")
+    micro_batch: Size = Field(8, description="records in one pass; affects memory, not the result")
+    checkpoint_every: Positive = Field(10, description="number of steps between checkpoints")
     syntax: Syntax = Field(default_factory=lambda: Syntax())
-    merge: bool = Field(False, description="also write the whole model, adapter merged in")
-    seed: Seed = Field(0, description="of the adapter's start")
+    merge: bool = Field(False, description="write the whole model too, with the adapter merged in")
+    seed: Seed = Field(0, description="seed of the adapter's initial weights")
 
 
 class Boost(Section):
     """Plain fine-tuning of the premium model on the accepted pairs."""
 
-    method: Literal["lora", "full"] = "lora"
-    epochs: Size = 2
-    learning_rate: Rate = 1e-4
-    batch_size: Size = 32
-    micro_batch: Size = 8
-    warmup_ratio: Fraction = 0.05
-    weight_decay: Amount = 0.0
-    merge: bool = Field(False, description="lora: also write the whole model, adapter merged in")
-    limit: Positive | None = Field(None, description="nondpft, jft: private records to tune on")
-    seed: Seed = 0
+    method: Literal["lora", "full"] = Field(
+        "lora", description="lora: train an adapter; full: train all weights"
+    )
+    epochs: Size = Field(2, description="number of passes over the pairs")
+    learning_rate: Rate = Field(1e-4, description="highest learning rate (AdamW)")
+    batch_size: Size = Field(32, description="pairs in one step; a multiple of micro_batch")
+    micro_batch: Size = Field(8, description="pairs in one pass; affects memory")
+    warmup_ratio: Fraction = Field(
+        0.05, description="share of the steps in which the learning rate rises"
+    )
+    weight_decay: Amount = Field(0.0, description="weight decay (AdamW)")
+    merge: bool = Field(
+        False, description="lora: write the whole model too, with the adapter merged in"
+    )
+    limit: Positive | None = Field(
+        None, description="nondpft and jft: number of private records to tune on; default: all"
+    )
+    seed: Seed = Field(0, description="seed of the adapter's initial weights and of the order")

@@ -1,11 +1,17 @@
 """Boost (paper section 4.3): supervised fine-tuning of the premium model on the synthetic pairs.
 
-Promises: the loss is on the completion and its end token only; prompt and completion are tokenised
-apart, as generation will see them; a run that was killed and is called again with the same
-arguments continues from its last whole checkpoint and, on one CPU with the same threads, writes
-the bytes the uninterrupted run writes; `output` appears whole or not at all.
-Does not: touch private data, pack or cut pairs, evaluate, or see that the model given again is
-the same.
+Promises:
+- The loss is on the completion and its end token only.
+- Prompt and completion are tokenised apart, as generation will see them.
+- A killed run that is called again with the same arguments continues from its last whole
+  checkpoint. On one CPU with the same threads, it writes the same bytes as an uninterrupted run.
+- `output` appears whole or not at all.
+
+Does not:
+- Touch private data.
+- Pack or cut pairs.
+- Evaluate.
+- Check that the model given again is the same.
 """
 
 import hashlib
@@ -38,7 +44,7 @@ def encode(
 ) -> list[dict[str, list[int]]]:
     """`input_ids` and `labels` (-100 on the prompt) of every pair of at most `max_tokens` tokens.
 
-    The prompt is rendered already.
+    The prompt is already rendered.
     """
     rows = []
     for prompt, completion in pairs:
@@ -69,7 +75,7 @@ class _Watch(TrainerCallback):  # type: ignore[misc]
 
 
 def _last_complete(checkpoints: Path, key: str) -> Path | None:
-    """The newest whole checkpoint of this very training; all others are removed."""
+    """The newest whole checkpoint of this same training. All others are removed."""
     whole: dict[int, Path] = {}
     for folder in checkpoints.glob("checkpoint-*"):
         mark = folder / _COMPLETE
@@ -92,26 +98,26 @@ def boost(
 ) -> int:
     """Tune `model` on (rendered prompt, completion) pairs and write the result to `output`.
 
-    The model is changed in place. It trains where it lies: in fp32 on a CPU, under bf16 autocast
-    on a GPU that has it.
+    The model is changed in place, on the device it is on: in fp32 on a CPU, under bf16 autocast on
+    a GPU that supports it.
 
     Args:
-        model: what `section` names, loaded.
-        tokenizer: the model's.
+        model: the model that `section` names, loaded.
+        tokenizer: the model's tokenizer.
         pairs: (rendered prompt, completion).
-        section: the model's name, its context and its adapter. The adapter matters to the method
-            "lora" alone, which writes a plain PEFT adapter; "full" writes model and tokenizer.
+        section: the model's name, its context and its adapter. Only the method "lora" uses the
+            adapter, and writes a plain PEFT adapter. "full" writes model and tokenizer.
         settings: how to tune.
-        checkpoints: a folder to go on from and to write; it is removed when `output` is there.
+        checkpoints: a folder to go on from and to write. It is removed once `output` exists.
         output: the folder to write.
         progress: called with optimizer steps, those before a resume included.
 
     Returns:
-        How many pairs were left out because they are longer than `max_tokens`: a cut completion
+        How many pairs were left out because they are longer than `max_tokens`. A cut completion
         would teach code that stops half-way.
 
     Raises:
-        UserError: `batch_size` is not a multiple of `micro_batch`; no pair is short enough; the
+        UserError: `batch_size` is not a multiple of `micro_batch`, no pair is short enough, or the
             tokenizer has no end token.
     """
     batch_size, micro_batch = settings.batch_size, settings.micro_batch
@@ -160,10 +166,10 @@ def boost(
             use_cpu=on_cpu,
             bf16=not on_cpu and bool(torch.cuda.is_bf16_supported()),
             gradient_checkpointing=not on_cpu,
-            max_length=None,  # `encode` has left out what is too long
+            max_length=None,  # `encode` has left out the pairs that are too long
             dataset_kwargs={"skip_prepare_dataset": True},
             save_strategy="steps",
-            # Two, so that the last whole one outlives the writing of the next.
+            # Two, so that the last whole checkpoint survives while the next is written.
             save_total_limit=2,
             logging_strategy="no",
             report_to=[],

@@ -1,5 +1,5 @@
-"""Which synthetic samples are kept: those that run, and that say what the prompt asked.
+"""Which synthetic samples are kept: those that run, and whose code does what the prompt asked.
 
-Promises: model-written code runs in the sandbox or not at all.
+Promises: model-written code runs only in the sandbox.
 Does not: read private records.
 """

@@ -1,9 +1,11 @@
-"""The filters that a synthetic sample has to pass, one after the other.
+"""The filters that a synthetic sample must pass, one after the other.
 
-Promises: model-written code runs in the sandbox or not at all. A package adds a filter by an entry
-point of the group `privcode.filters` (see `extensions`), and a config names it in
-`validate.filters`.
-Does not: read private records. A filter sees samples of the DP model alone.
+Promises:
+- Model-written code runs only in the sandbox.
+- Another package adds a filter by an entry point of the group `privcode.filters` (see
+  `extensions`). A config names it in `validate.filters`.
+
+Does not: read private records. A filter sees only samples of the DP model.
 """
 
 import math
@@ -22,13 +24,13 @@ Execute = Callable[[list[Program]], list[Outcome]]
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """A sample that the filters before have passed.
+    """A sample that passed all earlier filters.
 
     Attributes:
-        id: the sample's.
+        id: the sample's id.
         prompt: the public prompt that was answered.
         code: the code in the answer.
-        language: of the code.
+        language: the language of the code.
     """
 
     id: str
@@ -42,8 +44,8 @@ class Finding:
     """What a filter says of a candidate.
 
     Attributes:
-        reason: why it is rejected; empty where it passes.
-        figures: by name, what it was judged by; noted in the verdict.
+        reason: why the candidate is rejected. Empty if it passes.
+        figures: the figures that it was judged by, by name. They are noted in the verdict.
     """
 
     reason: str = ""
@@ -51,10 +53,10 @@ class Finding:
 
 
 Filter = Callable[[Sequence[Candidate], int], Sequence[Finding]]
-"""Candidates, and the number of their chunk for what is drawn at random, to one finding each.
+"""Takes candidates and the number of their chunk. Returns one finding for each candidate.
 
-A chunk has the same candidates and number in a run that was killed and goes on, so that the
-findings must depend on these alone.
+The chunk's number seeds what is drawn at random. A killed run that goes on uses the same candidates
+and number for a chunk. So the findings must depend on these alone.
 """
 
 
@@ -63,9 +65,9 @@ def runs(execute: Execute, language: str, prelude: str, files: Mapping[str, byte
 
     Args:
         execute: runs programs in the sandbox.
-        language: of the data.
+        language: the language of the data.
         prelude: code put before each program in that language.
-        files: what lies next to each program: name -> content.
+        files: the files next to each program: name -> content.
     """
     heads = {canonical_language(language): f"{prelude}\n"}
 
@@ -109,10 +111,10 @@ def _added() -> dict[str, Filter]:
 
 
 def named_filters(names: Sequence[str]) -> list[Filter]:
-    """The filters that other packages add, by name.
+    """The filters of these names that other packages add.
 
     Raises:
-        UserError: there is none of a name, or it cannot be used.
+        UserError: there is no filter of a name, or a filter cannot be used.
     """
     for name in names:
         if name not in _added():

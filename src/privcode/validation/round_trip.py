@@ -1,8 +1,11 @@
-"""Round-trip validation: does the code say what the prompt asked? (paper, stage 2, step 3)
+"""Round-trip validation: does the code do what the prompt asked? (paper, stage 2, step 3)
 
-Promises: scores, one a pair, from a public model: by likelihood (how much the code helps to guess
-the prompt; no sampling), or as in the paper (describe the code in words, compare the description
-with the prompt). All of it is post-processing of samples of the DP model.
+Promises:
+- It gives one score for each pair, from a public model. The score is by likelihood: how much the
+  code helps to guess the prompt, without sampling. Or it is as in the paper: describe the code in
+  words, and compare the description with the prompt.
+- All of it is post-processing of samples of the DP model.
+
 Does not: choose the threshold τ, run code, or read a private record.
 """
 
@@ -28,10 +31,10 @@ from privcode.models import (
 from privcode.validation.settings import RoundTrip
 
 Similarity = Callable[[list[str], list[str]], list[float]]
-"""Candidates and references, one to one, to scores; 1 is the same text."""
+"""Candidates and references, one to one, to scores. The score 1 is the same text."""
 
 Scorer = Callable[[list[tuple[str, str]], int], list[float | None]]
-"""(prompt, code) pairs and their chunk's number, to scores; None: too long for the model."""
+"""(prompt, code) pairs and the number of their chunk to scores. None: too long for the model."""
 
 
 def scorer(
@@ -40,8 +43,8 @@ def scorer(
     """The round-trip score that `settings` ask for, with `model` as the describer.
 
     Raises:
-        UserError: a similarity model is not named, cannot be loaded, or needs what is not
-            installed.
+        UserError: a similarity model is not named, cannot be loaded, or needs a package that is
+            not installed.
     """
     similarity = _similarity(settings)
     context = context_length(model)
@@ -96,7 +99,7 @@ def _similarity(settings: RoundTrip) -> Similarity | None:
 def describe(
     generator: Generator, codes: Sequence[str], template: str, sampling: Sampling, chunk: int = 0
 ) -> list[list[str]]:
-    """`sampling.n` descriptions of each code; `template` holds {code}, the description follows.
+    """`sampling.n` descriptions of each code. `template` holds {code}, and the description follows.
 
     The paper draws 20 at temperature 0.8, of at most 200 tokens.
     """
@@ -106,9 +109,9 @@ def describe(
 def best_similarity(
     similarity: Similarity, descriptions: Sequence[Sequence[str]], prompts: Sequence[str]
 ) -> list[float]:
-    """For each prompt the highest similarity among its descriptions, each at least one.
+    """For each prompt, the highest similarity among its descriptions. Each prompt has at least one.
 
-    The paper keeps a pair when this is at least τ.
+    The paper keeps a pair if this is at least τ.
     """
     flat = [text for texts in descriptions for text in texts]
     references = [
@@ -145,7 +148,7 @@ def bertscore(model_path: str, num_layers: int) -> Similarity:
 
 
 def embeddings(model_path: str, batch_size: int = 64) -> Similarity:
-    """Cosine of mean-pooled last hidden states; texts are cut at the tokenizer's own length.
+    """Cosine of mean-pooled last hidden states. Texts are cut at the tokenizer's own length.
 
     Raises:
         UserError: the model cannot be loaded.
@@ -192,20 +195,20 @@ def likelihood(
 ) -> list[float]:
     """Mean over the prompt's tokens of log p(prompt | code) − log p(prompt), in nats a token.
 
-    Above 0, the code tells something about the prompt. The second term is the same template with
-    empty code, so a prompt that is merely common earns nothing.
+    Above 0, the code says something about the prompt. The second term uses the same template with
+    empty code. So a prompt that is just common gains nothing.
 
     Args:
-        model: a causal language model that can describe code; on its own device.
-        tokenizer: the model's.
+        model: a causal language model that can describe code, on its own device.
+        tokenizer: the model's tokenizer.
         pairs: (prompt, code).
-        template: holds {code}; the prompt is expected right after it.
-        batch_size: sequences in one forward pass; memory grows with it, the scores do not change.
+        template: holds {code}. The prompt is expected right after it.
+        batch_size: sequences in one forward pass. Memory grows with it. The scores do not change.
         progress: called with the number of pairs just finished.
 
     Raises:
-        UserError: the template has no words of its own, a prompt is empty, or a pair is longer
-            than the model's context.
+        UserError: the template has only {code}, a prompt is empty, or a pair is longer than the
+            model's context.
     """
     context = context_length(model)
     empty = prompt_tokens(tokenizer, render(template, code=""))

@@ -1,4 +1,4 @@
-"""Which samples are kept."""
+"""The settings of the filters, which decide what samples are kept."""
 
 from typing import Literal
 
@@ -21,52 +21,68 @@ from privcode.models.settings import Dtype
 
 
 class Execution(Section):
-    """Keep samples whose code runs with exit code 0, in the sandbox."""
+    """Execution filter: keep samples whose code ends with exit code 0 in the sandbox."""
 
-    enabled: bool = True
-    sandbox: str = Field("auto", description="auto, or the name of one that doctor lists")
+    enabled: bool = Field(True, description="whether this filter is used")
+    sandbox: str = Field("auto", description="auto, or the name of a sandbox that doctor lists")
     prelude: File | None = Field(
-        None, description="file of code put before each sample in the language of the data"
+        None, description="file of code to put before each sample in the language of the data"
     )
     files: list[File] = Field(
         default_factory=list,
-        description="files that lie beside every program: modules to import, headers, jars, data",
+        description="files to put next to every program: modules, headers, jars, data",
     )
-    cpu_seconds: Seconds = 5.0
-    memory_mb: Memory = 1024
+    cpu_seconds: Seconds = Field(5.0, description="processor time limit of each program")
+    memory_mb: Memory = Field(
+        1024, description="memory limit of each program with all its processes"
+    )
     preload: list[str] = Field(
-        default_factory=list, description="modules that every program finds imported already"
+        default_factory=list, description="modules that are imported before every program starts"
     )
 
 
 class RoundTrip(Section):
-    """Keep samples whose code, put back into words, resembles the prompt."""
+    """Round-trip filter: keep samples whose code, described in words, resembles the prompt."""
 
-    method: Literal["bertscore", "embeddings", "likelihood", "off"] = "likelihood"
-    describer: File | None = Field(None, description="model that describes; default: the premium")
-    dtype: Dtype = Field("float32", description="of the describer's weights")
-    template: Text = Field("Answer:\n{code}\n\nQuestion:\n", description="asks for the problem")
-    similarity_model: File | None = Field(None, description="for bertscore and embeddings")
-    similarity_layers: Size | None = Field(None, description="bertscore: layer to read")
-    samples: Size = 20
-    temperature: Temperature = 0.8
-    max_new_tokens: Size = 200
-    threshold: Finite = Field(0.0, description="τ; likelihood: nats per token gained")
-    batch_size: Size = 16
-    seed: Seed = 0
+    method: Literal["bertscore", "embeddings", "likelihood", "off"] = Field(
+        "likelihood",
+        description="likelihood (how much the code helps to guess the prompt); bertscore (the "
+        "paper's) or embeddings (similarity of a description and the prompt); off",
+    )
+    describer: File | None = Field(
+        None, description="model that reads the code; default: the premium"
+    )
+    dtype: Dtype = Field("float32", description="data type of the describer's weights")
+    template: Text = Field(
+        "Answer:\n{code}\n\nQuestion:\n", description="template that asks for the problem"
+    )
+    similarity_model: File | None = Field(
+        None, description="encoder model, for bertscore and embeddings"
+    )
+    similarity_layers: Size | None = Field(
+        None, description="number of the encoder's layer to read, for bertscore"
+    )
+    samples: Size = Field(20, description="number of descriptions of each sample's code")
+    temperature: Temperature = Field(0.8, description="temperature of the descriptions")
+    max_new_tokens: Size = Field(200, description="maximum number of tokens of a description")
+    threshold: Finite = Field(
+        0.0, description="lowest score τ to keep; for likelihood, gain in nats per token"
+    )
+    batch_size: Size = Field(16, description="number of sequences in one pass")
+    seed: Seed = Field(0, description="seed of the descriptions")
 
 
 class Validate(Section):
-    """The filters."""
+    """The filters. A sample is kept if it passes all of them."""
 
     execution: Execution = Field(default_factory=lambda: Execution())
     round_trip: RoundTrip = Field(default_factory=lambda: RoundTrip())
     filters: list[Name] = Field(
         default_factory=list,
-        description="filters that other packages add, by name; asked after the two above",
+        description="names of filters that other packages add; applied after the two above",
     )
     surest: Share = Field(
         1.0,
-        description="share to keep of what passes both: the samples that the junior finds "
+        description="share to keep of the samples that pass: those that the junior finds "
         "likeliest, by the mean log-probability of their tokens (not in the paper; 1: all)",
     )

@@ -1,8 +1,13 @@
-"""Stage 2b, validation: keep samples that run, whose code says what the prompt asked, and of which
-the junior itself is surest.
+"""Stage 2b, validation: keep the samples that pass all filters.
 
-Promises: every sample gets a verdict with a reason; code runs only in the sandbox; verdicts are
-on disk chunk by chunk, so that a killed run goes on where it was.
+By default these are samples that run and whose code does what the prompt asked. `keep_surest` then
+keeps those of which the junior itself is surest.
+
+Promises:
+- Every sample gets a verdict with a reason.
+- Code runs only in the sandbox.
+- Verdicts are written to disk chunk by chunk, so a killed run goes on where it was.
+
 Does not: read private records, or change a sample.
 """
 
@@ -21,7 +26,7 @@ Judgement = Callable[[Sequence[Row], int], list[Row]]
 
 
 def code_of(completion: str, language: str = "python") -> tuple[str, str]:
-    """The first block of code in a completion and its language; all of it where none is fenced."""
+    """The first block of code in a completion, and its language. Without a fence, all of it."""
     for start, end, named in code_blocks(completion, language):
         if completion[start:end].strip():
             return completion[start:end], named or language
@@ -31,16 +36,16 @@ def code_of(completion: str, language: str = "python") -> tuple[str, str]:
 def judge(
     samples: Sequence[Row], chunk: int = 0, *, language: str, filters: Sequence[Filter]
 ) -> list[Row]:
-    """One verdict {id, accepted, reason, round_trip} per sample, and other figures of filters.
+    """One verdict {id, accepted, reason, round_trip} per sample, with the figures of other filters.
 
     Args:
         samples: rows with id, prompt, completion.
-        chunk: their number, for what filters draw at random.
-        language: of code that names none.
-        filters: asked in this order; each sees what the ones before have passed.
+        chunk: the number of these samples' chunk. It seeds what filters draw at random.
+        language: the language of code whose fence names none.
+        filters: applied in this order. Each filter sees only what the earlier ones passed.
 
     Raises:
-        UserError: a filter does not say one thing of each candidate.
+        UserError: a filter does not return one finding for each candidate.
     """
     codes = [code_of(s["completion"], language) for s in samples]
     verdicts = [
@@ -66,12 +71,12 @@ def judge(
 
 
 def keep_surest(verdicts: Sequence[Row], certainty: Mapping[Any, float], share: float) -> list[Row]:
-    """`verdicts`, of which the least certain of the accepted are rejected too.
+    """`verdicts`, with the least certain accepted samples rejected too.
 
     Args:
         verdicts: see `judge`.
         certainty: for the id of every accepted sample, the mean log-probability of its tokens.
-        share: of the accepted to keep, rounded up.
+        share: the share of the accepted samples to keep, rounded up.
     """
     order = sorted(certainty, key=lambda name: -certainty[name])
     kept = set(order[: math.ceil(share * len(order))])
@@ -90,7 +95,7 @@ def validate(
     chunk_size: int = 256,
     progress: Callable[[int], object] = lambda samples: None,
 ) -> list[Row]:
-    """Judge all samples, chunk by chunk; `partial` keeps the verdicts of whole chunks."""
+    """Judge all samples, chunk by chunk. `partial` keeps the verdicts of whole chunks."""
     verdicts: list[Row] = []
     if partial.exists():
         lines = [x for x in partial.read_bytes().splitlines(keepends=True) if x.endswith(b"\n")]

@@ -1,10 +1,14 @@
-"""What runs in the sandbox for tasks whose test is assertions (HumanEval, MBPP).
+"""What runs in the sandbox for tasks with assertions as tests (HumanEval, MBPP).
 
-Promises: the test runs with the builtins as they were before the solution, in names of its own, so
-redefining `abs` or `check`, or patching a builtin, changes nothing; an answer that equals whatever
-it is compared with is refused. Standard library only: it is sent as text.
-Does not: withstand a solution that reaches into the frames of its test: both are one process.
-Tasks with structured inputs have a judge of their own (`_judge`).
+Promises:
+- The test runs in its own namespace, with the builtins as they were before the solution. So a
+  solution changes nothing if it redefines `abs` or `check`, or patches a builtin.
+- An answer that equals everything it is compared with is refused.
+- It uses the standard library only, because it is sent as text.
+
+Does not:
+- Withstand a solution that reaches into the frames of its test. Both run in one process. Tasks
+  with structured inputs have a separate judge (`judge.py`).
 """
 
 import builtins
@@ -18,7 +22,7 @@ from typing import Any
 
 
 def _honest(function: Callable[..., Any]) -> Callable[..., Any]:
-    """`function`, but an answer that equals things it cannot know is an AssertionError."""
+    """`function`, with an AssertionError for an answer that equals values it cannot know."""
 
     @functools.wraps(function)
     def call(*arguments: Any, **named: Any) -> Any:

@@ -1,16 +1,22 @@
 """What runs in the sandbox for tasks with structured inputs: one process answers, one judges.
 
-Promises: the process that compares has never run the solution, and the one that runs the solution
-has never held an expected value, the reference, or a way to the judge's output: it was forked
-before the reference was read, every descriptor but its two pipes is closed, and the judge cannot
-be traced or read. What comes back from it is plain data, so no `__eq__` of its own is called.
-Processor time is counted per input: at most `FLOOR` seconds or `FACTOR` times the reference's,
-whichever is more, so a busy machine changes no verdict. Standard library only: it is sent as text.
-Does not: confine; the sandbox around it does. Nor stop a solution from killing the judge, which
-is then no pass.
+Promises:
+- The process that compares has never run the solution.
+- The process that runs the solution has never held an expected value, the reference, or a way to
+  the judge's output. It is forked before the reference is read. Every descriptor but its two
+  pipes is closed. The judge cannot be traced or read.
+- What comes back from the answering process is plain data, so no `__eq__` of the solution is
+  called.
+- Processor time is counted per input. The limit is `FLOOR` seconds or `FACTOR` times the
+  reference's time, whichever is more. So a busy machine changes no verdict.
+- It uses the standard library only, because it is sent as text.
 
-Comparisons are evalplus's (https://github.com/evalplus/evalplus, `eval/__init__.py`), its special
-oracles included, so that scores can be compared.
+Does not:
+- Confine: the sandbox around it does.
+- Stop a solution from killing the judge. That is then not a pass.
+
+Comparisons are evalplus's (https://github.com/evalplus/evalplus, `eval/__init__.py`), with its
+special oracles, so that scores can be compared.
 """
 
 import collections.abc
@@ -34,21 +40,21 @@ from fractions import Fraction
 from typing import Any
 
 FLOOR, FACTOR, SETUP = 1.0, 4.0, 10.0  # seconds, times the reference, seconds to define things
-TRANSPORT = 10.0  # seconds to spell an answer out
-PATIENCE = 60.0  # seconds of waiting beside ten times the limit, for one that only sleeps
+TRANSPORT = 10.0  # seconds to serialise an answer and send it
+PATIENCE = 60.0  # seconds of wall time on top of ten times the limit, for a solution that sleeps
 _SCALARS = {int, float, bool, str, type(None)}
 
 
 _NUMBERS = (int, float, complex)
-_WIDE = 1 << 256  # decimal digits of wider integers take time quadratic in their number
+_WIDE = 1 << 256  # the time to write wider integers in decimal is quadratic in their digits
 
 
 class _Opaque:
-    """Stands for an answer that is no plain data: equal to nothing."""
+    """Stands for an answer that is not plain data. It equals nothing."""
 
 
 def _flat(items: Sequence[Any]) -> bool:
-    """Whether JSON has all the items: the quick way for long lists of one kind."""
+    """Whether JSON can hold all items: the fast path for long lists of one kind."""
     kinds = set(map(type, items))
     if kinds == {int}:
         return bool(min(items) > -_WIDE and max(items) < _WIDE)
@@ -56,7 +62,7 @@ def _flat(items: Sequence[Any]) -> bool:
 
 
 def encode(value: Any) -> Any:
-    """Plain data as JSON can hold it: what JSON lacks becomes {"t": kind, "v": content}."""
+    """Plain data as JSON can hold it. What JSON lacks becomes {"t": kind, "v": content}."""
     kind = type(value)
     if kind is int and not -_WIDE < value < _WIDE:
         return {"t": "wide", "v": hex(value)}
@@ -81,7 +87,7 @@ def encode(value: Any) -> Any:
         return {"t": "ratio", "v": list(value.as_integer_ratio())}
     if isinstance(value, complex):
         return {"t": "complex", "v": [value.real, value.imag]}
-    if kind.__module__ == "numpy" and not getattr(value, "shape", (0,)):  # a scalar of numpy's
+    if kind.__module__ == "numpy" and not getattr(value, "shape", (0,)):  # a numpy scalar
         return encode(value.item())
     return {"t": "opaque", "v": None}
 
@@ -99,7 +105,7 @@ _DECODE: dict[str, Callable[[Any], Any]] = {
 
 
 def decode(text: str) -> Any:
-    """What `encode` made, read back from JSON."""
+    """The value that `encode` was given, read back from JSON."""
     return json.loads(text, object_hook=lambda tagged: _DECODE[tagged["t"]](tagged["v"]))
 
 
@@ -113,8 +119,11 @@ VIEWS: dict[str, Callable[[Any], Any]] = {
 
 
 def _answer(solution: str, entry: str, inputs: Sequence[Any], view: str) -> None:
-    """Descriptor 3 asks, one byte an input; 4 is told: a byte when there is an answer, then the
-    answer, eight bytes of length and JSON. Spelling it out is not the solution's time.
+    """Run the solution on each input when asked.
+
+    Descriptor 3 carries the questions, one byte for each input. Descriptor 4 carries the answers:
+    one byte when there is an answer, then eight bytes of length, then the answer as JSON. The time
+    to serialise an answer does not count as the solution's time.
     """
 
     def tell(*content: Any) -> None:
@@ -152,7 +161,7 @@ def _answer(solution: str, entry: str, inputs: Sequence[Any], view: str) -> None
 
 
 def _start(solution: str, entry: str, inputs: Sequence[Any], view: str) -> tuple[int, int, int]:
-    """Fork a process that answers: (its id, where to ask, where it tells)."""
+    """Fork an answering process: (its id, descriptor for questions, descriptor for answers)."""
     asked, ask = os.pipe()
     told, tell = os.pipe()
     pid = os.fork()
@@ -231,7 +240,7 @@ def _floats(value: Any) -> bool:
 
 
 def _close(out: Any, expected: Any, atol: float) -> bool:
-    """As numpy's allclose with rtol 1e-7: numbers, and lists of them of the same shape."""
+    """The same test as numpy's allclose with rtol 1e-7, for numbers and lists of the same shape."""
     if isinstance(expected, (list, tuple)):
         same = isinstance(out, (list, tuple)) and len(out) == len(expected)
         return same and all(_close(o, e, atol) for o, e in zip(out, expected, strict=True))
@@ -247,12 +256,12 @@ def _polynomial(coefficients: Sequence[float], x: float) -> float:
 
 
 def _pyramid(base: float, height: float) -> int:
-    """Surface of a square pyramid whose height is the perpendicular one."""
+    """Surface of a square pyramid from its base and its perpendicular height."""
     return round(base**2 + 2 * base * math.sqrt((base / 2) ** 2 + height**2))
 
 
 def _digit_distance(first: int, second: int) -> int:
-    """Sum of the differences digit by digit, the shorter number padded with zeros."""
+    """Sum of the differences digit by digit, with the shorter number padded with zeros."""
     width = max(len(str(first)), len(str(second)))
     pairs = zip(str(first).zfill(width), str(second).zfill(width), strict=True)
     return sum(abs(int(a) - int(b)) for a, b in pairs)
@@ -266,7 +275,7 @@ ORACLES: dict[str, Callable[[Any, Sequence[Any], float], bool]] = {
     "digits": lambda out, given, atol: bool(out == _digit_distance(*given)),
     "none": lambda out, given, atol: False,
 }
-"""What is right beside the reference's own answer; `root` is right instead of it."""
+"""Answers that are right in addition to the reference's own. `root` replaces the reference's."""
 
 
 def _judge(
@@ -286,7 +295,7 @@ def _judge(
             if not returned:
                 return ["fail", index, str(out)]
             if not atol and _floats(expected):
-                atol = 1e-6  # and so for the inputs that follow, as evalplus has it
+                atol = 1e-6  # also for the inputs that follow, as in evalplus
             try:
                 right = how["oracle"] != "root" and bool(out == expected)
                 right = right or ORACLES[how["oracle"]](out, given, atol)
@@ -312,7 +321,7 @@ def _take(size: int) -> bytes:
 
 
 def main() -> None:
-    """Standard input: two JSON documents, each after its length; the second is the judge's own."""
+    """Standard input: two JSON documents, each after its length. The second is the judge's own."""
     sys.set_int_max_str_digits(0)
     request = decode(_take(int(_take(16), 16)).decode())
     how, phases = request["how"], request["phases"]
@@ -320,8 +329,8 @@ def main() -> None:
         _Answers(*_start(request["solution"], request["entry_point"], inputs, how["view"]))
         for _, inputs in phases
     ]
-    # PR_SET_DUMPABLE: no way in through /proc. Refused under Landlock, which shows no /proc anyway,
-    # but for descriptors that are no file's: hence the next line but one.
+    # PR_SET_DUMPABLE: closes the way in through /proc. Landlock refuses this call, but it hides
+    # /proc anyway, except descriptors that are not files. Hence the next line but one.
     ctypes.CDLL(None).prctl(4, 0, 0, 0, 0)
     secret = decode(_take(int(_take(16), 16)).decode())
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)  # the solution has not been started yet

@@ -1,10 +1,13 @@
-"""What runs in the sandbox for tasks whose test is a unittest class (BigCodeBench).
+"""What runs in the sandbox for tasks with a unittest class as test (BigCodeBench).
 
-Promises: every test of the class `TestCases` has run and passed, none was skipped, and neither
-builtins nor unittest were changed by the time they were needed. Standard library only: it is sent
-as text.
-Does not: withstand a solution that reaches into the frames of its test: the tests patch the
-solution's own names, so both are one module, as in BigCodeBench.
+Promises:
+- Every test of the class `TestCases` has run and passed, and none was skipped.
+- Neither builtins nor unittest were changed by the time they were needed.
+- It uses the standard library only, because it is sent as text.
+
+Does not:
+- Withstand a solution that reaches into the frames of its test. The tests patch the solution's
+  names, so both are in one module, as in BigCodeBench.
 """
 
 import builtins
@@ -29,7 +32,7 @@ _OWNERS = (
 
 
 class _Result(unittest.TestResult):
-    """Keeps the first line of the first error; unittest keeps whole tracebacks as text."""
+    """Keeps the first line of the first error. Unittest keeps whole tracebacks as text."""
 
     first = ""
 
@@ -56,7 +59,7 @@ def main() -> None:
     request = json.load(sys.stdin)
     leave, report = os._exit, sys.stderr.write
     os.environ["MPLBACKEND"] = "Agg"
-    os.mkdir(".bin")  # tests start `python`
+    os.mkdir(".bin")  # some tests start `python`
     os.symlink(sys.executable, ".bin/python")
     os.environ["PATH"] = f"{os.getcwd()}/.bin:{os.environ.get('PATH', '')}"
 

@@ -1,8 +1,10 @@
 """The formats of benchmarks, one module each.
 
-Promises: what a benchmark's own files say is read as it is; nothing of a task is rewritten but
-MBPP's prompts, which evalplus's format is given. A package adds a format by an entry point of the
-group `privcode.formats` (see `extensions`).
+Promises:
+- A benchmark's own files are read as they are. Only MBPP's prompts are rewritten, into evalplus's
+  format.
+- Another package adds a format by an entry point of the group `privcode.formats` (see
+  `extensions`).
 """
 
 from functools import cache
@@ -37,7 +39,7 @@ def format_named(name: str) -> Format:
     """The format of this name.
 
     Raises:
-        UserError: there is none.
+        UserError: there is no such format.
     """
     if name not in formats():
         raise UserError(f"format {name}: unknown; choose one of {', '.join(formats())}")
@@ -45,7 +47,10 @@ def format_named(name: str) -> Format:
 
 
 def format_of(row: Row) -> Format:
-    """The format of a file by its first row: the last that owns it, or HumanEval's, which then
-    says what the row lacks."""
+    """The format of a file, by its first row.
+
+    The last format that owns the row is taken. If none owns it, HumanEval's is taken, and its
+    error then says what the row lacks.
+    """
     owners = (found for found in reversed(list(formats().values())) if found.owns(row))
     return next(owners, humaneval.FORMAT)

@@ -1,7 +1,7 @@
 """MBPP+ arguments as Python values, and how answers to single tasks are compared.
 
-Promises: JSON has no tuples, sets or complex numbers; where MBPP's functions take them, the lists
-and strings of the file become them, as in evalplus (`data/mbpp.py`).
+Promises: JSON has no tuples, sets or complex numbers. Where MBPP's functions take these, the lists
+and strings of the file are converted, as in evalplus (`data/mbpp.py`).
 Does not: apply to HumanEval+, whose arguments are JSON values.
 """
 
@@ -25,7 +25,7 @@ _TUPLES_THROUGHOUT = {580, 615, 791}
 
 
 def _tuples(value: Any, *depths: int, at: int = 1) -> Any:
-    """`value` with its lists `depths` below the argument list made tuples; 1: the value itself."""
+    """`value` with its lists at `depths` made tuples. Depth 1 is the value itself."""
     if not isinstance(value, list) or at > max(depths):
         return value
     items = [_tuples(item, *depths, at=at + 1) for item in value]
@@ -70,13 +70,13 @@ def phases(task: Task) -> list[tuple[str, list[list[Any]]]]:
 
 _ORACLES = {
     "HumanEval/32": "root",  # any root of the polynomial
-    "Mbpp/164": "any",  # the tests of the original do not tell right from wrong
+    "Mbpp/164": "any",  # the original tests do not distinguish right answers from wrong ones
     "Mbpp/295": "zero",
     "Mbpp/558": "digits",
     "Mbpp/581": "pyramid",
 }
 _VIEWS = {
-    # The original's tests compare sets.
+    # The original tests compare sets.
     **dict.fromkeys([f"Mbpp/{n}" for n in (2, 7, 111, 140, 232, 249, 579, 769)], "set"),
     # The answer is a match of a regular expression, or None.
     **dict.fromkeys([f"Mbpp/{n}" for n in (737, 787, 794)], "not none"),

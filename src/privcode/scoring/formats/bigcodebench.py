@@ -10,7 +10,7 @@ from privcode.scoring.tasks import Task, function_name, text
 
 
 def _read(row: Row, where: str) -> Task:
-    """Complete and instruct are two prompts of one row; "hard" is a file of its own."""
+    """One row has two prompts: for complete and for instruct mode. "Hard" is a separate file."""
     return Task(
         task_id=text(row, "task_id", where),
         prompt=text(row, "complete_prompt", where),
@@ -24,7 +24,7 @@ def _read(row: Row, where: str) -> Task:
 
 
 def _program(task: Task, solution: str, prelude: str) -> Program:
-    head = f"{task.head.rstrip()}\n    pass\n"  # as BigCodeBench does by default
+    head = f"{task.head.rstrip()}\n    pass\n"  # BigCodeBench's default
     request = {"solution": f"{head}\n{solution}", "test": task.test}
     return Program("", driver("unittests"), stdin=json.dumps(request), checked=True)
 

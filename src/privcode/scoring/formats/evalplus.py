@@ -15,8 +15,8 @@ from privcode.scoring.formats.mbpp import cut_after_program
 from privcode.scoring.tasks import Cases, Task, function_name, text
 
 _MOST_DEPTH = 100
-# Thirty seconds for the solution, and as many for the reference that runs next to it: that of
-# Mbpp/599 takes half of them. That of Mbpp/255 takes over 2 GB.
+# Thirty seconds for the solution, and thirty for the reference that runs next to it. The reference
+# of Mbpp/599 takes half of them. The reference of Mbpp/255 takes over 2 GB.
 _LIMITS = Limits(cpu_seconds=60, wall_seconds=1440, memory_mb=4096)
 
 
@@ -48,13 +48,13 @@ def _reader(format: str) -> Callable[[Row, str], Task]:
 
 
 def _refuse_strange(task: Task, where: str) -> None:
-    """Refuse structured inputs that `phases` cannot make arguments of, or that nest too deeply."""
+    """Refuse structured inputs that `phases` cannot convert, or that are nested too deeply."""
     try:
         pending: list[tuple[int, Any]] = [(0, inputs) for _, inputs in phases(task)]
     except (ValueError, TypeError, LookupError, AttributeError, OverflowError):
         raise UserError(
-            f"{where}, field base_input, plus_input: are not what this task's function takes; take "
-            "the file as its owners publish it"
+            f"{where}, field base_input, plus_input: do not fit this task's function; use the "
+            "file as its owners publish it"
         ) from None
     while pending:
         depth, value = pending.pop()
@@ -84,7 +84,7 @@ def _sized(content: object) -> str:
 
 def _verdict(task: Task, outcome: Outcome) -> Verdict:
     said = _said(task, outcome.stdout) if outcome.status == "ok" else None
-    if said is None:  # no word from the judge
+    if said is None:  # the judge gave no verdict
         ended = "error" if outcome.status == "ok" else outcome.status
         found = word(outcome.status)
         return Verdict(False, ended, outcome.error or "NoVerdict", found, found)
@@ -98,7 +98,7 @@ _Said = tuple[Status, int | None, str]
 
 
 def _said(task: Task, stdout: str) -> tuple[_Said, _Said] | None:
-    """What the judge says of base and plus tests; None where it is not the judge who speaks."""
+    """The judge's verdict on base and plus tests. None if the output is not a judge's."""
     assert task.cases is not None
     try:
         found = json.loads(stdout)
@@ -116,7 +116,7 @@ def _said(task: Task, stdout: str) -> tuple[_Said, _Said] | None:
 
 
 def _clean(text: str) -> str:
-    """Without half surrogate pairs, which a class may have in its name and no file can hold."""
+    """The text without half surrogate pairs. A class name may have them, and no file can."""
     return text.encode(errors="replace").decode()
 
 

@@ -8,13 +8,13 @@ from privcode.files import Row
 from privcode.scoring.format import Format, driver
 from privcode.scoring.tasks import Task, function_name, text
 
-# A completion continues an indented body: any statement, decorator, comment or fence that starts
-# a line is a new top-level one. Closing brackets and quotes may stand there.
+# A completion continues an indented body. So a statement, decorator, comment or fence that starts
+# a line is a new top-level one. Closing brackets and quotes may start a line.
 _TOP_LEVEL = re.compile(r"\n(?=[A-Za-z_@#`<])")
 
 
 def read(row: Row, where: str) -> Task:
-    """One row: task_id, prompt, entry_point, test, and canonical_solution if it has one."""
+    """One row: task_id, prompt, entry_point, test, and canonical_solution if there is one."""
     task_id, prompt = (text(row, name, where) for name in ("task_id", "prompt"))
     entry_point, test = function_name(row, where), text(row, "test", where)
     canonical = row.get("canonical_solution")
@@ -28,7 +28,7 @@ def read(row: Row, where: str) -> Task:
 
 
 def asserts(solution: str, test: str, entry_point: str) -> Program:
-    """A program whose test runs in the solution's own process, and has to be reached."""
+    """A program whose test runs in the solution's own process and must be reached."""
     request = {"solution": solution, "test": test, "entry_point": entry_point}
     return Program("", driver("asserts"), stdin=json.dumps(request), checked=True)
 

@@ -1,4 +1,4 @@
-"""MBPP: assertions that call the function (arXiv 2108.07732); prompts as evalplus writes them."""
+"""MBPP: assertions that call the function (arXiv 2108.07732). Prompts have evalplus's form."""
 
 import ast
 import re
@@ -12,12 +12,12 @@ from privcode.scoring.formats.humaneval import asserts
 from privcode.scoring.tasks import UNREADABLE, Task, strings, text
 
 _DEFINITIONS = (ast.FunctionDef, ast.ClassDef)
-# After MBPP's docstring comes the whole program; these are evalplus's.
+# MBPP's docstring is followed by the whole program. These stops are evalplus's.
 _AFTER_PROGRAM = re.compile(r'\n(?="""|assert|if __name__|def main\(|print\(|```)')
 
 
 def read(row: Row, where: str) -> Task:
-    """Also the rows of the hub: `text` for `prompt` and `test_setup_code` in the full set."""
+    """Also reads the hub's rows: in the full set `text` for `prompt`, and `test_setup_code`."""
     number, tests = row.get("task_id"), strings(row, "test_list", where)
     code = text(row, "code", where)
     words = text(row, "prompt" if "prompt" in row else "text", where)

@@ -1,4 +1,4 @@
-"""MultiPL-E: HumanEval and MBPP in other languages; the exit code tells (arXiv 2208.08227)."""
+"""MultiPL-E: HumanEval and MBPP in other languages. The exit code decides (arXiv 2208.08227)."""
 
 from privcode.execution import Program
 from privcode.files import Row

@@ -2,38 +2,42 @@
 
     config = privcode.load_config("privcode.yaml")
     print(privcode.plan(config).cost())
-    privcode.Run(config, Path("runs/mine")).all()
+    with privcode.Run(config, Path("runs/mine")) as run:
+        run.all()
 
-Promises: these three names, and `__version__`. Everything is imported when it is first asked for.
+Promises: these six names, and `__version__`. Each is imported when it is first asked for.
 """
 
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from privcode.config import load_config
     from privcode.config import plan_of as plan
+    from privcode.execution import execute
+    from privcode.experiments.compare import compare
     from privcode.pipeline.run import Run
+    from privcode.scoring.evaluation import score
 
     __version__: str
 
-__all__ = ["Run", "__version__", "load_config", "plan"]
+__all__ = ["Run", "__version__", "compare", "execute", "load_config", "plan", "score"]
+_PLACES = {
+    "load_config": ("privcode.config", "load_config"),
+    "plan": ("privcode.config", "plan_of"),
+    "Run": ("privcode.pipeline.run", "Run"),
+    "compare": ("privcode.experiments.compare", "compare"),
+    "execute": ("privcode.execution", "execute"),
+    "score": ("privcode.scoring.evaluation", "score"),
+}
 
 
 def __getattr__(name: str) -> Any:
-    if name == "load_config":
-        from privcode.config import load_config
-
-        return load_config
-    if name == "plan":
-        from privcode.config import plan_of
-
-        return plan_of
-    if name == "Run":
-        from privcode.pipeline.run import Run
-
-        return Run
     if name == "__version__":
         from importlib.metadata import version
 
         return version("privcode")
-    raise AttributeError(f"module 'privcode' has no attribute {name!r}")
+    if name not in _PLACES:
+        raise AttributeError(f"module 'privcode' has no attribute {name!r}")
+    module, attribute = _PLACES[name]
+    return getattr(import_module(module), attribute)

@@ -62,8 +62,8 @@ def demo(
     check_folder(out)
     say("demo: untuned, PrivCode and non-private tuning side by side; five to ten minutes")
     facts = compare(prepare(out), out)
-    opened = Run.open(out / "privcode-eps4")
-    opened.release()
+    with Run.open(out / "privcode-eps4") as opened:
+        opened.release()
     page = opened.bundle / "report.html"
     comparison = out / "report.html"
     shown = f"""{text(facts)}

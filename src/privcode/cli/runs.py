@@ -24,19 +24,19 @@ STAGES = {
 
 def run(config: RunOrConfig, out: Out = None, as_json: Json = False) -> None:
     """All stages; called again, it goes on where it was."""
-    opened = opened_run(config, out)
-    opened.all()
-    say(f"run: {opened.report()}; next: privcode release {opened.out}")
-    _summary(opened, as_json)
+    with opened_run(config, out) as opened:
+        opened.all()
+        say(f"run: {opened.report()}; next: privcode release {opened.out}")
+        _summary(opened, as_json)
 
 
 def stage(name: str) -> Callable[..., None]:
     """The command of one stage."""
 
     def command(run: RunOrConfig, out: Out = None, as_json: Json = False) -> None:
-        opened = opened_run(run, out)
-        opened.do(name)
-        _summary(opened, as_json)
+        with opened_run(run, out) as opened:
+            opened.do(name)
+            _summary(opened, as_json)
 
     return command
 
@@ -45,8 +45,8 @@ def report(run: RunFolder, as_json: Json = False) -> None:
     """One page about a run: the guarantee, what survived, what the models reach, what leaked."""
     from privcode.pipeline.run import Run
 
-    opened = Run.open(run)
-    page = opened.report()
+    with Run.open(run) as opened:
+        page = opened.report()
     answer({"report": str(page)}, as_json, f"report {page}")
 
 
@@ -67,10 +67,10 @@ def release(
     from privcode.release.bundle import FACTS
     from privcode.release.page import loud
 
-    opened = Run.open(run)
-    stated = opened.bundle / FACTS
-    before = read_sealed(stated)["digest"] if stated.exists() else None
-    facts = opened.release(allow_reproducible_noise=allow_reproducible_noise, license=license)
+    with Run.open(run) as opened:
+        stated = opened.bundle / FACTS
+        before = read_sealed(stated)["digest"] if stated.exists() else None
+        facts = opened.release(allow_reproducible_noise=allow_reproducible_noise, license=license)
     if push_to_hub:
         from huggingface_hub import HfApi
 

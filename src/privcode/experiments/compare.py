@@ -57,23 +57,24 @@ def compare(config: Config, out: Path) -> dict[str, Any]:
     rows: dict[str, dict[str, Any]] = {}
     seconds = 0.0
     for name, arm in chosen.items():
-        run = Run.open(out / name)
-        found = results.evaluation(run)
-        taken = run.seconds()
-        seconds += sum(s for stage, s in taken.items() if stage not in arm.taken)
-        funnel, leaks = results.funnel(run), results.leaks(run)
-        rows[name] = row(
-            arm,
-            evaluation={task: models[arm.config.method] for task, models in found.items()},
-            junior={task: models["junior"] for task, models in found.items() if "junior" in models},
-            kept=funnel["accepted"] if funnel else None,
-            leaks=leaks and leaks["places"]["anywhere"],
-            seconds=round(sum(taken.values()), 1) if config.data.public else None,
-        )
-        if arm.donor:  # the arm has the donor's junior
-            scores = ("junior_pass@1", "junior_parse_rate")
-            rows[name] |= {score: rows[arm.donor][score] for score in scores}
-        run.close()
+        with Run.open(out / name) as run:
+            found = results.evaluation(run)
+            taken = run.seconds()
+            seconds += sum(s for stage, s in taken.items() if stage not in arm.taken)
+            funnel, leaks = results.funnel(run), results.leaks(run)
+            rows[name] = row(
+                arm,
+                evaluation={task: models[arm.config.method] for task, models in found.items()},
+                junior={
+                    task: models["junior"] for task, models in found.items() if "junior" in models
+                },
+                kept=funnel["accepted"] if funnel else None,
+                leaks=leaks and leaks["places"]["anywhere"],
+                seconds=round(sum(taken.values()), 1) if config.data.public else None,
+            )
+            if arm.donor:  # the arm has the donor's junior
+                scores = ("junior_pass@1", "junior_parse_rate")
+                rows[name] |= {score: rows[arm.donor][score] for score in scores}
     facts = {
         "rows": list(rows.values()),
         "table": table(list(rows.values())),
@@ -184,11 +185,8 @@ def _ready(out: Path, takeover: tuple[str, Sequence[str]] | None) -> bool:
 
 
 def _take_over(donor: Path, config: Config, out: Path, stages: Sequence[str]) -> None:
-    run = Run(config, out)
-    try:
+    with Run(config, out) as run:
         run.take_over(donor, stages)
-    finally:
-        run.close()
 
 
 def _start(out: Path, logs: Path, name: str, threads: int) -> subprocess.Popen[bytes]:

@@ -49,14 +49,11 @@ def sweep(config: Config, out: Path) -> dict[str, Any]:
     try:
         keep(out / "sweep.yaml", config)
         name = _best_trial(config, out) if config.privacy.trials else _best_of_all(config, out)
-        run = Run.open(out / name)
-        try:
+        with Run.open(out / name) as run:
             run.report()
             settings = {field: _value(run.config, field) for field in chosen.settings}
             score = _score(config, out / name)
             return results.summary(run) | {"settings": settings, "score": score}
-        finally:
-            run.close()
     finally:
         settle(out)
         os.close(held)

@@ -20,7 +20,7 @@ from contextlib import contextmanager
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from privcode import distributed
 from privcode.config import Config, dump_config, load_config
@@ -138,6 +138,12 @@ class Workspace:
             self._lock = lock(out)
         if not same:  # with nothing done, settings may still change
             write_text(kept, text)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
     def _begun(self) -> bool:
         """Whether there is anything here but what opening a run leaves."""

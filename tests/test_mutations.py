@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 import random
 import shutil
 from collections.abc import Iterator
@@ -179,6 +180,61 @@ def test_many_changed_documents_are_answers_or_one_line(
     made: Path, tmp_path: Path, name: str, seed: int
 ) -> None:
     case(made, tmp_path, name, seed)
+
+
+def damage(root: Path, rng: random.Random) -> None:
+    """Change what lies in a run or a bundle: not what a file says, but what it is."""
+    paths = sorted(path for path in root.rglob("*") if path.name != ".lock")
+    path = rng.choice(paths)
+    kind = rng.randrange(9)
+    if kind == 0:  # gone
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+    elif kind == 1 and path.is_file():  # cut off
+        path.write_bytes(path.read_bytes()[: rng.randrange(path.stat().st_size + 1)])
+    elif kind == 2 and path.is_file():  # one byte is another
+        data = bytearray(path.read_bytes() or b"x")
+        data[rng.randrange(len(data))] ^= 1 << rng.randrange(8)
+        path.write_bytes(data)
+    elif kind == 3 and path.is_file():  # a sparse file of a terabyte
+        with path.open("r+b") as file:
+            file.truncate(1 << 40)
+    elif kind == 4:  # one more, under a strange name
+        folder = path if path.is_dir() else path.parent
+        (folder / rng.choice(["x", ".x.tmp", "é\u202e", "-rf", "a b", "x" * 200])).write_text("x")
+    else:  # something else stands there
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+        target = rng.choice(["/etc/hostname", "/nowhere", "/", "."])
+        rng.choice([path.mkdir, lambda: path.symlink_to(target), lambda: os.mkfifo(path)])()
+
+
+def damaged_case(made: Path, tmp_path: Path, seed: int) -> None:
+    for command in ("verify bundle", *COMMANDS):
+        where = tmp_path / command
+        shutil.copytree(made / "release" if "bundle" in command else made, where)
+        damage(where, random.Random(seed))
+        before = snapshot(where)
+        code, _, err = privcode(command.split()[0], where)
+        if code:
+            assert "Traceback" not in refused(command.split()[0], where), err
+        if command.startswith("verify"):
+            assert snapshot(where) == before
+        shutil.rmtree(where)
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_a_damaged_run_or_bundle_is_an_answer_or_one_line(
+    made: Path, tmp_path: Path, seed: int
+) -> None:
+    damaged_case(made, tmp_path, seed)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("part", range(10))
+def test_many_damaged_runs_and_bundles_are_answers_or_one_line(
+    made: Path, tmp_path: Path, part: int
+) -> None:
+    for seed in range(1000 + 20 * part, 1020 + 20 * part):
+        damaged_case(made, tmp_path, seed)
 
 
 UNFINISHED = ("models/premium/adapter_config.json", "synthetic/accepted.jsonl")

@@ -3,6 +3,7 @@
 import io
 import os
 import signal
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stderr, redirect_stdout, suppress
 from pathlib import Path
@@ -72,6 +73,7 @@ def snapshot(root: Path) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for path in [root, *sorted(root.rglob("*"))]:
         facts = path.lstat()
-        content = path.read_bytes() if path.is_file() and not path.is_symlink() else None
+        whole = stat.S_ISREG(facts.st_mode) and facts.st_size < 1 << 30
+        content = path.read_bytes() if whole else facts.st_size
         found[str(path.relative_to(root))] = (facts.st_mode, facts.st_mtime_ns, content)
     return found

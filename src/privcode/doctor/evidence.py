@@ -146,7 +146,7 @@ def verify() -> str:
         card.write_text(card.read_text().replace("one record", "one company"))
         hashes = facts["files"] | {"README.md": sha256_file(card)}
         write_sealed(bundle / FACTS, facts | {"files": hashes})
-        expect(_noticed(check), "a card with another statement was not noticed")
+        expect(_noticed(check), "a card with another statement was missed")
     return (
         f"a changed byte in each of {len(files)} files of a bundle, and false statements under a "
         "new seal: noticed"

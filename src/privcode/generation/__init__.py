@@ -9,7 +9,10 @@ Does not: import any of them.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Protocol
+
+from privcode.models.settings import Dtype
 
 
 @dataclass(frozen=True)
@@ -25,6 +28,23 @@ class Sampling:
     max_new_tokens: int = 256
     n: int = 1
     seed: int = 0
+
+
+@dataclass(frozen=True)
+class Weights:
+    """The files of a model that is to be sampled.
+
+    Attributes:
+        model: the name of the model, or the folder of a whole one.
+        tokenizer: the name of the model that the tokenizer belongs to.
+        dtype: data type of the weights.
+        adapters: folders of PEFT adapters on `model`, in the order of their training.
+    """
+
+    model: str
+    tokenizer: str
+    dtype: Dtype
+    adapters: tuple[Path, ...] = ()
 
 
 class Generator(Protocol):

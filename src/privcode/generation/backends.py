@@ -9,32 +9,11 @@ Does not: load a model before it is asked for.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import cache
-from pathlib import Path
 
 from privcode.errors import UserError
 from privcode.extensions import with_added
-from privcode.generation import Generator
-from privcode.models.settings import Dtype
-
-
-@dataclass(frozen=True)
-class Weights:
-    """The files of a model that is to be sampled.
-
-    Attributes:
-        model: the name of the model, or the folder of a whole one.
-        tokenizer: the name of the model that the tokenizer belongs to.
-        dtype: data type of the weights.
-        adapters: folders of PEFT adapters on `model`, in the order of their training.
-    """
-
-    model: str
-    tokenizer: str
-    dtype: Dtype
-    adapters: tuple[Path, ...] = ()
-
+from privcode.generation import Generator, Weights
 
 Backend = Callable[[Weights, int], Generator]
 """Makes a generator from a model's files and a batch size (sequences)."""

@@ -21,8 +21,7 @@ from torch.nn.utils.rnn import pad_sequence
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from privcode.errors import UserError
-from privcode.generation import Sampling
-from privcode.generation.backends import Weights
+from privcode.generation import Sampling, Weights
 from privcode.models import (
     context_length,
     end_tokens,

@@ -11,8 +11,7 @@ from typing import Any
 
 from privcode.console import progress_bar
 from privcode.data.records import Record, Unit
-from privcode.generation import Generator, Sampling
-from privcode.generation.backends import Weights
+from privcode.generation import Generator, Sampling, Weights
 from privcode.generation.local import LocalGenerator, load
 from privcode.models import attach_lora, load_adapter, load_model, render, save_model
 from privcode.models.settings import Model

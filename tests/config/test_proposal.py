@@ -368,7 +368,7 @@ def test_no_length_of_a_record_shows_in_the_draft() -> None:
     config = filled(written)
     for section in (config.junior, config.premium):
         assert section.max_tokens == 1024
-        assert section.max_tokens <= context_length(load_model(section.model))
+        assert section.max_tokens <= context_length(load_model(section.model).config)
 
 
 def test_the_owner_decides_about_prompts_or_the_config_is_refused(tmp_path: Path) -> None:

@@ -79,7 +79,7 @@ class LocalGenerator:
         output = self.model.generate(
             input_ids=pad_sequence(ids, True, self.tokenizer.pad_token_id, "left"),
             attention_mask=pad_sequence([torch.ones_like(row) for row in ids], True, 0, "left"),
-            generation_config=self._config(sampling, context_length(self.model) - longest),
+            generation_config=self._config(sampling, context_length(self.model.config) - longest),
         )
         texts: list[str] = self.tokenizer.batch_decode(
             output[:, longest:], skip_special_tokens=True, clean_up_tokenization_spaces=False
@@ -111,10 +111,10 @@ class LocalGenerator:
 
     def fits(self, prompt: str) -> bool:
         """Whether `prompt` leaves room for an answer in the model's context."""
-        return len(prompt_tokens(self.tokenizer, prompt)) < context_length(self.model)
+        return len(prompt_tokens(self.tokenizer, prompt)) < context_length(self.model.config)
 
     def _check_lengths(self, encoded: list[list[int]]) -> None:
-        context = context_length(self.model)
+        context = context_length(self.model.config)
         for number, ids in enumerate(encoded, start=1):
             if not ids:
                 raise UserError(f"prompt {number} of the chunk is empty; give it some text")

@@ -36,6 +36,9 @@ from privcode.models.settings import Dtype
 
 LORA_TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 
+UNLIMITED = 1 << 40
+"""Tokens: more than any text has."""
+
 _BUNDLED = "bundled:"
 _ASSETS = Path(__file__).parents[1] / "assets"
 # What the libraries raise for a missing, half-written or unsupported model.
@@ -136,7 +139,7 @@ def sizes(name: str, r: int, targets: list[str] | None = None) -> tuple[int, int
     Raises:
         UserError: the config is not on this machine or not supported; also as for `attach_lora`.
     """
-    config = _load(AutoConfig, "model", name, local_files_only=True)
+    config = load_config(name)
     with torch.device("meta"):
         try:
             model = AutoModelForCausalLM.from_config(config)
@@ -212,9 +215,22 @@ def public_name(model: str) -> str:
     return Path(model).name if Path(model).is_absolute() or os.path.exists(model) else model
 
 
-def context_length(model: PreTrainedModel | PeftModel) -> int:
-    """The most tokens, prompt and answer together, that `model` was made for."""
-    return int(model.config.get_text_config().max_position_embeddings)
+def context_length(config: Any) -> int:
+    """The most tokens, prompt and answer together, of a model with this configuration.
+
+    `UNLIMITED` for a model without such a number: one with ALiBi, or a state-space model.
+    """
+    text = config.get_text_config()
+    return int(getattr(text, "max_position_embeddings", None) or UNLIMITED)
+
+
+def load_config(name: str) -> Any:
+    """The configuration of model `name`, which is on this machine.
+
+    Raises:
+        UserError: it is not, or cannot be read.
+    """
+    return _load(AutoConfig, "model", name, local_files_only=True)
 
 
 def _load(kind: Any, noun: str, name: str, **options: Any) -> Any:

@@ -15,7 +15,7 @@ from privcode.errors import UserError
 from privcode.execution import Limits, Program, execute, unsupported, wrong_names
 from privcode.files import CODE, read_bytes, read_text
 from privcode.generation.backends import backend_named
-from privcode.models import check_model, load_tokenizer
+from privcode.models import facts
 from privcode.privacy.registry import check
 from privcode.scoring import Task, load_tasks
 from privcode.scoring.settings import Evaluate, TaskFile
@@ -50,9 +50,9 @@ def refuse_early(config: Config, todo: Sequence[str]) -> None:
         for file in config.evaluate.tasks:
             tasks_of(file)
             text_of(file.prelude)
-    for section in (config.junior, config.premium) if todo else ():
-        load_tokenizer(section.model)
-        check_model(section.model, section.dtype)
+    if todo:
+        facts.check(config.junior, "junior")
+        facts.check(config.premium, "premium")
 
 
 def _trial_program(section: Execution | Evaluate) -> None:

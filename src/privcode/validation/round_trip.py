@@ -47,7 +47,7 @@ def scorer(
             not installed.
     """
     similarity = _similarity(settings)
-    context = context_length(model)
+    context = context_length(model.config)
 
     def length(prompt: str, code: str) -> int:
         text = render(settings.template, code=code)
@@ -210,7 +210,7 @@ def likelihood(
         UserError: the template has only {code}, a prompt is empty, or a pair is longer than the
             model's context.
     """
-    context = context_length(model)
+    context = context_length(model.config)
     empty = prompt_tokens(tokenizer, render(template, code=""))
     if not empty:
         raise UserError("round-trip template: holds nothing but {code}; add words around it")

@@ -1,4 +1,7 @@
-"""Model-written programs, run inside a sandbox or not at all (promise 8 of the design)."""
+"""Model-written programs, run inside a sandbox or not at all.
+
+It is promise 8 of docs/explanation/the-guarantee.md.
+"""
 
 from privcode.execution._choice import Availability, choose_sandbox, sandboxes
 from privcode.execution._file import execute_file, wrong_names

@@ -1,6 +1,8 @@
 """What other runs spent on the data of a run, from its directory and its config.
 
-Does not: decide what counts; `privacy.spending` does.
+It finds the runs next to a run, and asks `privacy.spending` about them.
+
+Does not: decide what counts. `privacy.spending` does, and `privacy.sketch` compares the data.
 """
 
 from pathlib import Path

@@ -3,7 +3,8 @@
 Promises:
 - Independent N(0, stdev²) draws in double precision, by Box and Muller's method from 63-bit
   uniforms.
-- As many numbers as asked for, from the given stream, eight bytes each.
+- As many numbers as asked for, from the given stream, eight bytes each. `randomness` makes the
+  stream, by default from the operating system's cryptographic generator.
 
 Does not: defend against attacks on floating-point Gaussians (Mironov 2012) beyond drawing in
 double precision. Tails end at 9.3 standard deviations: docs/explanation/the-guarantee.md says

@@ -1,4 +1,4 @@
-"""Release: what may leave the building, in one folder that its recipient can check.
+"""Making a bundle, and what its recipient recomputes: `release` and `verify_bundle`.
 
 Promises:
 - A bundle holds the accepted pairs, the tuned premium adapter, a dataset card, a report and

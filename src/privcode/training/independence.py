@@ -1,4 +1,4 @@
-"""Does a record's contribution depend on that record and the model alone, to the bit?
+"""The trial of a model: does a record's contribution depend on it and the model alone, to the bit?
 
 Promises:
 - `grouping_of` finds how the records of a step may share a batch without influencing each other's

@@ -76,7 +76,7 @@ def at_terminal() -> bool:
         return False
 
 
-NOT_SHOWN = "Figures about the private data are shown at a terminal only; this is none."
+NOT_SHOWN = "Figures about the private data are shown only at a terminal, and this is not one."
 
 
 def say_private(figures: Callable[[], str]) -> None:

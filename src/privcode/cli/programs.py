@@ -100,10 +100,11 @@ def _score_text(facts: dict[str, Any]) -> str:
     rates = ", ".join(f"{n} {v:.4f}" for n, v in facts.items() if "pass@" in n)
     errors = ", ".join(f"{name} {count}" for name, count in facts["errors"].items())
     truth = facts["conditions"]["ground_truth"]
+    own = f"of their own solutions {truth['passed']} of {truth['checked']} pass here"
     lines = [
         f"{rates} of {facts['tasks']} tasks, {facts['samples']} samples",
-        f"tasks   {facts['conditions']['format']}; of their own solutions "
-        f"{truth['passed']} of {truth['checked']} pass here",
+        f"tasks   {facts['conditions']['format']}; "
+        f"{own if truth['checked'] else 'they have no solutions of their own to check'}",
         f"errors  {errors or 'none'}",
         f"results {facts['results'][0]}",
         f"        {facts['results'][1]} (as evalplus writes them)",

@@ -40,7 +40,14 @@ def load_tasks(
     for number, row in read_rows(str(source)):
         where = f"{source}, row {number}"
         known = known or format_of(row)
-        task = known.read(row, where)
+        try:
+            task = known.read(row, where)
+        except UserError as error:
+            if format is None and number == 1 and not known.owns(row):
+                raise UserError(
+                    f"{error}; no format is known by these fields, so it was read as {known.name}"
+                ) from error
+            raise
         if task.task_id in tasks:
             raise UserError(f"{where}, field task_id: comes twice; give each task its own id")
         tasks[task.task_id] = task

@@ -42,6 +42,11 @@ def format_named(name: str) -> Format:
         UserError: there is no such format.
     """
     if name not in formats():
+        for entry, found in formats().items():
+            if found.name == name:
+                raise UserError(
+                    f"format {name}: its entry point is named {entry}; give both the same name"
+                )
         raise UserError(f"format {name}: unknown; choose one of {', '.join(formats())}")
     return formats()[name]
 

@@ -1,10 +1,12 @@
 """The methods side by side: arms made from one config, and the table of what they reached.
 
-Promises: arms differ in what their name says and in nothing else, but for what `compare.settings`
-gives a method of its own; every arm is a whole run, so that what is compared is what a user would
-have run; stages whose every input is the same are taken over from an earlier arm; figures over
-several seeds come with their 95 % interval and the number of seeds.
-Does not: choose settings: one learning rate may suit one method and not another.
+Promises:
+- Arms differ only in what their name says, and in what `compare.settings` gives to one method.
+- Every arm is a whole run. So what is compared is what a user would have run.
+- A stage is taken over from an earlier arm if all of its inputs are the same.
+- Figures over several seeds come with their 95 % interval and the number of seeds.
+
+Does not: choose settings. One learning rate may suit one method and not another.
 """
 
 import math

@@ -1,10 +1,15 @@
 """Before a run spends anything: its name, its place in the user's registry, its ledger.
 
-Promises: a run is registered before its ledger begins, and its ledger begins before a step is
-taken, so a crash in between counts a run too many, never one too few; a run that goes on in another
-place than it began counts as one more; a trial of a sweep is paid for once, and is one that the
-sweep drew, with the settings that it drew.
-Does not: account for what was spent (`results` and `privacy.accounting` do).
+Promises:
+- A run is registered before its ledger begins, and its ledger begins before a step is taken. So a
+  crash in between counts one run too many, never one too few.
+- A run that is continued in another place counts as one run more.
+- A trial of a sweep is paid for once. It is one that the sweep drew, with the settings that it
+  drew.
+
+Does not:
+- Write a line for each step: `training.dp_sgd` does, in `privacy.ledger`.
+- Account for what was spent: `results` and `privacy.accounting` do.
 """
 
 import hashlib

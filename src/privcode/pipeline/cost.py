@@ -1,9 +1,12 @@
 """What runs would cost in computing, by arithmetic from their configs.
 
-Promises: made from declared, public numbers alone, never from private records; every text is
-counted at the longest that the config allows, so operations are an upper bound; a model's size is
-that of its config, or what its name says, and then that is told; what is not counted is named.
-Does not: measure anything. Operations are those of the weights: attention between tokens, the
+Promises:
+- Costs are made from declared, public numbers alone, never from private records.
+- Every text is counted at the longest that the config allows. So operations are an upper bound.
+- A model's size is that of its config. Without a config the name gives it, and the output says so.
+- What is not counted is named.
+
+Does not: measure anything. Operations are those of the weights. Attention between tokens, the
 adapter, similarity models and the programs that are run come on top.
 """
 

@@ -1,11 +1,14 @@
 """The directory of a run: who may work in it, what was done in it, and whether it is unchanged.
 
-Promises: one process works in it at a time (or the ranks of one torchrun, of which only the first
-writes); settings that differ from those it was begun with are
-refused; a stage that is done is not done again while its files are the same, and is refused when
-they are not; `private/` has mode 0700, and hashes of what lies in it stay in it, and so do the
-times that stages took: reading takes longer where a record is long. What is public has one
-constant time after each stage.
+Promises:
+- One process works in it at a time, or the ranks of one torchrun. Of these only the first writes.
+- Settings that differ from those that it was begun with are refused.
+- A stage that is done is not done again while its files are the same. If they changed, the run is
+  refused.
+- `private/` has mode 0700. Hashes of what lies in it stay in it. The times that stages took stay
+  in it too, because reading takes longer where a record is long.
+- Public files have one constant time after each stage.
+
 Does not: know what a stage does.
 """
 

@@ -37,6 +37,21 @@ def test_every_unit_is_drawn_at_the_rate_and_independently_of_its_neighbour() ->
     assert abs(together - rate**2) < bound
 
 
+@pytest.mark.parametrize("present", [10, 2_000, 20_000])
+def test_the_rate_comes_from_the_declared_size_and_not_from_the_units_there_are(
+    present: int,
+) -> None:
+    plan = make_plan(
+        epsilon=None, noise_multiplier=1.0, delta=1e-6, units=10_000, batch=1_000, steps=1
+    )
+    assert plan.sampling_rate == 0.1
+    randomness = Randomness(7)
+    steps = 200_000 // present
+    drawn = sum(len(plan.sample(present, step, randomness)) for step in range(steps))
+    spread = (200_000 * 0.1 * 0.9) ** 0.5
+    assert abs(drawn - 20_000) < 5 * spread
+
+
 @pytest.mark.parametrize("seed", [None, 7])
 def test_the_plan_draws_each_unit_whoever_else_and_whenever_it_was_drawn(seed: int | None) -> None:
     units, rate, steps = 200, 0.1, 3_000

@@ -23,6 +23,7 @@ from privcode.errors import UserError
 from privcode.execution import Limits, execute
 from privcode.files import read_json, write_json
 from privcode.privacy.registry import registry
+from privcode.scoring.formats import format_named
 from privcode.scoring.programs import program_for, unsupported, verdict
 from privcode.scoring.tasks import Task
 
@@ -127,6 +128,9 @@ def _refusal(truth: GroundTruth) -> str:
 def _note(
     tasks: Sequence[Task], prelude: str, limits: Limits, unsupported: dict[str, str]
 ) -> Path | None:
+    formats = {format_named(task.format) for task in tasks}
+    if not all(f.program.__module__.startswith("privcode.") for f in formats):
+        return None  # another package's, whose judge may change between two runs
     ours = sorted(Path(__file__).parent.glob("[df]*/*.py"))  # drivers and formats
     parts = [
         json.dumps([asdict(task) for task in tasks], sort_keys=True),

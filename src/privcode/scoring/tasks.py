@@ -50,12 +50,14 @@ class Task:
     stop: tuple[str, ...] = ()
     """MultiPL-E: the texts at which a completion ends."""
     cases: Cases | None = None
+    words: bool = False
+    """Whether the prompt is plain language, so that a sample is a whole program."""
 
     @property
     def prompt_is_code(self) -> bool:
         """Whether a completion is appended to the prompt. HumanEval prompts may be plain words."""
         if self.format not in ("humaneval", "humaneval+"):
-            return True
+            return not self.words
         return re.search(rf"^(def|class) {self.entry_point}\b", self.prompt, re.M) is not None
 
     @property

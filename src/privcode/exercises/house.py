@@ -1,8 +1,8 @@
-"""The in-house library that the private records of the exercise world use.
+"""The in-house library that the private records of the exercise world are written against.
 
-A ledger is changed in place, and one reducer then closes it. A solution is marked `audited` and
-returns its value in an `Outcome`. The text of this module is the prelude of every private program.
-So it imports nothing, and it is as bare as in-house code often is.
+A ledger is changed in place and then closed by one reducer; a solution is marked `audited` and
+hands its value back in an `Outcome`. The text of this module is the prelude of every private
+program, so it imports nothing and stays as bare as in-house code tends to be.
 """
 
 # mypy: disable-error-code="no-untyped-def"
@@ -54,7 +54,7 @@ class Ledger:
 
 
 class Outcome:
-    """The value of a solution. It equals another outcome of the same type and value."""
+    """The value of a solution; equal to another outcome of the same type and value."""
 
     def __init__(self, value):
         self.value = value
@@ -78,11 +78,11 @@ class Outcome:
 
 
 def audited(function):
-    """Mark a solution as one that goes through the audit."""
+    """Mark a solution as going through the audit."""
     function.audited = True
     return function
 
 
 def connect(key):
-    """Stand in for a vault's client: no network, and a balance that depends on the key alone."""
+    """Stand in for a vault's client: no network, a balance that depends on the key alone."""
     return sum(key.encode())

@@ -43,6 +43,18 @@ def with_added(kind: Kind, own: Mapping[str, T], shape: type[Any]) -> dict[str, 
     return found
 
 
+def named(found: Mapping[str, T], name: str, field: str) -> T:
+    """The one of this name.
+
+    Raises:
+        UserError: there is none. The message begins with `field`.
+    """
+    if name not in found:
+        known = ", ".join(found) or "none is installed"
+        raise UserError(f"{field}: {name} is unknown; known: {known}")
+    return found[name]
+
+
 _REMEDY = "uninstall or update that package"
 
 

@@ -11,8 +11,7 @@ from functools import cache
 from typing import Any
 
 from privcode.audit.measure import Target
-from privcode.errors import UserError
-from privcode.extensions import with_added
+from privcode.extensions import named, with_added
 
 Attack = Callable[[Sequence[Target]], dict[str, Any]]
 """The models under attack, to figures that JSON can hold."""
@@ -29,8 +28,4 @@ def named_attacks(names: Sequence[str]) -> dict[str, Attack]:
     Raises:
         UserError: there is none of a name, or it cannot be used.
     """
-    for name in names:
-        if name not in _added():
-            known = ", ".join(_added()) or "none is installed"
-            raise UserError(f"audit.attacks: {name} is unknown; known: {known}")
-    return {name: _added()[name] for name in names}
+    return {name: named(_added(), name, "audit.attacks") for name in names}

@@ -48,8 +48,8 @@ def _why_not(sandbox: Sandbox) -> str:
     try:
         outcome, _ = server.do(Task("probe", Limits(), code, checked=True))
     except SandboxFailure as failure:
-        mend = "allow user namespaces, as docs/reference/sandbox.md says, or use another"
-        return f"does not start here ({failure}); {mend}"
+        remedy = "allow user namespaces, as docs/reference/sandbox.md says, or use another"
+        return f"does not start here ({failure}); {remedy}"
     finally:
         server.close()
     return "" if outcome.status == "ok" else f"a trial program failed ({outcome.error})"

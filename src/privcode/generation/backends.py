@@ -11,8 +11,7 @@ Does not: load a model before it is asked for.
 from collections.abc import Callable
 from functools import cache
 
-from privcode.errors import UserError
-from privcode.extensions import with_added
+from privcode.extensions import named, with_added
 from privcode.generation import Generator, Weights
 
 Backend = Callable[[Weights, int], Generator]
@@ -41,6 +40,4 @@ def backend_named(name: str, field: str) -> Backend:
     Raises:
         UserError: there is no such backend. The message begins with `field`.
     """
-    if name not in backends():
-        raise UserError(f"{field}: {name} is unknown; known: {', '.join(backends())}")
-    return backends()[name]
+    return named(backends(), name, field)

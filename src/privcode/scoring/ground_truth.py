@@ -114,14 +114,14 @@ def _refusal(truth: GroundTruth) -> str:
     )
     rest = "; and others" if len(reasons) > len(most) else ""
     libraries = any(" pip install " in why for why in truth.failed.values())
-    mend = (
+    remedy = (
         "install these, or take --stdlib-only (in a config, stdlib_only)"
         if libraries
         else "fix this machine or the tasks"
     )
     return (
         f"the tasks' own solutions pass for {truth.passed} of {truth.checked} tasks here, so a "
-        f"score would mean little: {shown}{rest}; {mend}"
+        f"score would mean little: {shown}{rest}; {remedy}"
     )
 
 

@@ -13,9 +13,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 
-from privcode.errors import UserError
 from privcode.execution import Outcome, Program
-from privcode.extensions import with_added
+from privcode.extensions import named, with_added
 from privcode.languages import canonical_language
 from privcode.validation.round_trip import Scorer
 
@@ -116,8 +115,4 @@ def named_filters(names: Sequence[str]) -> list[Filter]:
     Raises:
         UserError: there is no filter of a name, or a filter cannot be used.
     """
-    for name in names:
-        if name not in _added():
-            known = ", ".join(_added()) or "none is installed"
-            raise UserError(f"validate.filters: {name} is unknown; known: {known}")
-    return [_added()[name] for name in names]
+    return [named(_added(), name, "validate.filters") for name in names]

@@ -22,7 +22,11 @@ from privcode.privacy.plan import make_plan
 from privcode.training.settings import Boost
 from privcode.training.tuning import boost
 
-TEMPLATE = "Question: {prompt}\n\nAnswer:\n"
+
+def asking(prompt: str) -> str:
+    return f"Question: {prompt}\n\nAnswer:\n"
+
+
 CANDIDATES = 150
 
 
@@ -32,7 +36,7 @@ def untuned() -> LocalGenerator:
 
 def tune(folder: Path, pairs: list[tuple[str, str]], epochs: int) -> Callable[[], LocalGenerator]:
     """The junior after plain tuning on `pairs`, without privacy."""
-    rendered = [(TEMPLATE.replace("{prompt}", prompt), code) for prompt, code in pairs]
+    rendered = [(asking(prompt), code) for prompt, code in pairs]
     boost(
         load_model("bundled:junior"),
         load_tokenizer("bundled:junior"),
@@ -53,7 +57,7 @@ def tune(folder: Path, pairs: list[tuple[str, str]], epochs: int) -> Callable[[]
 
 
 def target(tuned: Callable[[], LocalGenerator], max_tokens: int = 512) -> Target:
-    return Target("model", lambda prompts: prompts, tuned, untuned, TEMPLATE, max_tokens, 32)
+    return Target("model", lambda prompts: prompts, tuned, untuned, asking, max_tokens, 32)
 
 
 def by_kind(found: dict[str, Any]) -> dict[str, float]:
@@ -112,7 +116,7 @@ def test_membership_is_seen_where_records_were_memorised_and_not_before(tmp_path
     members, others = sides(inside, outside, seed=0)
     assert len(members) == len(others) == 20
     done: list[int] = []
-    attacked = [target(tuned), Target("same", lambda p: p, untuned, untuned, TEMPLATE, 512, 32)]
+    attacked = [target(tuned), Target("same", lambda p: p, untuned, untuned, asking, 512, 32)]
     facts, curves = membership(members, others, attacked, done.append)
     assert sum(done) == 2 * 2 * 80
     for score in ("loss", "min-20%", "reference"):

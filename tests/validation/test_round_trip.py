@@ -11,6 +11,7 @@ from privcode.generation import Sampling
 from privcode.generation.local import LocalGenerator
 from privcode.models import load_model, load_tokenizer
 from privcode.validation.round_trip import (
+    Asking,
     bertscore,
     best_similarity,
     describe,
@@ -19,8 +20,11 @@ from privcode.validation.round_trip import (
 )
 
 torch.set_num_threads(1)
-TEMPLATE = "Answer:\n{code}\n\nQuestion:\n"
 PAIRS = [(pair.prompt, pair.code) for pair in islice(public_documents(11), 40)]
+
+
+def question(code: str) -> str:
+    return f"Answer:\n{code}\n\nQuestion:\n"
 
 
 @pytest.fixture(scope="module")
@@ -36,8 +40,8 @@ def model() -> Any:
 def test_the_right_prompt_is_likelier_than_a_shuffled_one(model: Any, tokenizer: Any) -> None:
     prompts, codes = zip(*PAIRS, strict=True)
     shuffled = prompts[7:] + prompts[:7]
-    right = likelihood(model, tokenizer, PAIRS, TEMPLATE)
-    wrong = likelihood(model, tokenizer, list(zip(shuffled, codes, strict=True)), TEMPLATE)
+    right = likelihood(model, tokenizer, PAIRS, question)
+    wrong = likelihood(model, tokenizer, list(zip(shuffled, codes, strict=True)), question)
     wins = sum(a > b for a, b in zip(right, wrong, strict=True))
     assert wins >= 36
     assert sum(score > 0 for score in right) >= 36
@@ -60,7 +64,7 @@ def test_likelihood_is_the_difference_of_two_means_over_the_prompts_tokens(
         return total / len(target)
 
     expected = mean(f"Answer:\n{code}\n\nQuestion:\n") - mean("Answer:\n\n\nQuestion:\n")
-    assert likelihood(model, tokenizer, [(prompt, code)], TEMPLATE) == [
+    assert likelihood(model, tokenizer, [(prompt, code)], question) == [
         pytest.approx(expected, abs=1e-4)
     ]
 
@@ -69,36 +73,36 @@ def test_likelihood_does_not_depend_on_the_batch_and_keeps_the_order(
     model: Any, tokenizer: Any
 ) -> None:
     finished: list[int] = []
-    together = likelihood(model, tokenizer, PAIRS[:7], TEMPLATE, 3, finished.append)
-    alone = [likelihood(model, tokenizer, [pair], TEMPLATE)[0] for pair in PAIRS[:7]]
+    together = likelihood(model, tokenizer, PAIRS[:7], question, 3, finished.append)
+    alone = [likelihood(model, tokenizer, [pair], question)[0] for pair in PAIRS[:7]]
     assert together == pytest.approx(alone, abs=1e-4)
     assert finished == [3, 3, 1]
 
 
 def test_code_that_is_empty_tells_nothing(model: Any, tokenizer: Any) -> None:
-    assert likelihood(model, tokenizer, [(PAIRS[0][0], "")], TEMPLATE) == pytest.approx([0])
+    assert likelihood(model, tokenizer, [(PAIRS[0][0], "")], question) == pytest.approx([0])
 
 
 @pytest.mark.parametrize(
-    ("pair", "template", "fault"),
+    ("pair", "asking", "fault"),
     [
-        (("", "pass"), TEMPLATE, "pair 2 .* empty prompt"),
-        (("p", "x = 1\n" * 600), TEMPLATE, "pair 2 .* context is 1024"),
-        (("p", "pass"), "{code}", "template"),
+        (("", "pass"), question, "pair 2 .* empty prompt"),
+        (("p", "x = 1\n" * 600), question, "pair 2 .* context is 1024"),
+        (("p", "pass"), str, "template"),
     ],
 )
 def test_a_pair_that_cannot_be_scored_is_named_by_number(
-    model: Any, tokenizer: Any, pair: tuple[str, str], template: str, fault: str
+    model: Any, tokenizer: Any, pair: tuple[str, str], asking: Asking, fault: str
 ) -> None:
     with pytest.raises(UserError, match=fault):
-        likelihood(model, tokenizer, [PAIRS[0], pair], template)
+        likelihood(model, tokenizer, [PAIRS[0], pair], asking)
 
 
 def test_descriptions_are_nearer_to_their_own_prompt(model: Any, tokenizer: Any) -> None:
     prompts, codes = (list(column) for column in zip(*PAIRS[:8], strict=True))
     generator = LocalGenerator(model, tokenizer)
     sampling = Sampling(temperature=0.8, max_new_tokens=80, n=2)
-    descriptions = describe(generator, codes, TEMPLATE, sampling)
+    descriptions = describe(generator, codes, question, sampling)
     assert [len(texts) for texts in descriptions] == [2] * 8
     similarity = embeddings("bundled:premium")
     own = best_similarity(similarity, descriptions, prompts)

@@ -161,3 +161,20 @@ def test_a_filter_that_leaves_a_candidate_out_is_refused() -> None:
 def test_a_filter_that_nothing_installed_is_refused() -> None:
     with pytest.raises(UserError, match=r"validate\.filters: house_style is unknown"):
         named_filters(["house_style"])
+
+
+def test_code_that_fills_a_gap_is_judged_with_the_code_around_it() -> None:
+    seen = []
+
+    def look(candidates: Sequence[Candidate], chunk: int) -> list[Finding]:
+        seen.extend((c.code, c.language) for c in candidates)
+        return [Finding() for _ in candidates]
+
+    rows = [
+        {"id": "a", "prompt": "x = [<FILL_ME>]\n", "completion": "1"},
+        {"id": "b", "prompt": "x = ", "completion": "2\n"},
+        {"id": "c", "prompt": "x<FILL_ME>", "completion": " \n"},
+    ]
+    verdicts = judge(rows, language="python", filters=[look], template="fim")
+    assert seen == [("x = [1]\n", "python"), ("x = 2\n", "python")]
+    assert [v["reason"] for v in verdicts] == ["", "", "no code"]

@@ -42,7 +42,7 @@ class Target:
         name: "junior" or "tuned model".
         ask: prompts to everything that the model answered.
         tuned, untuned: load the model.
-        template: how prompts are put to it.
+        asking: puts a prompt to it; see `models.asking`.
         max_tokens: longer records were cut in training, or left out.
         batch_size: examples scored at a time.
     """
@@ -51,7 +51,7 @@ class Target:
     ask: Callable[[list[str]], list[str]]
     tuned: Callable[[], LocalGenerator]
     untuned: Callable[[], LocalGenerator]
-    template: str
+    asking: Callable[[str], str]
     max_tokens: int
     batch_size: int
 
@@ -60,7 +60,7 @@ class Target:
     ) -> list[tuple[np.ndarray, bool]]:
         """`record_log_probabilities` under `generator`, of records as this target saw them."""
         return record_log_probabilities(
-            generator, records, self.template, self.max_tokens, self.batch_size, progress
+            generator, records, self.asking, self.max_tokens, self.batch_size, progress
         )
 
 

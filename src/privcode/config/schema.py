@@ -6,6 +6,7 @@ Does not: read data or models. Everything that affects the guarantee is in `priv
 
 import os
 from collections.abc import Iterator
+from typing import Any
 
 from pydantic import Field, model_validator
 
@@ -15,6 +16,7 @@ from privcode.data.settings import Data, Prompts
 from privcode.fields import Section
 from privcode.generation.settings import Synthesize
 from privcode.models.settings import Model
+from privcode.models.templates import CHAT, is_chat, is_fim
 from privcode.privacy.plan import PrivacyPlan, make_plan
 from privcode.privacy.settings import Privacy
 from privcode.scoring.settings import Evaluate
@@ -62,12 +64,29 @@ class Config(Section):
             )
         if 2 * self.audit.holdout > self.privacy.units:
             raise ValueError("audit.holdout: is more than half of privacy.units; hold out fewer")
+        self._fills_gaps()
         if self.method in ("jft", "nondpft") and not self.data.public:
             raise ValueError(
                 f"method {self.method} trains without privacy, so what it prints would be computed "
                 "from private records; it needs data.public: true"
             )
         return self
+
+    def _fills_gaps(self) -> None:
+        """Refuse what makes no sense where models fill gaps in code."""
+        fills = is_fim(self.junior.template)
+        if fills != is_fim(self.premium.template):
+            raise ValueError(
+                "premium.template: junior and premium must both fill gaps (fim), or none; they "
+                "get the same prompts"
+            )
+        if fills and self.validate_.round_trip.method != "off":
+            raise ValueError(
+                'validate.round_trip.method: must be "off" for template fim; no words describe a '
+                "gap"
+            )
+        if fills and any(task.mode == "instruct" for task in self.evaluate.tasks):
+            raise ValueError("evaluate.tasks: mode must be complete for template fim")
 
     def _public_files(self) -> Iterator[tuple[str, str]]:
         """The files that a run treats as public: field, name."""
@@ -89,10 +108,21 @@ class Config(Section):
         return self.junior if "junior" in label else self.premium
 
     @property
-    def describer(self) -> str | None:
-        """The model that describes code in words for the round trip. None if there is none."""
-        trip = self.validate_.round_trip
-        return None if trip.method == "off" else trip.describer or self.premium.model
+    def describer(self) -> Model | None:
+        """The model that describes code in words for the round trip, and how it is asked.
+
+        None if there is no round trip. The premium describes unless another model is named. Outside
+        of a chat, a question stands alone.
+        """
+        trip, premium = self.validate_.round_trip, self.premium
+        if trip.method == "off":
+            return None
+        chats = trip.describer is None and is_chat(premium.template)
+        asked: dict[str, Any] = {"template": "{prompt}"}
+        if trip.chat if trip.chat is not None else chats:
+            own = {"template": premium.template, "system": premium.system}
+            asked = own if chats else {"template": CHAT}
+        return Model(model=trip.describer or premium.model, dtype=trip.dtype, **asked)
 
 
 def not_public(file: str, source: str) -> str | None:

@@ -39,12 +39,14 @@ class Weights:
         tokenizer: the name of the model that the tokenizer belongs to.
         dtype: data type of the weights.
         adapters: folders of PEFT adapters on `model`, in the order of their training.
+        end: the token that ends an answer. Default: the tokenizer's end token.
     """
 
     model: str
     tokenizer: str
     dtype: Dtype
     adapters: tuple[Path, ...] = ()
+    end: str | None = None
 
 
 class Generator(Protocol):

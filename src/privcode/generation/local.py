@@ -13,6 +13,7 @@ Does not: recover from a full GPU, or spread a chunk over devices.
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import takewhile
 from typing import Any
 
 import torch
@@ -81,8 +82,13 @@ class LocalGenerator:
             attention_mask=pad_sequence([torch.ones_like(row) for row in ids], True, 0, "left"),
             generation_config=self._config(sampling, context_length(self.model.config) - longest),
         )
+        ends = set(end_tokens(self.tokenizer, self.model))
+        answers = [
+            list(takewhile(lambda token: token not in ends, row))
+            for row in output[:, longest:].tolist()
+        ]
         texts: list[str] = self.tokenizer.batch_decode(
-            output[:, longest:], skip_special_tokens=True, clean_up_tokenization_spaces=False
+            answers, skip_special_tokens=True, clean_up_tokenization_spaces=False
         )
         return texts
 
@@ -133,7 +139,10 @@ def load(weights: Weights, batch_size: int) -> LocalGenerator:
         model = load_adapter(model, adapter).merge_and_unload()
     if last is not None:
         model = load_adapter(model, last)
-    return LocalGenerator(model, load_tokenizer(weights.tokenizer), batch_size)
+    tokenizer = load_tokenizer(weights.tokenizer)
+    if weights.end:
+        tokenizer.eos_token = weights.end
+    return LocalGenerator(model, tokenizer, batch_size)
 
 
 def _seed(seed: int, chunk: int, batch: int) -> int:

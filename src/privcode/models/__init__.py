@@ -12,7 +12,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from privcode.models.settings import Dtype
-from privcode.models.templates import render
+from privcode.models.templates import around, asking, is_chat, is_fim, render
 
 if TYPE_CHECKING:
     from privcode.models.loading import (
@@ -34,6 +34,7 @@ if TYPE_CHECKING:
         end_tokens,
         pair_tokens,
         prompt_tokens,
+        tokenizer_of,
     )
 
 __all__ = [
@@ -41,10 +42,14 @@ __all__ = [
     "Answer",
     "Dtype",
     "answer_tokens",
+    "around",
+    "asking",
     "attach_lora",
     "check_model",
     "context_length",
     "end_tokens",
+    "is_chat",
+    "is_fim",
     "load_adapter",
     "load_encoder",
     "load_model",
@@ -55,8 +60,9 @@ __all__ = [
     "render",
     "save_model",
     "sizes",
+    "tokenizer_of",
 ]
-_TOKENS = ("Answer", "answer_tokens", "end_tokens", "pair_tokens", "prompt_tokens")
+_TOKENS = ("Answer", "answer_tokens", "end_tokens", "pair_tokens", "prompt_tokens", "tokenizer_of")
 
 
 def __getattr__(name: str) -> Any:

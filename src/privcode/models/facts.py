@@ -10,6 +10,8 @@ from typing import Any
 from privcode.errors import UserError
 from privcode.models.loading import check_model, context_length, load_config, load_tokenizer, sizes
 from privcode.models.settings import Model
+from privcode.models.templates import asking
+from privcode.models.tokens import prompt_tokens, tokenizer_of
 
 
 def check(section: Model, field: str) -> None:
@@ -21,9 +23,10 @@ def check(section: Model, field: str) -> None:
 
     Raises:
         UserError: the model or its tokenizer cannot be loaded, a special token has no embedding,
-            `max_tokens` is more than the positions of the model, or no layer can be adapted.
+            `max_tokens` is more than the positions of the model, its template cannot be used, or
+            no layer can be adapted.
     """
-    tokenizer = load_tokenizer(section.model)
+    tokenizer = check_template(section, field)
     check_model(section.model, section.dtype)
     config = load_config(section.model)
     _check_special_tokens(section, field, tokenizer, config)
@@ -36,6 +39,23 @@ def check(section: Model, field: str) -> None:
         sizes(section.model, section.lora.r, section.lora.targets)
     except UserError as error:
         raise UserError(f"{field}.{error}") from None
+
+
+def check_template(section: Model, field: str) -> Any:
+    """The section's tokenizer, after a trial of its template.
+
+    Raises:
+        UserError: the tokenizer cannot be loaded, or the template cannot be used.
+    """
+    load_tokenizer(section.model)
+    try:
+        tokenizer = tokenizer_of(section)
+        text = asking(section.template, tokenizer, section.system)("prompt")
+    except UserError as error:
+        raise UserError(f"{field}.{error}") from None
+    if not prompt_tokens(tokenizer, text):
+        raise UserError(f"{field}.template: gives an empty text; write a template with words")
+    return tokenizer
 
 
 def _check_special_tokens(section: Model, field: str, tokenizer: Any, config: Any) -> None:

@@ -2,9 +2,10 @@
 
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from privcode.fields import File, Fraction, Positive, Section, Size, Text
+from privcode.models.templates import FIM, is_chat
 
 Dtype = Literal["float32", "bfloat16", "float16"]
 
@@ -30,8 +31,25 @@ class Model(Section):
     lora: Lora = Field(default_factory=lambda: Lora())
     max_tokens: Size = Field(1024, description="context in tokens; longer records are cut")
     template: Text = Field(
-        "Question: {prompt}\n\nAnswer:\n", description="template of the text that the model gets"
+        "Question: {prompt}\n\nAnswer:\n",
+        description="how a prompt is put to the model: a text with {prompt}; chat (the "
+        "tokenizer's chat template); a Jinja chat template; fim (code completion: the model fills "
+        "the gap where the prompt has <FILL_ME>); or a text with {prefix} and {suffix}",
     )
+    system: Text | None = Field(None, description="text of the system turn, for chat templates")
     gradient_checkpointing: bool = Field(
         False, description="recompute activations: less memory, more time"
     )
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> "Model":
+        chat = is_chat(self.template)
+        placed = "{prompt}" in self.template or "{suffix}" in self.template
+        if not (chat or placed or self.template == FIM):
+            raise ValueError(
+                "template: holds no {prompt}; write chat, fim, a Jinja chat template, or a text "
+                "with {prompt}, or with {prefix} and {suffix}"
+            )
+        if self.system and not chat:
+            raise ValueError("system: only a chat has a system turn; write template: chat")
+        return self

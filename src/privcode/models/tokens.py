@@ -2,9 +2,11 @@
 
 Promises:
 - Training sees a prompt as exactly the tokens that generation sends to the model.
-- A prompt keeps the tokens that its tokenizer puts before a text (BOS). It loses the tokens that
-  the tokenizer puts after a text (an end token), because an answer follows.
-- An answer gets no special token but one end token after it. Generation stops at that token.
+- A prompt keeps the tokens that its tokenizer puts before a text (BOS), once, also where the
+  template writes them. It loses the tokens that the tokenizer puts after a text (an end token),
+  because an answer follows.
+- An answer gets no special token but one end token after it. Generation stops at that token. In a
+  chat, it is the template's end of turn.
 
 Does not: render a template, or cut anything to a length.
 """
@@ -12,6 +14,10 @@ Does not: render a template, or cut anything to a length.
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
+
+from privcode.models.loading import load_tokenizer
+from privcode.models.settings import Model
+from privcode.models.templates import after_an_answer, is_chat
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,11 +33,32 @@ class Answer:
     offsets: Sequence[tuple[int, int]]
 
 
+def tokenizer_of(section: Model) -> Any:
+    """The tokenizer of a section's model. Its end token is the one that ends answers.
+
+    In a chat, this is the first special token that the template writes after an answer. If it
+    writes none, it is the tokenizer's own end token, as without a chat.
+
+    Raises:
+        UserError: the tokenizer cannot be loaded, or has no chat template.
+    """
+    tokenizer = load_tokenizer(section.model)
+    if is_chat(section.template):
+        text = after_an_answer(section.template, tokenizer, section.system)
+        after = tokenizer(text, add_special_tokens=False)["input_ids"]
+        special = {*tokenizer.all_special_ids, *tokenizer.added_tokens_decoder}
+        if (end := next((token for token in after if token in special), None)) is not None:
+            tokenizer.eos_token = tokenizer.convert_ids_to_tokens(end)
+    return tokenizer
+
+
 def prompt_tokens(tokenizer: Any, prompt: str) -> list[int]:
     """The tokens of a rendered prompt. Empty for an empty prompt without a token before it."""
+    # A chat template writes the first token itself.
+    begun = bool(tokenizer.bos_token) and prompt.startswith(tokenizer.bos_token)
     # Not verbose: the tokenizer would print the length of a text that is too long for the model.
-    ids: list[int] = tokenizer(prompt, verbose=False)["input_ids"]
-    behind = _appended(tokenizer)
+    ids: list[int] = tokenizer(prompt, add_special_tokens=not begun, verbose=False)["input_ids"]
+    behind = 0 if begun else _appended(tokenizer)
     return ids[: len(ids) - behind] if behind else ids
 
 
@@ -49,9 +76,15 @@ def pair_tokens(tokenizer: Any, prompt: str, answer: str) -> tuple[list[int], in
 
 
 def end_tokens(tokenizer: Any, model: Any) -> list[int]:
-    """Where generation stops: the token that ended answers in training, and the model's own."""
+    """Where generation stops: the token that ended answers in training, and the model's own.
+
+    The model's own are those of its generation config and the end token that its tokenizer came
+    with, which `tokenizer_of` may have changed.
+    """
     own = model.generation_config.eos_token_id
     named = own if isinstance(own, list) else [own]
+    if first := tokenizer.init_kwargs.get("eos_token"):
+        named = [*named, tokenizer.convert_tokens_to_ids(str(first))]
     ends = {token for token in (tokenizer.eos_token_id, *named) if token is not None}
     return sorted(ends)
 

@@ -183,9 +183,9 @@ def _figures(done: Mapping[str, Work]) -> dict[str, Any]:
 
 
 def _by_name(configs: Sequence[Config]) -> list[str]:
-    used = {name for c in configs for name in (c.junior.model, c.premium.model, c.describer)}
+    sections = [m for c in configs for m in (c.junior, c.premium, c.describer) if m]
     found = []
-    for name in sorted(filter(None, used)):
+    for name in sorted({section.model for section in sections}):
         try:
             if _size(name).by_name:
                 found.append(name)
@@ -241,15 +241,15 @@ def _synthesize(config: Config, counts: Counts) -> Work:
 
 
 def _validate(config: Config, counts: Counts) -> Work:
-    trip, name = config.validate_.round_trip, config.describer
+    trip, describer = config.validate_.round_trip, config.describer
     sure = Work()
     if config.validate_.surest < 1:
         section, most = config.junior, config.junior.max_tokens + config.synthesize.max_new_tokens
         tokens = _samples(config, counts) * most
         sure = passes(size(section).base, tokens, FORWARD, section.dtype)
-    if name is None:
+    if describer is None:
         return sure
-    weights, samples = _size(name).base, _samples(config, counts)
+    weights, samples = _size(describer.model).base, _samples(config, counts)
     code, prompt = config.synthesize.max_new_tokens, config.junior.max_tokens
     if trip.method == "likelihood":  # of the prompt after the code, and after none
         return sure + passes(weights, samples * (code + 2 * prompt), FORWARD, trip.dtype)

@@ -13,7 +13,15 @@ from privcode.console import progress_bar
 from privcode.data.records import Record, Unit
 from privcode.generation import Generator, Sampling, Weights
 from privcode.generation.local import LocalGenerator, load
-from privcode.models import attach_lora, load_adapter, load_model, render, save_model
+from privcode.models import (
+    asking,
+    attach_lora,
+    is_chat,
+    load_adapter,
+    load_model,
+    save_model,
+    tokenizer_of,
+)
 from privcode.models.settings import Model
 from privcode.pipeline.layout import RunDirectory
 from privcode.training.likelihood import record_log_probabilities
@@ -26,11 +34,12 @@ def weights_of(run: RunDirectory, label: str) -> Weights:
     tuned = {"junior": run.junior, "tuned": run.premium}.get(label)
     if label == "junior" and run.config.method == "control":
         tuned = None
+    end = tokenizer_of(section).eos_token if is_chat(section.template) else None
     if tuned and not (tuned / "adapter_config.json").exists():  # fully tuned
-        return Weights(str(tuned), section.model, section.dtype)
+        return Weights(str(tuned), section.model, section.dtype, end=end)
     before = (run.pretuned,) if label == "tuned" and run.config.method == "jft" else ()
     last = (tuned,) if tuned else ()
-    return Weights(section.model, section.model, section.dtype, (*before, *last))
+    return Weights(section.model, section.model, section.dtype, (*before, *last), end)
 
 
 def loaded(run: RunDirectory, label: str, batch_size: int) -> LocalGenerator:
@@ -66,7 +75,7 @@ def certainty(run: RunDirectory, samples: list[Any]) -> dict[Any, float]:
         found = record_log_probabilities(
             loaded(run, "junior", size),
             records,
-            section.template,
+            asking_of(section),
             section.max_tokens + run.config.synthesize.max_new_tokens,
             size,
             progress,
@@ -83,7 +92,7 @@ def ask(run: RunDirectory, label: str, prompts: list[str]) -> list[str]:
     with progress_bar(f"audit {label}", 2 * len(prompts)) as progress:
         for n, temperature in ((1, 0.0), (config.samples, 1.0)):
             sampling = sampling_of(config, n, temperature)
-            found += answers_of(generator, sampling, section.template, progress)(prompts)
+            found += answers_of(generator, sampling, asking_of(section), progress)(prompts)
     return [text for texts in found for text in texts]
 
 
@@ -103,14 +112,14 @@ def merged(adapter: Path) -> Path:
 def answers_of(
     generator: Generator,
     sampling: Sampling,
-    template: str,
+    asking: Callable[[str], str],
     progress: Callable[[int], None],
 ) -> Callable[[list[str]], list[list[str]]]:
     """Prompts to answers, in small chunks; a prompt too long for the model gets empty answers."""
 
     def answer(prompts: list[str]) -> list[list[str]]:
         answers = [[""] * sampling.n for _ in prompts]
-        texts = [render(template, prompt=prompt) for prompt in prompts]
+        texts = list(map(asking, prompts))
         short = [i for i, text in enumerate(texts) if generator.fits(text)]
         for chunk, start in enumerate(range(0, len(short), generator.batch_size)):
             here = short[start : start + generator.batch_size]
@@ -135,7 +144,6 @@ def sampling_of(section: Any, n: int, temperature: float | None = None) -> Sampl
     )
 
 
-def rendered(section: Model, prompt: str) -> str:
-    """`prompt` in the model's template."""
-
-    return render(section.template, prompt=prompt)
+def asking_of(section: Model) -> Callable[[str], str]:
+    """The function from a prompt to the text that the section's model gets."""
+    return asking(section.template, tokenizer_of(section), section.system)

@@ -37,6 +37,8 @@ def refuse_early(config: Config, todo: Sequence[str]) -> None:
         read_prompts(config.prompts.file, config.prompts.column, config.prompts.limit)
     if "validate" in todo:
         named_filters(config.validate_.filters)
+        if config.describer:
+            facts.check_template(config.describer, "validate.round_trip")
     if "validate" in todo and config.validate_.execution.enabled:
         _trial_program(config.validate_.execution)
         text_of(config.validate_.execution.prelude)

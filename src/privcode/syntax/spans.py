@@ -197,6 +197,19 @@ def completion_spans(completion: str, language: str | None) -> list[Span]:
     ]
 
 
+def spans_between(before: str, after: str, code: str, language: str | None) -> list[Span]:
+    """Structural spans of `code` where it stands between other code, in the offsets of `code`.
+
+    Code in an unknown language has none.
+    """
+    if language is None or canonical_language(language) is None:
+        return []
+    spans = structural_spans(before + code + after, language)
+    first, last = len(before), len(before) + len(code)
+    cut = ((max(start, first), min(end, last)) for start, end in spans)
+    return [(start - first, end - first) for start, end in cut if start < end]
+
+
 def token_mask(offsets: Sequence[Span], spans: Sequence[Span]) -> list[bool]:
     """For each token's character offsets, whether they overlap a span.
 

@@ -18,7 +18,7 @@ import torch
 
 from privcode.data.records import Record
 from privcode.models import answer_tokens, prompt_tokens
-from privcode.syntax.spans import completion_spans, token_mask
+from privcode.syntax.spans import Span, completion_spans, spans_between, token_mask
 
 _PADDED_TO = 16
 
@@ -78,7 +78,13 @@ def collate(
 
 
 def encode(
-    record: Record, prompt: str, tokenizer: Any, max_tokens: int, syntax: bool = True
+    record: Record,
+    prompt: str,
+    tokenizer: Any,
+    max_tokens: int,
+    *,
+    syntax: bool = True,
+    code_around: tuple[str, str] = ("", ""),
 ) -> tuple[Example, bool]:
     """One record as one example, and whether it was cut to `max_tokens`.
 
@@ -88,10 +94,16 @@ def encode(
         tokenizer: a fast tokenizer (character offsets are needed).
         max_tokens: the context. The end of a longer record is cut off.
         syntax: False skips the search for structure.
+        code_around: the code before and after the completion, where that fills a gap. Structure is
+            then that of the whole code.
     """
     context = prompt_tokens(tokenizer, prompt)
     answer = answer_tokens(tokenizer, record.completion)
-    spans = completion_spans(record.completion, record.language) if syntax else []
+    spans: list[Span] = []
+    if syntax and any(code_around):
+        spans = spans_between(*code_around, record.completion, record.language)
+    elif syntax:
+        spans = completion_spans(record.completion, record.language)
     structure = token_mask(answer.offsets, spans)
     ids = [*context, *answer.ids, tokenizer.eos_token_id]
     marks = [*[False] * len(context), *structure, False]

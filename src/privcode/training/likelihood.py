@@ -17,14 +17,13 @@ from torch.nn.functional import cross_entropy
 
 from privcode.data.records import Record
 from privcode.generation.local import LocalGenerator
-from privcode.models import render
 from privcode.training.examples import Example, collate, encode
 
 
 def record_log_probabilities(
     generator: LocalGenerator,
     records: Sequence[Record],
-    template: str,
+    asking: Callable[[str], str],
     max_tokens: int,
     batch_size: int,
     progress: Callable[[int], object] = lambda records: None,
@@ -34,14 +33,14 @@ def record_log_probabilities(
     Args:
         generator: the model and its tokenizer.
         records: any records.
-        template: the template of the prompts.
+        asking: puts a prompt to the model; see `models.asking`.
         max_tokens: longer records are cut, as in training.
         batch_size, progress: see `token_log_probabilities`.
     """
     encoded = [
         encode(
             record,
-            render(template, prompt=record.prompt),
+            asking(record.prompt),
             generator.tokenizer,
             max_tokens,
             syntax=False,

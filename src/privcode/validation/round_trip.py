@@ -30,6 +30,9 @@ from privcode.models import (
 )
 from privcode.validation.settings import RoundTrip
 
+Asking = Callable[[str], str]
+"""A question to the text that the describer gets; see `models.asking`."""
+
 Similarity = Callable[[list[str], list[str]], list[float]]
 """Candidates and references, one to one, to scores. The score 1 is the same text."""
 
@@ -38,9 +41,18 @@ Scorer = Callable[[list[tuple[str, str]], int], list[float | None]]
 
 
 def scorer(
-    settings: RoundTrip, model: PreTrainedModel | PeftModel, tokenizer: PreTrainedTokenizerBase
+    settings: RoundTrip,
+    model: PreTrainedModel | PeftModel,
+    tokenizer: PreTrainedTokenizerBase,
+    asking: Asking = str,
 ) -> Scorer:
     """The round-trip score that `settings` ask for, with `model` as the describer.
+
+    Args:
+        settings: their template makes a question of code.
+        model: the describer.
+        tokenizer: its tokenizer.
+        asking: puts the question to the describer.
 
     Raises:
         UserError: a similarity model is not named, cannot be loaded, or needs a package that is
@@ -49,8 +61,11 @@ def scorer(
     similarity = _similarity(settings)
     context = context_length(model.config)
 
+    def question(code: str) -> str:
+        return asking(render(settings.template, code=code))
+
     def length(prompt: str, code: str) -> int:
-        text = render(settings.template, code=code)
+        text = question(code)
         if similarity is None:
             text += prompt
         return len(prompt_tokens(tokenizer, text)) + 1
@@ -62,7 +77,7 @@ def scorer(
             return scores
         chosen = [pairs[i] for i in short]
         if similarity is None:
-            found = likelihood(model, tokenizer, chosen, settings.template, settings.batch_size)
+            found = likelihood(model, tokenizer, chosen, question, settings.batch_size)
         else:
             sampling = Sampling(
                 temperature=settings.temperature,
@@ -71,7 +86,7 @@ def scorer(
                 seed=settings.seed,
             )
             generator = LocalGenerator(model, tokenizer, settings.batch_size)
-            texts = describe(generator, [c for _, c in chosen], settings.template, sampling, chunk)
+            texts = describe(generator, [c for _, c in chosen], question, sampling, chunk)
             found = best_similarity(similarity, texts, [prompt for prompt, _ in chosen])
         for i, value in zip(short, found, strict=True):
             scores[i] = value
@@ -97,13 +112,13 @@ def _similarity(settings: RoundTrip) -> Similarity | None:
 
 
 def describe(
-    generator: Generator, codes: Sequence[str], template: str, sampling: Sampling, chunk: int = 0
+    generator: Generator, codes: Sequence[str], question: Asking, sampling: Sampling, chunk: int = 0
 ) -> list[list[str]]:
-    """`sampling.n` descriptions of each code. `template` holds {code}, and the description follows.
+    """`sampling.n` descriptions of each code. `question` makes a text of code; they follow it.
 
     The paper draws 20 at temperature 0.8, of at most 200 tokens.
     """
-    return generator.generate([render(template, code=code) for code in codes], sampling, chunk)
+    return generator.generate(list(map(question, codes)), sampling, chunk)
 
 
 def best_similarity(
@@ -189,34 +204,34 @@ def likelihood(
     model: PreTrainedModel | PeftModel,
     tokenizer: PreTrainedTokenizerBase,
     pairs: Sequence[tuple[str, str]],
-    template: str,
+    question: Asking,
     batch_size: int = 16,
     progress: Callable[[int], None] | None = None,
 ) -> list[float]:
     """Mean over the prompt's tokens of log p(prompt | code) − log p(prompt), in nats a token.
 
-    Above 0, the code says something about the prompt. The second term uses the same template with
-    empty code. So a prompt that is just common gains nothing.
+    Above 0, the code says something about the prompt. The second term asks about empty code. So a
+    prompt that is just common gains nothing.
 
     Args:
         model: a causal language model that can describe code, on its own device.
         tokenizer: the model's tokenizer.
         pairs: (prompt, code).
-        template: holds {code}. The prompt is expected right after it.
+        question: makes a text of code. The prompt is expected right after it.
         batch_size: sequences in one forward pass. Memory grows with it. The scores do not change.
         progress: called with the number of pairs just finished.
 
     Raises:
-        UserError: the template has only {code}, a prompt is empty, or a pair is longer than the
-            model's context.
+        UserError: the question holds nothing but the code, a prompt is empty, or a pair is longer
+            than the model's context.
     """
     context = context_length(model.config)
-    empty = prompt_tokens(tokenizer, render(template, code=""))
+    empty = prompt_tokens(tokenizer, question(""))
     if not empty:
         raise UserError("round-trip template: holds nothing but {code}; add words around it")
     encoded = []
     for number, (prompt, code) in enumerate(pairs, start=1):
-        given = prompt_tokens(tokenizer, render(template, code=code))
+        given = prompt_tokens(tokenizer, question(code))
         target = answer_tokens(tokenizer, prompt).ids
         if not target:
             raise UserError(f"pair {number} of the chunk has an empty prompt; give it some text")

@@ -56,6 +56,11 @@ class RoundTrip(Section):
     template: Text = Field(
         "Answer:\n{code}\n\nQuestion:\n", description="template that asks for the problem"
     )
+    chat: bool | None = Field(
+        None,
+        description="whether the describer is asked in its chat template; default: true where "
+        "the premium describes and its template is a chat",
+    )
     similarity_model: File | None = Field(
         None, description="encoder model, for bertscore and embeddings"
     )

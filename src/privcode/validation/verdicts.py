@@ -19,14 +19,23 @@ from typing import Any
 
 from privcode.errors import UserError
 from privcode.files import Row, jsonl_line, read_jsonl
+from privcode.models import around
 from privcode.syntax.spans import code_blocks
 from privcode.validation.filters import Candidate, Filter
 
 Judgement = Callable[[Sequence[Row], int], list[Row]]
 
 
-def code_of(completion: str, language: str = "python") -> tuple[str, str]:
-    """The first block of code in a completion, and its language. Without a fence, all of it."""
+def code_of(
+    completion: str, language: str = "python", code_around: tuple[str, str] = ("", "")
+) -> tuple[str, str]:
+    """The first block of code in a completion, and its language. Without a fence, all of it.
+
+    A completion that fills a gap is code with what stands around it.
+    """
+    if any(code_around) and completion.strip():
+        before, after = code_around
+        return before + completion + after, language
     for start, end, named in code_blocks(completion, language):
         if completion[start:end].strip():
             return completion[start:end], named or language
@@ -34,7 +43,12 @@ def code_of(completion: str, language: str = "python") -> tuple[str, str]:
 
 
 def judge(
-    samples: Sequence[Row], chunk: int = 0, *, language: str, filters: Sequence[Filter]
+    samples: Sequence[Row],
+    chunk: int = 0,
+    *,
+    language: str,
+    filters: Sequence[Filter],
+    template: str = "",
 ) -> list[Row]:
     """One verdict {id, accepted, reason, round_trip} per sample, with the figures of other filters.
 
@@ -43,11 +57,12 @@ def judge(
         chunk: the number of these samples' chunk. It seeds what filters draw at random.
         language: the language of code whose fence names none.
         filters: applied in this order. Each filter sees only what the earlier ones passed.
+        template: the junior's. If it fills gaps, the code around an answer is judged too.
 
     Raises:
         UserError: a filter does not return one finding for each candidate.
     """
-    codes = [code_of(s["completion"], language) for s in samples]
+    codes = [code_of(s["completion"], language, around(template, s["prompt"])) for s in samples]
     verdicts = [
         {"id": s["id"], "accepted": bool(code), "reason": "" if code else "no code"}
         | {"round_trip": None}

@@ -26,7 +26,7 @@ from privcode.errors import UserError
 from privcode.files import read_json, read_jsonl, write_json, write_with
 from privcode.pipeline.layout import RunDirectory
 from privcode.pipeline.methods import audited, coins
-from privcode.pipeline.models import ask, loaded
+from privcode.pipeline.models import ask, asking_of, loaded
 from privcode.pipeline.private import split_records
 from privcode.pipeline.stages._stage import Stage
 from privcode.privacy.ledger import read_ledger
@@ -81,7 +81,7 @@ def _targets(run: RunDirectory) -> list[Target]:
                     ask=partial(ask, run, label),
                     tuned=partial(loaded, run, label, micro_batch),
                     untuned=partial(loaded, run, UNTUNED[label], micro_batch),
-                    template=section.template,
+                    asking=asking_of(section),
                     max_tokens=section.max_tokens,
                     batch_size=micro_batch,
                 )

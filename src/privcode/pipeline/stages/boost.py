@@ -5,9 +5,9 @@ from pathlib import Path
 from privcode.console import progress_bar, say
 from privcode.errors import UserError
 from privcode.files import read_jsonl
-from privcode.models import load_model, load_tokenizer
+from privcode.models import load_model, tokenizer_of
 from privcode.pipeline.layout import RunDirectory
-from privcode.pipeline.models import merge, merged, rendered
+from privcode.pipeline.models import asking_of, merge, merged
 from privcode.pipeline.private import private_records
 from privcode.pipeline.stages._stage import Stage
 from privcode.training.tuning import boost
@@ -37,12 +37,13 @@ def private_pairs(run: RunDirectory) -> list[tuple[str, str]]:
 def tune(run: RunDirectory, pairs: list[tuple[str, str]], output: Path) -> None:
     """Plain tuning of the premium model on `pairs`."""
     config, section = run.config.boost, run.config.premium
+    asking = asking_of(section)
     steps = -(-len(pairs) // config.batch_size) * config.epochs
     with progress_bar(output.name, steps, counted=run.config.method != "nondpft") as progress:
         left_out = boost(
             load_model(section.model, section.dtype),
-            load_tokenizer(section.model),
-            [(rendered(section, prompt), completion) for prompt, completion in pairs],
+            tokenizer_of(section),
+            [(asking(prompt), completion) for prompt, completion in pairs],
             section,
             config,
             run.private / f"{output.name}-checkpoints",

@@ -1,17 +1,20 @@
 """pass@k of the untuned and the tuned models on the task files."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 from privcode.console import progress_bar
 from privcode.errors import UserError
 from privcode.files import write_json, write_jsonl
 from privcode.generation.backends import backend_named
+from privcode.models.settings import Model
 from privcode.pipeline.layout import RunDirectory
-from privcode.pipeline.models import answers_of, sampling_of, weights_of
+from privcode.pipeline.models import answers_of, asking_of, sampling_of, weights_of
 from privcode.pipeline.preflight import tasks_of, text_of
 from privcode.pipeline.stages._stage import Stage
 from privcode.scoring import ground_truth, limits_for
 from privcode.scoring.evaluation import evaluate
+from privcode.scoring.settings import TaskFile
 
 
 def _check(run: RunDirectory) -> None:
@@ -35,9 +38,7 @@ def _work(run: RunDirectory) -> Path:
                 continue
             generator = generator or backend(weights_of(run, label), config.batch_size)
             sampling = sampling_of(config, config.samples)
-            template, response = "{prompt}", ""
-            if file.mode == "instruct":
-                template, response = section.template, file.response
+            asking, response = _asking(section, file)
             limits = limits_for(
                 tasks[0].format, config.cpu_seconds, config.memory_mb, config.preload
             )
@@ -51,7 +52,7 @@ def _work(run: RunDirectory) -> Path:
                 )
             with progress_bar(f"{file.name} {label}", 2 * len(tasks)) as progress:
                 samples, score = evaluate(
-                    answers_of(generator, sampling, template + response, progress),
+                    answers_of(generator, sampling, asking, progress),
                     tasks,
                     mode=file.mode,
                     template=file.instruction,
@@ -72,6 +73,17 @@ def _work(run: RunDirectory) -> Path:
             del facts["seconds"]  # in the manifest: the rest is the same on every run
             write_json(result, {"task": file.name, "model": label, "mode": file.mode} | facts)
     return run.evaluation
+
+
+def _asking(section: Model, file: TaskFile) -> tuple[Callable[[str], str], str]:
+    """How prompts of a benchmark are put to a model, and what its answers are made to begin with.
+
+    Code to be completed stands alone. In a chat, an answer begins in the model's own turn.
+    """
+    if file.mode == "complete":
+        return str, ""
+    asking = asking_of(section)
+    return lambda prompt: asking(prompt) + file.response, file.response
 
 
 STAGE = Stage(

@@ -13,10 +13,10 @@ from privcode.data.prompts import private_prompts
 from privcode.distributed import from_first, rank
 from privcode.errors import UserError
 from privcode.files import settle, write_json, write_jsonl
-from privcode.models import load_tokenizer, save_model
+from privcode.models import around, save_model, tokenizer_of
 from privcode.pipeline.budget import begin
 from privcode.pipeline.layout import RunDirectory
-from privcode.pipeline.models import merge, merged, rendered, trainable
+from privcode.pipeline.models import asking_of, merge, merged, trainable
 from privcode.pipeline.private import DataIdentity, private_records
 from privcode.pipeline.spending import runs_beside, spent_beside
 from privcode.pipeline.stages._stage import Stage
@@ -34,17 +34,18 @@ def _work(run: RunDirectory) -> Path:
     settings = run.config.sanitize
     records, counts, data = private_records(run.config)
     say_private(lambda: private_prompts(run.prompts(), (r.prompt for r in records)))
-    tokenizer = load_tokenizer(section.model)
+    tokenizer, asking = tokenizer_of(section), asking_of(section)
     model = trainable(run)
     examples, cut = [], 0
     with progress_bar("read", len(records), counted=False) as progress:
         for record in records:
             example, truncated = encode(
                 record,
-                rendered(section, record.prompt),
+                asking(record.prompt),
                 tokenizer,
                 section.max_tokens,
                 syntax=settings.syntax.schedule != "off",
+                code_around=around(section.template, record.prompt),
             )
             examples.append(example)
             cut += truncated

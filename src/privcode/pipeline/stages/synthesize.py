@@ -7,7 +7,7 @@ from privcode.errors import UserError
 from privcode.generation.backends import backend_named
 from privcode.generation.sampling import synthesize
 from privcode.pipeline.layout import RunDirectory
-from privcode.pipeline.models import rendered, sampling_of, weights_of
+from privcode.pipeline.models import asking_of, sampling_of, weights_of
 from privcode.pipeline.stages._stage import Stage
 
 
@@ -16,7 +16,8 @@ def _work(run: RunDirectory) -> Path:
     prompts = run.prompts()
     backend = backend_named(config.backend, "synthesize.backend")
     generator = backend(weights_of(run, "junior"), config.batch_size)
-    whole = [p for p in prompts if generator.fits(rendered(section, p))]
+    asking = asking_of(section)
+    whole = [p for p in prompts if generator.fits(asking(p))]
     if len(whole) < len(prompts):
         say(f"synthesize: {len(prompts) - len(whole)} prompts too long for the junior")
     if not whole:
@@ -27,7 +28,7 @@ def _work(run: RunDirectory) -> Path:
         synthesize(
             generator,
             whole,
-            [rendered(section, p) for p in whole],
+            list(map(asking, whole)),
             sampling_of(config, config.samples_per_prompt),
             run.raw,
             progress=progress,

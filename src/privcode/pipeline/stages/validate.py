@@ -7,9 +7,9 @@ from pathlib import Path
 from privcode.console import progress_bar, say
 from privcode.execution import Limits, Outcome, Program, execute
 from privcode.files import read_jsonl, write_jsonl
-from privcode.models import load_model, load_tokenizer
+from privcode.models import load_model, tokenizer_of
 from privcode.pipeline.layout import RunDirectory
-from privcode.pipeline.models import certainty
+from privcode.pipeline.models import asking_of, certainty
 from privcode.pipeline.preflight import beside, text_of
 from privcode.pipeline.stages._stage import Stage
 from privcode.validation.filters import Filter, named_filters, runs, says_what_was_asked
@@ -26,7 +26,12 @@ def _work(run: RunDirectory) -> Path:
     with progress_bar("validate", len(samples)) as progress:
         verdicts = validate(
             samples,
-            partial(judge, language=language, filters=filters),
+            partial(
+                judge,
+                language=language,
+                filters=filters,
+                template=run.config.junior.template,
+            ),
             half_way,
             progress=progress,
         )
@@ -62,10 +67,11 @@ def _execution(run: RunDirectory, language: str) -> list[Filter]:
 
 
 def _round_trip(run: RunDirectory) -> list[Filter]:
-    trip, describer = run.config.validate_.round_trip, run.config.describer
-    if describer is None:
+    trip, section = run.config.validate_.round_trip, run.config.describer
+    if section is None:
         return []
-    score = scorer(trip, load_model(describer, trip.dtype), load_tokenizer(describer))
+    model = load_model(section.model, section.dtype)
+    score = scorer(trip, model, tokenizer_of(section), asking_of(section))
     return [says_what_was_asked(score, trip.threshold)]
 
 

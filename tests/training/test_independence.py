@@ -34,7 +34,7 @@ from privcode.privacy.ledger import Ledger
 from privcode.privacy.plan import make_plan
 from privcode.training.dp_sgd import Learner, sanitize, try_out
 from privcode.training.examples import Example, encode
-from privcode.training.independence import Grouping, has_experts, refuse_by_name, rope_types
+from privcode.training.independence import Grouping, has_experts, passes, refuse_by_name, rope_types
 from privcode.training.settings import Sanitize, Syntax
 
 CLIP = 0.05
@@ -206,6 +206,13 @@ def test_whatever_the_company_a_units_rows_have_the_same_bits(
     examples = [example(i, n) for i, n in enumerate(lengths)]
     gone = data.draw(st.integers(0, count - 1))
     moves_by_its_own(lambda: tiny(family, dtype), examples, [gone], micro_batch=micro_batch)
+
+
+@pytest.mark.parametrize("micro_batch", [1, 2, 5])
+def test_the_progress_of_a_trial_ends_at_its_number_of_passes(micro_batch: int) -> None:
+    model, done = tiny("qwen2"), list[int]()
+    try_out(Learner(model, 0, 64), Clipper(model, CLIP), micro_batch, done.append)
+    assert sum(done) == passes(micro_batch)
 
 
 @pytest.mark.parametrize("micro_batch", [1, 5, 8, 80])

@@ -176,13 +176,19 @@ def _same_bits_each_time() -> Iterator[None]:
 
 
 @_same_bits_each_time()
-def try_out(learner: Learner, clipper: Clipper, micro_batch: int) -> Grouping:
+def try_out(
+    learner: Learner,
+    clipper: Clipper,
+    micro_batch: int,
+    progress: Callable[[int], object] = lambda passes: None,
+) -> Grouping:
     """How records of this model may share a micro-batch. Uses made-up tokens and spends nothing.
 
     Args:
         learner: the model.
         clipper: the clipper of this model.
         micro_batch: the most records in one micro-batch of the training.
+        progress: called with 1 after each pass; see `independence.passes`.
 
     Raises:
         UserError: the model cannot be clipped per record; see `independence`.
@@ -198,6 +204,7 @@ def try_out(learner: Learner, clipper: Clipper, micro_batch: int) -> Grouping:
         calls += 1
         torch.manual_seed(calls)  # reveals a model that still drops out at random
         _recorded(learner, head, clipper, examples, 1.0, fill)
+        progress(1)
         return clipper.take_rows()[: len(examples)]
 
     weights = model.get_input_embeddings().weight

@@ -186,6 +186,12 @@ def grouping_of(
     )
 
 
+def passes(micro_batch: int) -> int:
+    """How many passes a trial takes if the first way fits. Each further way takes as many again."""
+    at_most_two = min(micro_batch, 2)
+    return micro_batch + 5 * at_most_two  # alone, of two other lengths, and in company of three
+
+
 def _pairs(
     gradients: Gradients, way: Grouping, vocabulary: torch.Tensor, most: int, max_tokens: int
 ) -> Iterable[tuple[torch.Tensor, torch.Tensor]]:

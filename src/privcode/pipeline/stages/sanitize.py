@@ -27,6 +27,7 @@ from privcode.training import dp_sgd
 from privcode.training.dp_sgd import Learner
 from privcode.training.examples import encode
 from privcode.training.gradient_canaries import GradientCanaries
+from privcode.training.independence import passes
 
 
 def _work(run: RunDirectory) -> Path:
@@ -52,7 +53,9 @@ def _work(run: RunDirectory) -> Path:
             progress(1)
     canaries = _canaries(run, model)
     learner = Learner(model, tokenizer.pad_token_id, section.max_tokens)
-    grouping = dp_sgd.try_out(learner, run.plan.clipper(model), settings.micro_batch)
+    with progress_bar("trial", passes(settings.micro_batch)) as progress:
+        clipper = run.plan.clipper(model)
+        grouping = dp_sgd.try_out(learner, clipper, settings.micro_batch, progress)
     first = rank() == 0
     from_first(lambda: begin_ledger(run, data))
     ledger = Ledger(run.ledger)  # whole by now: the first rank has mended and begun it

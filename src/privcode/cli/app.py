@@ -19,7 +19,7 @@ from typing import Annotated, NoReturn
 import typer
 
 from privcode import launcher
-from privcode.cli import checks, experiments, planning, programs, runs
+from privcode.cli import checks, collecting, experiments, planning, programs, runs
 from privcode.console import answer, open_streams, say
 from privcode.errors import UserError, why
 
@@ -66,6 +66,7 @@ def _options(
 _FIRST: tuple[Callable[..., None], ...] = (
     planning.account,
     planning.plan,
+    collecting.collect,
     planning.init,
     checks.doctor,
     programs.execute,

@@ -158,7 +158,7 @@ def need_detectors() -> None:
 
 
 def _everything(text: str) -> Iterator[Sign]:
-    yield from _secrets(text)
+    yield from (sign._replace(kind="access key") for sign in detected(text))
     yield from signs(text)
     yield from _usernames(text)
     yield from _names(text)
@@ -178,8 +178,12 @@ def _plugins() -> tuple[Any, ...]:
     return tuple(kind() for kind in kinds if kind.__name__ != "IPPublicDetector")
 
 
-def _secrets(text: str) -> Iterator[Sign]:
-    """What the plugins of detect-secrets find in each line, without verification."""
+def detected(text: str) -> Iterator[Sign]:
+    """What the plugins of detect-secrets find in each line, without verification, by their kinds.
+
+    Raises:
+        ImportError: detect-secrets is not installed.
+    """
     strings = _strings(text)
     for line in _LINE.finditer(text):
         for plugin in _plugins():
@@ -193,7 +197,7 @@ def _secrets(text: str) -> Iterator[Sign]:
                     for found in re.finditer(re.escape(token), line[0]):
                         place = line.start() + found.start(), line.start() + found.end()
                         if not whole or _within(place, strings):
-                            yield Sign("access key", *place)
+                            yield Sign(plugin.secret_type.lower(), *place)
 
 
 def _is_likely(secret: str) -> bool:

@@ -1,0 +1,350 @@
+"""Functions, methods and classes in a file, found with tree-sitter.
+
+Promises:
+- No two definitions overlap. A function or method that is taken is taken whole. A class is taken
+  only if nothing inside it is. So no code stands in two records.
+- Which definitions are taken depends on the file alone.
+- A definition that does not parse is left out. Those next to it are not.
+
+Does not: look for what is declared without a body, or for functions inside an expression that gives
+them no name.
+"""
+
+import re
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+
+from tree_sitter import Node
+
+from privcode.data.collect.documentation import comment, docstring
+from privcode.data.collect.grammars import GRAMMARS, Grammar
+from privcode.syntax.spans import parse
+
+_ANONYMOUS = ("arrow_function", "function_expression", "generator_function")
+_WRAPPERS = (
+    "decorated_definition",
+    "export_statement",
+    "template_declaration",
+    "lexical_declaration",
+    "variable_declaration",
+    "variable_declarator",
+    "assignment_expression",
+    "expression_statement",
+    "field_definition",
+    "public_field_definition",
+)
+_ATTRIBUTES = ("attribute_item", "decorator")
+_KINDS = re.compile(r"\b(class|struct|enum|interface|trait|protocol|record|actor|extension|type)\b")
+_TRIVIAL = re.compile(r"pass|\.\.\.|raise NotImplementedError\b.*", re.DOTALL)
+
+
+@dataclass(frozen=True)
+class Definition:
+    """A definition of a file. Rows are lines from 1. Offsets are bytes of the file's text.
+
+    Attributes:
+        kind: function, method, class, or another word for a type.
+        owner: the name of a method's class, or None.
+        signature: from its first modifier to its body.
+        documentation: without marks. "" if there is none.
+        code: the whole definition without its documentation, moved to the left margin.
+        rows: its first and last line, with documentation.
+        owner_rows: the line that names the owner.
+        statements: offsets of its statements, without documentation.
+        blocks: offsets of the statements of several lines inside them, outer ones first.
+    """
+
+    kind: str
+    owner: str | None
+    signature: str
+    documentation: str
+    code: str
+    rows: tuple[int, int]
+    owner_rows: tuple[tuple[int, int], ...]
+    statements: tuple[int, int]
+    blocks: tuple[tuple[int, int], ...]
+
+
+@dataclass
+class _File:
+    """A parsed file: its bytes, definitions in order, and comments on lines of their own."""
+
+    source: bytes
+    language: str
+    grammar: Grammar
+    functions: list[Node] = field(default_factory=list)
+    classes: list[Node] = field(default_factory=list)
+    owners: list[tuple[Node, str]] = field(default_factory=list)
+    comments: dict[int, Node] = field(default_factory=dict)
+
+    def text(self, start: int, end: int) -> str:
+        return self.source[start:end].decode("utf-8", "replace")
+
+    def indent(self, node: Node) -> str | None:
+        """The white space before a node. None if something else stands on its line before it."""
+        before = self.source[self.source.rfind(b"\n", 0, node.start_byte) + 1 : node.start_byte]
+        return before.decode() if not before.strip() else None
+
+
+def definitions(
+    text: str,
+    language: str,
+    wanted: Callable[[Definition], str | None],
+    skipped: Counter[str],
+    *,
+    classes: bool = True,
+) -> list[Definition]:
+    """The definitions of a file that can be records, in the order of the file.
+
+    Args:
+        text: the file, with line feeds at the ends of its lines.
+        language: canonical name.
+        wanted: says why a definition is not wanted, or None.
+        skipped: is increased by reasons.
+        classes: whether classes are taken where nothing inside them is.
+    """
+    file = _read(text, language)
+    taken: list[tuple[int, int, Definition]] = []
+    end = 0
+    for node in file.functions:
+        if node.start_byte < end:
+            continue  # inside a function that is taken
+        if one := _usable(file, node, wanted, skipped):
+            end = node.end_byte
+            taken.append((node.start_byte, end, one))
+    for node in reversed(file.classes) if classes else ():
+        if any(node.start_byte <= start < node.end_byte for start, _, _ in taken):
+            continue
+        if any(start <= node.start_byte < end for start, end, _ in taken):
+            continue
+        if one := _usable(file, node, wanted, skipped):
+            taken.append((node.start_byte, node.end_byte, one))
+    return [one for _, _, one in sorted(taken, key=lambda entry: entry[:2])]
+
+
+def _read(text: str, language: str) -> _File:
+    file = _File(text.encode(), language, GRAMMARS[language])
+    grammar = file.grammar
+    owners = dict(grammar.owners)
+    pending = [parse(text, language).root_node]
+    while pending:
+        node = pending.pop()
+        if node.type.endswith("comment"):
+            if file.indent(node) is not None:
+                file.comments[_last_row(node)] = node
+            continue
+        if node.type in grammar.functions and node.is_named:
+            if _body(node) and (node.type not in _ANONYMOUS or _named(node)):
+                file.functions.append(node)
+        elif node.type in grammar.classes and _body(node):
+            file.classes.append(node)
+        if node.type in owners or node.type in grammar.classes:
+            named = node.child_by_field_name(owners.get(node.type, "name"))
+            if named is not None:
+                file.owners.append((node, (named.text or b"").decode()))
+        pending.extend(reversed(node.children))
+    return file
+
+
+def _usable(
+    file: _File,
+    node: Node,
+    wanted: Callable[[Definition], str | None],
+    skipped: Counter[str],
+) -> Definition | None:
+    if node.has_error:
+        skipped["definition that does not parse"] += 1
+        return None
+    one = _definition(file, node)
+    reason = "definition without code" if one is None else wanted(one)
+    if reason:
+        skipped[reason] += 1
+        return None
+    return one
+
+
+def _last_row(node: Node) -> int:
+    """The row of a node's last character. A line comment may end with its line feed."""
+    return node.end_point.row - (node.end_point.column == 0)
+
+
+def _named(node: Node) -> bool:
+    """Whether a function without a name is the value of a variable, a field or an assignment."""
+    parent = node.parent
+    return parent is not None and parent.type in _WRAPPERS and parent.type != "export_statement"
+
+
+def _body(node: Node) -> Node | None:
+    """The node of a definition's body, or None."""
+    if node.type == "type_declaration":  # Go: one type that is a struct or an interface
+        specs = [child for child in node.named_children if child.type == "type_spec"]
+        type_ = specs[0].child_by_field_name("type") if len(specs) == 1 else None
+        whole = type_ is not None and type_.type in ("struct_type", "interface_type")
+        return type_ if whole else None
+    return node.child_by_field_name("body")
+
+
+def _statements(body: Node) -> list[Node]:
+    """What stands in a body. An expression is its own only statement."""
+    if body.type == "struct_type":
+        return [child for part in body.named_children for child in part.named_children]
+    block = (body.text or b"").lstrip()[:1] == b"{" or body.type in (
+        "block",
+        "interface_type",
+        "arrow_expression_clause",
+        "compound_statement",
+    )
+    return body.named_children if block else [body]
+
+
+def _definition(file: _File, node: Node) -> Definition | None:
+    """What there is to know about a definition. None if it has no code besides documentation."""
+    body = _body(node)
+    assert body is not None
+    outer = _outer(node)
+    first = _with_attributes(outer)
+    statements = _statements(body)
+    own = _docstring(file, statements)
+    code = [child for child in statements[own is not None :] if "comment" not in child.type]
+    if all(_TRIVIAL.fullmatch(file.text(c.start_byte, c.end_byte)) for c in code):
+        return None
+    start_row = first.start_point.row
+    above = _above(file, start_row)
+    if own is not None:
+        documentation = docstring(file.text(own.start_byte, own.end_byte))
+    else:
+        blocks = [file.text(c.start_byte, c.end_byte).rstrip("\n") for c in above]
+        documentation = comment(blocks, file.language) if blocks else ""
+    if above:
+        start_row = above[0].start_point.row
+    owner = _owner(file, node)
+    rest = statements[own is not None :]
+    span = (rest[0].start_byte, rest[-1].end_byte)
+    return Definition(
+        kind=_kind(file, node, owner is not None),
+        owner=owner[0] if owner else None,
+        signature=_signature(file, node, outer, body),
+        documentation=documentation,
+        code=_code(file, first, outer, own, rest),
+        rows=(start_row + 1, _last_row(outer) + 1),
+        owner_rows=owner[1] if owner else (),
+        statements=span,
+        blocks=tuple(_blocks(rest)),
+    )
+
+
+def _outer(node: Node) -> Node:
+    """The statement that a definition is, with decorators, `export`, `const` or `template`."""
+    while (parent := node.parent) is not None and parent.type in _WRAPPERS:
+        if parent.type in ("lexical_declaration", "variable_declaration") and (
+            sum(child.type == "variable_declarator" for child in parent.named_children) > 1
+        ):
+            break
+        node = parent
+    return node
+
+
+def _with_attributes(node: Node) -> Node:
+    """The first of the attributes that stand before a definition, or the definition."""
+    while (before := node.prev_sibling) is not None and before.type in _ATTRIBUTES:
+        node = before
+    return node
+
+
+def _docstring(file: _File, statements: Sequence[Node]) -> Node | None:
+    """The statement that is Python's docstring."""
+    if file.language != "python" or not statements:
+        return None
+    first = statements[0]
+    inner = first.named_children
+    is_string = first.type == "expression_statement" and [c.type for c in inner] == ["string"]
+    return first if is_string else None
+
+
+def _above(file: _File, row: int) -> list[Node]:
+    """The comments that end on the line before `row`, and on the lines before these."""
+    found: list[Node] = []
+    while (above := file.comments.get(row - 1)) is not None:
+        found.insert(0, above)
+        row = above.start_point.row
+    if found and row == 0 and file.source.startswith(b"#!"):
+        del found[0]
+    return found
+
+
+def _owner(file: _File, node: Node) -> tuple[str, tuple[tuple[int, int], ...]] | None:
+    """The name of the type that a method belongs to, and the line that names it."""
+    if node.type not in file.grammar.functions:
+        return None
+    receiver = node.child_by_field_name("receiver")
+    if receiver is not None:  # Go
+        return re.sub(r"^\(\s*(?:\w+\s+)?\*?|\)$", "", (receiver.text or b"").decode()), ()
+    within = [e for e in file.owners if e[0].start_byte <= node.start_byte < e[0].end_byte]
+    if within:
+        nearest, name = within[-1]
+        between = any(
+            nearest.start_byte < f.start_byte < node.start_byte < f.end_byte for f in file.functions
+        )
+        if not between:
+            row = nearest.start_point.row + 1
+            return name, ((row, row),)
+    declarator = node.child_by_field_name("declarator")
+    while declarator is not None and declarator.type != "qualified_identifier":
+        declarator = declarator.child_by_field_name("declarator")
+    scope = declarator.child_by_field_name("scope") if declarator is not None else None
+    return ((scope.text or b"").decode(), ()) if scope is not None else None
+
+
+def _kind(file: _File, node: Node, owned: bool) -> str:
+    if node.type in file.grammar.functions:
+        return "method" if owned else "function"
+    body = _body(node)
+    assert body is not None
+    head = file.text(node.start_byte, body.start_byte + len("interface"))
+    match = _KINDS.search(re.sub(r"^type\b", "", head))
+    return match[1] if match else "type"
+
+
+def _signature(file: _File, node: Node, outer: Node, body: Node) -> str:
+    start = node if file.language == "python" else outer
+    end = body.start_byte
+    for child in node.children:
+        if child.type in ("field_initializer_list", "comment") and child.end_byte <= end:
+            end = child.start_byte
+            break
+    if body.type in ("struct_type", "interface_type"):
+        end = body.start_byte + len(body.type) - len("_type")
+    text = file.text(start.start_byte, end).rstrip()
+    return _dedented(text.rstrip("{:").rstrip(), file.indent(start))
+
+
+def _code(file: _File, first: Node, outer: Node, own: Node | None, rest: Sequence[Node]) -> str:
+    """The definition's text without its docstring and without its own indentation."""
+    end = outer.end_byte
+    if file.source[end : end + 1] == b";":
+        end += 1
+    if own is None:
+        text = file.text(first.start_byte, end)
+    else:
+        text = file.text(first.start_byte, own.start_byte) + file.text(rest[0].start_byte, end)
+    return _dedented(text.rstrip(), file.indent(first))
+
+
+def _dedented(text: str, indent: str | None) -> str:
+    """`text`, whose first line begins behind `indent`, with that removed from its other lines."""
+    if not indent:
+        return text
+    return "\n".join(line.removeprefix(indent) for line in text.split("\n"))
+
+
+def _blocks(statements: Sequence[Node]) -> Iterator[tuple[int, int]]:
+    """Statements of several lines, and those inside them, outer ones first."""
+    pending = list(reversed(statements))
+    while pending:
+        node = pending.pop()
+        if node.start_point.row == node.end_point.row:
+            continue
+        if node.type.endswith(("statement", "expression", "declaration", "clause", "definition")):
+            yield node.start_byte, node.end_byte
+        pending.extend(reversed(node.named_children))

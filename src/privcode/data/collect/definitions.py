@@ -81,6 +81,10 @@ class _File:
     def text(self, start: int, end: int) -> str:
         return self.source[start:end].decode("utf-8", "replace")
 
+    def span(self, start: int, end: int) -> tuple[int, int]:
+        """The offsets without white space at the end, which some grammars count to a block."""
+        return start, start + len(self.source[start:end].rstrip())
+
     def indent(self, node: Node) -> str | None:
         """The white space before a node. None if something else stands on its line before it."""
         before = self.source[self.source.rfind(b"\n", 0, node.start_byte) + 1 : node.start_byte]
@@ -220,7 +224,6 @@ def _definition(file: _File, node: Node) -> Definition | None:
         start_row = above[0].start_point.row
     owner = _owner(file, node)
     rest = statements[own is not None :]
-    span = (rest[0].start_byte, rest[-1].end_byte)
     return Definition(
         kind=_kind(file, node, owner is not None),
         owner=owner[0] if owner else None,
@@ -229,8 +232,8 @@ def _definition(file: _File, node: Node) -> Definition | None:
         code=_code(file, first, outer, own, rest),
         rows=(start_row + 1, _last_row(outer) + 1),
         owner_rows=owner[1] if owner else (),
-        statements=span,
-        blocks=tuple(_blocks(rest)),
+        statements=file.span(rest[0].start_byte, rest[-1].end_byte),
+        blocks=tuple(file.span(*block) for block in _blocks(rest)),
     )
 
 

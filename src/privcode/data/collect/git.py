@@ -27,10 +27,9 @@ _OPTIONS = {
     "core.attributesFile": os.devnull,
     "core.pager": "cat",
     "log.showSignature": "false",
-    "protocol.allow": "never",
+    "advice.graftFileDeprecated": "false",
     "mailmap.file": "",
     "mailmap.blob": "",
-    "blame.ignoreRevsFile": "",
     "safe.directory": "*",
 }
 _ENVIRONMENT = {
@@ -39,7 +38,7 @@ _ENVIRONMENT = {
     "GIT_ATTR_NOSYSTEM": "1",
     "GIT_OPTIONAL_LOCKS": "0",
     "GIT_TERMINAL_PROMPT": "0",
-    "GIT_NO_LAZY_FETCH": "1",
+    "GIT_NO_LAZY_FETCH": "1",  # older versions of git do not know it
     "GIT_ALLOW_PROTOCOL": "none",  # wins over protocol.ext.allow in the repository's config
     "GIT_NO_REPLACE_OBJECTS": "1",
     "GIT_GRAFT_FILE": os.devnull,
@@ -94,7 +93,8 @@ def head(root: Path) -> str:
     done = git(root, "rev-parse", "--verify", "--quiet", "HEAD^{commit}")
     if done.returncode == 0:
         return done.stdout.decode().strip()
-    if git(root, "rev-parse", "--git-dir").returncode == 0 and not done.stderr:
+    readable = git(root, "rev-parse", "--git-dir").returncode == 0
+    if readable and git(root, "rev-parse", "--verify", "--quiet", "HEAD").returncode:
         raise UserError(f"{shown(root)}: is a git repository without a commit; commit first")
     raise UserError(
         f"{shown(root)}: is a git repository that git cannot read; see git fsck, or clone it anew"

@@ -143,11 +143,11 @@ def files(source: Source, exclude: tuple[str, ...], skipped: Counter[str]) -> It
     """
     listed = _listed(source, skipped) if source.commit else _found(source, skipped)
     for file in sorted(listed, key=lambda file: file.path):
-        name = file.name
-        if reason := skipping.by_name(name, exclude):
+        reason = skipping.by_name(file.name, exclude)
+        if reason is None and language_of_name(file.name.rpartition("/")[2]) is None:
+            reason = skipping.ANOTHER
+        if reason:
             skipped[reason] += 1
-        elif language_of_name(name.rpartition("/")[2]) is None:
-            skipped[skipping.ANOTHER] += 1
         else:
             yield file
 

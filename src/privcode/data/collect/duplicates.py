@@ -7,11 +7,13 @@ Promises:
 - The same text up to white space, in the same unit, is kept once.
 - Near means: the sets of five successive tokens overlap by at least `SIMILAR` (Jaccard), as 128
   hash functions estimate it. The functions are fixed, so the answer is, too.
-- What stays in memory is the index: about 3 kB for each record that is kept.
+- What stays in memory is the index: about 8 kB for each record that is kept.
 
 Does not:
 - Keep the choice of one unit free of the others. Whose copy stays depends on all of them. So the
   guarantee is about the file of records, and not about the repositories before this choice.
+- Find all near copies. Of those at `SIMILAR` exactly, the index shows 92 %. Of those at 0.8, it
+  shows 99.8 %.
 - Find code with all its names changed. `plan` counts that.
 """
 
@@ -23,6 +25,7 @@ from typing import Any, Literal
 
 SIMILAR = 0.7
 _FUNCTIONS = 128
+_BANDS = (20, 6)  # two codes are compared if one of 20 bands of 6 hash values is the same
 _SHINGLE = 5
 _TOKEN = re.compile(r"\w+|[^\w\s]")
 
@@ -57,7 +60,7 @@ class Duplicates:
         from datasketch import MinHashLSH
 
         self._exact: set[tuple[int, bytes]] = set()
-        self._index = MinHashLSH(threshold=SIMILAR, num_perm=_FUNCTIONS, hashfunc=_short)
+        self._index = MinHashLSH(num_perm=_FUNCTIONS, params=_BANDS, hashfunc=_short)
         self._kept: list[tuple[int, Any]] = []
         self._units: dict[str, int] = {}
 

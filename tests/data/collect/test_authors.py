@@ -80,6 +80,13 @@ def test_a_renamed_file_and_new_white_space_keep_their_authors(tmp_path: Path) -
     assert authors(root) == ["ann@example.org"]
 
 
+def test_lines_that_are_moved_in_a_file_keep_their_authors(tmp_path: Path) -> None:
+    root = tmp_path / "app"
+    commit(root, {"a.py": function("f", lines=9) + function("g", lines=9)}, ANN)
+    commit(root, {"a.py": function("g", lines=9) + function("f", lines=9)}, BOB)
+    assert authors(root) == ["ann@example.org"] * 2
+
+
 def test_a_merge_keeps_the_authors_of_both_sides(tmp_path: Path) -> None:
     root = tmp_path / "app"
     commit(root, {"a.py": function("f"), "b.py": function("g")}, CAY)

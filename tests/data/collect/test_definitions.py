@@ -331,6 +331,23 @@ def test_what_does_not_parse_is_left_out_and_its_neighbour_is_not() -> None:
     assert [piece.completion for piece in got] == ["def f(x):\n    return x"]
 
 
+def test_a_type_that_a_function_returns_is_not_its_class() -> None:
+    text = (
+        "class A {\n  /// Packs all of it.\n  struct n::B pack() const {\n    return b_;\n  }\n};\n"
+    )
+    (piece,) = found(text, "cpp")
+    assert piece.prompt.startswith("Write a C++ method of `A`.\n\nSignature:\nstruct n::B pack()")
+
+
+def test_a_class_with_a_macro_before_its_name_is_a_class() -> None:
+    words = "/// All of the entries.\n"
+    (piece,) = found(f"{words}struct API Ledger {{\n  int open;\n}};\n", "cpp")
+    assert piece.prompt.startswith("Write a C++ struct.\n\nSignature:\nstruct API Ledger\n")
+    inner = "  /// Adds up the amounts.\n  int total() {\n    return open;\n  }\n"
+    (piece,) = found(f"{words}struct API Ledger {{\n  int open;\n{inner}}};\n", "cpp")
+    assert piece.prompt.startswith("Write a C++ method of `Ledger`.")
+
+
 def test_what_has_no_code_is_no_record() -> None:
     skipped = Counter[str]()
     text = (

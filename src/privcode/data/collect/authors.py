@@ -40,7 +40,7 @@ def blame(
     """
     wanted = [f"-L{first},{last}" for first, last in sorted(set(ranges))]
     done = git(
-        root, "blame", "-w", "-M", "--root", "--porcelain", "--no-textconv", "--encoding=UTF-8",
+        root, "blame", "-w", "-M", "--porcelain", "--no-textconv", "--encoding=UTF-8",
         "--no-ignore-revs-file",
         *wanted, commit, "--", path,
     )  # fmt: skip

@@ -138,17 +138,34 @@ def _read(text: str, language: str) -> _File:
             if file.indent(node) is not None:
                 file.comments[_last_row(node)] = node
             continue
-        if node.type in grammar.functions and node.is_named:
-            if _body(node) and (node.type not in _ANONYMOUS or _named(node)):
-                file.functions.append(node)
-        elif node.type in grammar.classes and _body(node):
-            file.classes.append(node)
-        if node.type in owners or node.type in grammar.classes:
-            named = node.child_by_field_name(owners.get(node.type, "name"))
+        if node.is_named and _body(node) is not None:
+            named = None
+            if _is_function(file, node):
+                if node.type not in _ANONYMOUS or _named(node):
+                    file.functions.append(node)
+            elif node.type in grammar.functions:
+                file.classes.append(node)
+                named = node.child_by_field_name("declarator")
+            elif node.type in grammar.classes:
+                file.classes.append(node)
+                named = node.child_by_field_name("name")
+            elif node.type in owners:
+                named = node.child_by_field_name(owners[node.type])
             if named is not None:
                 file.owners.append((node, (named.text or b"").decode()))
         pending.extend(reversed(node.children))
     return file
+
+
+def _is_function(file: _File, node: Node) -> bool:
+    """Whether a node is a function. C++'s grammar takes `class MACRO Name {…}` for one, too."""
+    if file.language != "cpp" or node.type != "function_definition":
+        return node.type in file.grammar.functions
+    declarator = node.child_by_field_name("declarator")
+    while declarator is not None and declarator.type != "function_declarator":
+        inner = declarator.child_by_field_name("declarator")
+        declarator = inner or next(iter(declarator.named_children), None)
+    return declarator is not None
 
 
 def _usable(
@@ -278,12 +295,12 @@ def _above(file: _File, row: int) -> list[Node]:
 
 def _owner(file: _File, node: Node) -> tuple[str, tuple[tuple[int, int], ...]] | None:
     """The name of the type that a method belongs to, and the line that names it."""
-    if node.type not in file.grammar.functions:
+    if not _is_function(file, node):
         return None
     receiver = node.child_by_field_name("receiver")
     if receiver is not None:  # Go
         return re.sub(r"^\(\s*(?:\w+\s+)?\*?|\)$", "", (receiver.text or b"").decode()), ()
-    within = [e for e in file.owners if e[0].start_byte <= node.start_byte < e[0].end_byte]
+    within = [e for e in file.owners if e[0].start_byte < node.start_byte < e[0].end_byte]
     if within:
         nearest, name = within[-1]
         between = any(
@@ -300,7 +317,7 @@ def _owner(file: _File, node: Node) -> tuple[str, tuple[tuple[int, int], ...]] |
 
 
 def _kind(file: _File, node: Node, owned: bool) -> str:
-    if node.type in file.grammar.functions:
+    if _is_function(file, node):
         return "method" if owned else "function"
     body = _body(node)
     assert body is not None

@@ -339,6 +339,10 @@ def test_a_type_that_a_function_returns_is_not_its_class() -> None:
     assert piece.prompt.startswith("Write a C++ method of `A`.\n\nSignature:\nstruct n::B pack()")
 
 
+def test_a_type_without_a_name_is_no_record() -> None:
+    assert not found("/// Words about all of it.\ntypedef struct {\n  int x;\n} A;\n", "cpp")
+
+
 def test_a_class_with_a_macro_before_its_name_is_a_class() -> None:
     words = "/// All of the entries.\n"
     (piece,) = found(f"{words}struct API Ledger {{\n  int open;\n}};\n", "cpp")

@@ -132,6 +132,17 @@ def test_a_private_key_and_a_password_are_signs(tmp_path: Path) -> None:
     assert {"secret keyword", "secret assigned"} <= set(rows[1]["secrets"])
 
 
+def test_a_secret_counts_for_the_records_that_quote_its_line(tmp_path: Path) -> None:
+    far = "".join(f"x_{n} = {n}\n" for n in range(60))
+    text = function("first") + far + f'key = "{KEY}"\n' + function("next") + far + function("last")
+    commit(tmp_path / "a", {"x.py": text})
+    assert [row["secrets"] for row in collected(tmp_path / "a")[0]] == [[], [], []]
+    rows, done = collected(tmp_path / "a", style="fim", context=300)
+    assert [KEY in row["prompt"] for row in rows] == [False, True, False]
+    assert [row["secrets"] for row in rows] == [[], ["aws access key"], []]
+    assert done.secrets == {"aws access key": 1}
+
+
 def test_looking_for_secrets_opens_no_connection(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: object, **__: object) -> None:
         raise AssertionError("a connection was opened")

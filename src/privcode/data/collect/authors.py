@@ -38,7 +38,7 @@ def blame(
 
     None if git cannot tell.
     """
-    wanted = [f"-L{first},{last}" for first, last in sorted(set(ranges))]
+    wanted = [f"-L{first},{last}" for first, last in ranges]
     done = git(
         root, "blame", "-w", "-M", "--porcelain", "--no-textconv", "--encoding=UTF-8",
         "--no-ignore-revs-file",

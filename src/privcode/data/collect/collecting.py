@@ -13,7 +13,7 @@ mechanism.
 import os
 import threading
 from collections import Counter, deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from privcode.data.collect import skipping, sources
-from privcode.data.collect.authors import author_of, blame, date_of, inside
+from privcode.data.collect.authors import Lines, author_of, blame, date_of, inside
 from privcode.data.collect.duplicates import Duplicates, digest, sketch
 from privcode.data.collect.grammars import language_of_text
 from privcode.data.collect.options import Options
@@ -225,7 +225,7 @@ def _candidates(file: File, options: Options) -> tuple[list[_Candidate], Counter
         skipped[reason or skipping.ANOTHER] += 1
         return [], skipped
     found = list(pieces(text, language, options, skipped))
-    history = _history(file, found)
+    history, signed = _history(file, found), _secrets(text, found)
     kept = []
     for piece in found:
         lines = inside(history, [piece.lines])
@@ -243,7 +243,13 @@ def _candidates(file: File, options: Options) -> tuple[list[_Candidate], Counter
             "language": language,
             "licence": file.source.licence,
             "date": date_of(lines),
-            "secrets": _secrets(f"{piece.prompt}\n{piece.completion}"),
+            "secrets": sorted(
+                {
+                    kind
+                    for start, end, kind in signed
+                    if any(start <= last and first <= end for first, last in piece.quoted)
+                }
+            ),
         }
         kept.append(_Candidate(row, digest(piece.code), sketch(piece.code), len(authors) > 1))
     return kept, skipped
@@ -254,11 +260,32 @@ def _history(file: File, found: Sequence[Piece]) -> dict[int, Any]:
     source: Source = file.source
     if not found or source.commit is None or not source.whole:
         return {}
-    ranges = {lines for piece in found for lines in (piece.lines, *piece.quoted)}
+    ranges = _united(lines for piece in found for lines in piece.quoted)
     return blame(source.root, source.commit, file.path, ranges) or {}
 
 
-def _secrets(text: str) -> list[str]:
-    """The kinds of secrets of which there is a sign, sorted. Nothing is sent anywhere."""
-    kinds = {sign.kind for sign in detected(text)}
-    return sorted(kinds | {sign.kind for sign in signs(text) if sign.kind in _ASSIGNED})
+def _secrets(text: str, found: Sequence[Piece]) -> list[tuple[int, int, str]]:
+    """Where the lines that pieces quote have a sign of a secret: first line, last line and kind.
+
+    Each line is looked at once, however many pieces quote it. Nothing is sent anywhere.
+    """
+    lines = text.split("\n")
+    signed = []
+    for first, last in _united(lines for piece in found for lines in piece.quoted):
+        block = "\n".join(lines[first - 1 : last])
+        assigned = (sign for sign in signs(block) if sign.kind in _ASSIGNED)
+        for sign in (*detected(block), *assigned):
+            start = first + block.count("\n", 0, sign.start)
+            signed.append((start, start + block.count("\n", sign.start, sign.end), sign.kind))
+    return signed
+
+
+def _united(ranges: Iterable[Lines]) -> list[Lines]:
+    """The lines in `ranges` as ranges that neither overlap nor touch, sorted."""
+    united: list[Lines] = []
+    for first, last in sorted(ranges):
+        if united and first <= united[-1][1] + 1:
+            united[-1] = (united[-1][0], max(last, united[-1][1]))
+        else:
+            united.append((first, last))
+    return united

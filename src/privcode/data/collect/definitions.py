@@ -147,8 +147,9 @@ def _read(text: str, language: str) -> _File:
                 file.classes.append(node)
                 named = node.child_by_field_name("declarator")
             elif node.type in grammar.classes:
-                file.classes.append(node)
                 named = node.child_by_field_name("name")
+                if named is not None or node.type == "type_declaration":
+                    file.classes.append(node)
             elif node.type in owners:
                 named = node.child_by_field_name(owners[node.type])
             if named is not None:

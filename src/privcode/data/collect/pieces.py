@@ -27,8 +27,8 @@ _FEWEST = 10  # characters of a gap, without white space
 class Piece:
     """A record without the columns that say where it comes from.
 
-    `code` is what makes two pieces duplicates. `lines` are those of the definition, `quoted` also
-    those that the prompt quotes in addition: ranges of lines from 1.
+    `code` is what makes two pieces duplicates. `lines` are those of the definition. `quoted` are
+    all that the piece quotes, in ranges: these, and others that stand in the prompt.
     """
 
     prompt: str

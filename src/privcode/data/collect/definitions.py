@@ -11,9 +11,11 @@ them no name.
 """
 
 import re
+from bisect import bisect_left
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from operator import itemgetter
 
 from tree_sitter import Node
 
@@ -66,6 +68,10 @@ class Definition:
     blocks: tuple[tuple[int, int], ...]
 
 
+Owner = tuple[str, int]
+"""The name of the type that a method belongs to, and the row that names it, or 0."""
+
+
 @dataclass
 class _File:
     """A parsed file: its bytes, definitions in order, and comments on lines of their own."""
@@ -73,9 +79,8 @@ class _File:
     source: bytes
     language: str
     grammar: Grammar
-    functions: list[Node] = field(default_factory=list)
+    functions: list[tuple[Node, Owner | None]] = field(default_factory=list)
     classes: list[Node] = field(default_factory=list)
-    owners: list[tuple[Node, str]] = field(default_factory=list)
     comments: dict[int, Node] = field(default_factory=dict)
 
     def text(self, start: int, end: int) -> str:
@@ -111,51 +116,55 @@ def definitions(
     file = _read(text, language)
     taken: list[tuple[int, int, Definition]] = []
     end = 0
-    for node in file.functions:
+    for node, owner in file.functions:
         if node.start_byte < end:
             continue  # inside a function that is taken
-        if one := _usable(file, node, wanted, skipped):
+        if one := _usable(file, node, owner, wanted, skipped):
             end = node.end_byte
             taken.append((node.start_byte, end, one))
-    for node in reversed(file.classes) if classes else ():
-        if any(node.start_byte <= start < node.end_byte for start, _, _ in taken):
+    for node in reversed(file.classes) if classes else ():  # inner ones before outer ones
+        place = bisect_left(taken, node.start_byte, key=itemgetter(0))
+        around = place > 0 and taken[place - 1][1] > node.start_byte
+        inside = place < len(taken) and taken[place][0] < node.end_byte
+        if around or inside:
             continue
-        if any(start <= node.start_byte < end for start, end, _ in taken):
-            continue
-        if one := _usable(file, node, wanted, skipped):
-            taken.append((node.start_byte, node.end_byte, one))
-    return [one for _, _, one in sorted(taken, key=lambda entry: entry[:2])]
+        if one := _usable(file, node, None, wanted, skipped):
+            taken.insert(place, (node.start_byte, node.end_byte, one))
+    return [one for _, _, one in taken]
 
 
 def _read(text: str, language: str) -> _File:
     file = _File(text.encode(), language, GRAMMARS[language])
-    grammar = file.grammar
-    owners = dict(grammar.owners)
-    pending = [parse(text, language).root_node]
+    pending: list[tuple[Node, Owner | None]] = [(parse(text, language).root_node, None)]
     while pending:
-        node = pending.pop()
+        node, owner = pending.pop()
         if node.type.endswith("comment"):
             if file.indent(node) is not None:
                 file.comments[_last_row(node)] = node
             continue
         if node.is_named and _body(node) is not None:
-            named = None
             if _is_function(file, node):
                 if node.type not in _ANONYMOUS or _named(node):
-                    file.functions.append(node)
-            elif node.type in grammar.functions:
-                file.classes.append(node)
-                named = node.child_by_field_name("declarator")
-            elif node.type in grammar.classes:
-                named = node.child_by_field_name("name")
-                if named is not None or node.type == "type_declaration":
+                    file.functions.append((node, owner))
+                    owner = None  # of what is inside
+            elif named := _type_name(file, node):
+                owner = named, node.start_point.row + 1
+                if node.type not in dict(file.grammar.owners):
                     file.classes.append(node)
-            elif node.type in owners:
-                named = node.child_by_field_name(owners[node.type])
-            if named is not None:
-                file.owners.append((node, (named.text or b"").decode()))
-        pending.extend(reversed(node.children))
+        pending.extend((child, owner) for child in reversed(node.children))
     return file
+
+
+def _type_name(file: _File, node: Node) -> str:
+    """The name of a type with a body, or of the type that a node adds methods to. "" for none."""
+    if node.type in file.grammar.functions:  # C++: a class with a macro before its name
+        named = node.child_by_field_name("declarator")
+    elif node.type in file.grammar.classes:
+        holder = node.named_children[0] if node.type == "type_declaration" else node
+        named = holder.child_by_field_name("name")
+    else:
+        named = node.child_by_field_name(dict(file.grammar.owners).get(node.type, ""))
+    return (named.text or b"").decode() if named is not None else ""
 
 
 def _is_function(file: _File, node: Node) -> bool:
@@ -172,13 +181,14 @@ def _is_function(file: _File, node: Node) -> bool:
 def _usable(
     file: _File,
     node: Node,
+    owner: Owner | None,
     wanted: Callable[[Definition], str | None],
     skipped: Counter[str],
 ) -> Definition | None:
     if node.has_error:
         skipped["definition that does not parse"] += 1
         return None
-    one = _definition(file, node)
+    one = _definition(file, node, owner)
     reason = "definition without code" if one is None else wanted(one)
     if reason:
         skipped[reason] += 1
@@ -220,7 +230,7 @@ def _statements(body: Node) -> list[Node]:
     return body.named_children if block else [body]
 
 
-def _definition(file: _File, node: Node) -> Definition | None:
+def _definition(file: _File, node: Node, owner: Owner | None) -> Definition | None:
     """What there is to know about a definition. None if it has no code besides documentation."""
     body = _body(node)
     assert body is not None
@@ -240,7 +250,8 @@ def _definition(file: _File, node: Node) -> Definition | None:
         documentation = comment(blocks, file.language) if blocks else ""
     if above:
         start_row = above[0].start_point.row
-    owner = _owner(file, node)
+    if _is_function(file, node):
+        owner = _owner_of_name(node) or owner
     rest = statements[own is not None :]
     return Definition(
         kind=_kind(file, node, owner is not None),
@@ -249,7 +260,7 @@ def _definition(file: _File, node: Node) -> Definition | None:
         documentation=documentation,
         code=_code(file, first, outer, own, rest),
         rows=(start_row + 1, _last_row(outer) + 1),
-        owner_rows=owner[1] if owner else (),
+        owner_rows=((owner[1], owner[1]),) if owner and owner[1] else (),
         statements=file.span(rest[0].start_byte, rest[-1].end_byte),
         blocks=tuple(file.span(*block) for block in _blocks(rest)),
     )
@@ -294,27 +305,16 @@ def _above(file: _File, row: int) -> list[Node]:
     return found
 
 
-def _owner(file: _File, node: Node) -> tuple[str, tuple[tuple[int, int], ...]] | None:
-    """The name of the type that a method belongs to, and the line that names it."""
-    if not _is_function(file, node):
-        return None
+def _owner_of_name(node: Node) -> Owner | None:
+    """The type that a method names itself: Go's receiver, or C++'s scope."""
     receiver = node.child_by_field_name("receiver")
-    if receiver is not None:  # Go
-        return re.sub(r"^\(\s*(?:\w+\s+)?\*?|\)$", "", (receiver.text or b"").decode()), ()
-    within = [e for e in file.owners if e[0].start_byte < node.start_byte < e[0].end_byte]
-    if within:
-        nearest, name = within[-1]
-        between = any(
-            nearest.start_byte < f.start_byte < node.start_byte < f.end_byte for f in file.functions
-        )
-        if not between:
-            row = nearest.start_point.row + 1
-            return name, ((row, row),)
+    if receiver is not None:
+        return re.sub(r"^\(\s*(?:\w+\s+)?\*?|\)$", "", (receiver.text or b"").decode()), 0
     declarator = node.child_by_field_name("declarator")
     while declarator is not None and declarator.type != "qualified_identifier":
         declarator = declarator.child_by_field_name("declarator")
     scope = declarator.child_by_field_name("scope") if declarator is not None else None
-    return ((scope.text or b"").decode(), ()) if scope is not None else None
+    return ((scope.text or b"").decode(), 0) if scope is not None else None
 
 
 def _kind(file: _File, node: Node, owned: bool) -> str:

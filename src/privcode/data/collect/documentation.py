@@ -22,7 +22,6 @@ _DIRECTIVE = re.compile(
     r"#?region\b|#?endregion\b|-\*-|vim:|Copied from\b|@(?:inheritdoc|override)\b|\{@inheritdoc\})",
     re.IGNORECASE,
 )
-_SEPARATOR = re.compile(r"^\s*([-=*#~_+/\\<>|.:! ])\1*\s*(?:\S\s*)?$|^[\W_]+$")
 _LEGAL = re.compile(r"copyright\b|SPDX-License|licensed under|all rights reserved", re.IGNORECASE)
 _CODE = re.compile(r"[;{}]\s*$|^\s*(?:return|import|if|for|while|def|var|let|const)\b.*[(:=]")
 _WORD = re.compile(r"[^\W\d_]{2,}")

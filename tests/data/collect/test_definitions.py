@@ -4,6 +4,8 @@ import re
 from collections import Counter
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from privcode.data.collect.documentation import comment, docstring
 from privcode.data.collect.grammars import GRAMMARS, language_of_name, language_of_text
@@ -451,3 +453,43 @@ def test_the_language_of_a_file(name: str, text: str, language: str | None) -> N
         assert language is None
     else:
         assert language_of_text(name, text) == language
+
+
+PARTS = [
+    *"{}()[]\"'`\\\n\t ;:#*/<>=é\x00\ud7ff",
+    "/*",
+    "*/",
+    "///",
+    '"""',
+    "<?php",
+    "=> ",
+    "@",
+    "\r",
+]
+
+
+@settings(max_examples=300, derandomize=True, deadline=None, database=None)
+@given(
+    st.sampled_from(sorted(FILES)),
+    st.sampled_from(sorted(FILES)),
+    st.lists(
+        st.tuples(st.integers(0, 600), st.integers(0, 12), st.sampled_from(PARTS)), max_size=6
+    ),
+    st.sampled_from(["describe", "fim"]),
+)
+def test_broken_code_gives_records_that_are_parts_of_it_and_no_error(
+    source: str, language: str, changes: list[tuple[int, int, str]], style: str
+) -> None:
+    text = FILES[source][0] * 2
+    for at, size, put in changes:
+        text = text[:at] + put + text[at + size :]
+    rows = text.count("\n") + 1
+    for piece in found(text, language, style=style, context=200):
+        assert all(1 <= first <= last <= rows for first, last in piece.quoted)
+        assert piece.lines in piece.quoted
+        if style == "fim":
+            assert piece.prompt.count(GAP) == 1
+            assert piece.prompt.replace(GAP, piece.completion) in text
+        first, last = piece.lines
+        own = "".join("".join(text.split("\n")[first - 1 : last]).split())
+        assert "".join(piece.code.split())[-20:] in own

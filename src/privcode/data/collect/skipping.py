@@ -13,6 +13,7 @@ LONGEST_LINE = 1000
 """The most characters of a line. Longer ones are data or packed code."""
 
 ANOTHER = "file of another kind or language"
+LOCK = "lock file"
 
 _VENDORED = re.compile(
     r"(^|/)(_?vendor(s|ed)?|third[_-]?party|3rd[_-]?party|node_modules|bower_components"
@@ -42,7 +43,7 @@ def by_name(path: str, exclude: tuple[str, ...] = ()) -> str | None:
     if _VENDORED.search(path.lower()):
         return "file in a vendored folder"
     if _LOCKS.search(path):
-        return "lock file"
+        return LOCK
     if _PACKED.search(path):
         return "packed file"
     if _GENERATED_NAME.search(path):

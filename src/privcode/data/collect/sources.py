@@ -144,7 +144,8 @@ def files(source: Source, exclude: tuple[str, ...], skipped: Counter[str]) -> It
     listed = _listed(source, skipped) if source.commit else _found(source, skipped)
     for file in sorted(listed, key=lambda file: file.path):
         reason = skipping.by_name(file.name, exclude)
-        if reason is None and language_of_name(file.name.rpartition("/")[2]) is None:
+        other = language_of_name(file.name.rpartition("/")[2]) is None
+        if other and reason != skipping.LOCK:
             reason = skipping.ANOTHER
         if reason:
             skipped[reason] += 1

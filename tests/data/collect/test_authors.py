@@ -10,7 +10,7 @@ from privcode.data.collect import Collected, Options, collect
 from privcode.data.collect.authors import Written, author_of, date_of
 from privcode.errors import UserError
 from privcode.files import Row
-from tests.data.collect.repositories import ANN, BOB, commit, function, git, record
+from tests.helpers.repositories import ANN, BOB, commit, function, git, record
 
 CAY = "Cay <cay@example.org>"
 

@@ -17,8 +17,8 @@ from privcode.console import NOT_SHOWN
 from privcode.data.collect import Collected, Options, collect, collecting, sources
 from privcode.data.collect.sources import File
 from privcode.data.records import Columns, read_records
-from tests.data.collect.repositories import ANN, BOB, commit, function
 from tests.helpers.commands import privcode, refused
+from tests.helpers.repositories import ANN, BOB, commit, function
 
 COLUMNS = ["prompt", "completion", "repository", "path", "author", "language", "licence", "date"]
 COLUMNS += ["secrets"]

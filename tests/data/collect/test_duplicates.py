@@ -10,7 +10,7 @@ from privcode.data.collect import Collected, Options, collect
 from privcode.data.collect.duplicates import Duplicates, digest, sketch
 from privcode.data.masking import detected, signs
 from privcode.files import Row
-from tests.data.collect.repositories import ANN, BOB, commit, function
+from tests.helpers.repositories import ANN, BOB, commit, function
 
 
 def collected(*roots: Path, **options: Any) -> tuple[list[Row], Collected]:

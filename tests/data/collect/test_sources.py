@@ -14,7 +14,7 @@ from privcode.data.collect.licences import licence_of
 from privcode.data.collect.skipping import by_name, by_text
 from privcode.errors import UserError
 from privcode.files import Row
-from tests.data.collect.repositories import BOB, commit, function, git, record
+from tests.helpers.repositories import BOB, commit, function, git, record
 
 
 def collected(*paths: Path, **options: object) -> tuple[list[Row], Collected]:

@@ -64,7 +64,7 @@ def collect(
 ) -> None:
     """Make records with owners from code as it lies in repositories. What is written is private.
 
-    The summary is shown at a terminal only, or with --json. Its figures are private, too.
+    The summary is shown at a terminal only, because its figures are private, too.
     """
     from privcode.data.collect import Options
     from privcode.data.collect import collect as collected
@@ -81,10 +81,13 @@ def collect(
     )
     done = collected(paths, out, options, workers=workers, bar=_bar)
     then = f"privcode init {shlex.quote(str(out))} --prompts PROMPTS --unit {unit}"
-    facts = {"out": str(out), **vars(done), "next": then, "private": PRIVATE}
-    if not as_json:
-        say_private(lambda: summary(done, unit, duplicates))
-    answer(facts, as_json, f"records {out}\nnext    {then}", aside=is_stdout(out))
+    say_private(lambda: summary(done, unit, duplicates))
+    answer(
+        {"out": str(out), "next": then},
+        as_json,
+        f"records {out}\nnext    {then}",
+        aside=is_stdout(out),
+    )
 
 
 def _bar(title: str, total: int) -> Any:

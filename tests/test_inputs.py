@@ -17,7 +17,8 @@ from privcode.config import load_config
 from privcode.config.yaml_file import read_yaml
 from privcode.errors import UserError
 from privcode.execution import execute_file, wrong_names
-from privcode.files import open_regular, read_json, read_jsonl, read_text, write_text
+from privcode.files import read_json, read_jsonl, read_text, write_text
+from privcode.inputs import open_regular
 from privcode.scoring import load_tasks, read_samples
 
 TASK = {

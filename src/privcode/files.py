@@ -32,7 +32,7 @@ from privcode.inputs import (
     text_lines,
 )
 from privcode.outputs import check_output, deliver, is_stdout
-from privcode.plain import once, parse_object, read_plain, shown
+from privcode.plain import is_text, once, parse_object, read_plain, shown
 
 Row = dict[str, Any]
 
@@ -200,16 +200,23 @@ def read_sealed(path: Path) -> Row:
 
 
 def jsonl_line(row: object) -> str:
-    """One row as one line of JSON Lines, newline included."""
-    return json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n"
+    """One row as one line of JSON Lines, newline included.
+
+    A row with half a surrogate pair, which no UTF-8 has, is written with escapes alone.
+    """
+    line = json.dumps(row, ensure_ascii=False, allow_nan=False)
+    return (line if is_text(line) else json.dumps(row, allow_nan=False)) + "\n"
+
+
+HALF = "has half a surrogate pair"
+"""What is wrong with text that JSON can spell and UTF-8 cannot hold."""
 
 
 def unwritable(value: object) -> str:
     """Why `value`, which was read from JSON, cannot be written as JSON. Empty if it can."""
     try:
-        jsonl_line(value).encode()
-    except UnicodeEncodeError:
-        return "has half a surrogate pair"
+        if not is_text(json.dumps(value, ensure_ascii=False, allow_nan=False)):
+            return HALF
     except ValueError:
         return "is NaN or infinite, which is not JSON"
     except RecursionError:

@@ -133,6 +133,25 @@ def test_a_bad_sample_names_file_row_and_field_before_anything_runs(tmp_path):
     assert not (tmp_path / "s.jsonl_results.jsonl").exists()
 
 
+@needs_sandbox
+@pytest.mark.parametrize("kind", ["solution", "completion"])
+@pytest.mark.parametrize("plus", [True, False])
+def test_half_a_surrogate_pair_fails_its_own_sample_alone(tmp_path, kind, plus):
+    row = asdict(ADD) | ({"base_input": [[1, 2]], "plus_input": [], "atol": 0} if plus else {})
+    tasks = write_rows(tmp_path / "tasks.jsonl", row)
+    bodies = ["    return a + b\n", '    s = "\ud83d"\n    return a + b\n', "    return 0\n"]
+    head = ADD.prompt if kind == "solution" else ""
+    samples = write_rows(
+        tmp_path / "s.jsonl", *({"task_id": "t/0", kind: head + b} for b in bodies)
+    )
+    facts = score_files(tasks, samples)
+    assert facts["pass@1"] == pytest.approx(1 / 3)
+    assert facts["errors"] == {"has half a surrogate pair": 1, "AssertionError": 1}
+    theirs = json.loads((tmp_path / "s_eval_results.json").read_bytes())["eval"]["t/0"]
+    assert [found["base_status"] for found in theirs] == ["pass", "fail", "fail"]
+    assert {found["plus_status"] for found in theirs[1:]} <= {None, "fail", "pass"}
+
+
 def test_a_task_without_test_names_the_field(tmp_path):
     row = {key: value for key, value in asdict(ADD).items() if key != "test"}
     with pytest.raises(UserError, match=r"row 1, field test: is missing"):

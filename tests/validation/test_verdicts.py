@@ -153,6 +153,12 @@ def test_each_filter_sees_what_the_ones_before_have_passed() -> None:
     ]
 
 
+def test_a_sample_with_half_a_surrogate_pair_is_rejected_alone() -> None:
+    samples = [sample(0, "x = 1"), sample(1, 's = "\ud83d"'), sample(2, "x = 2")]
+    verdicts = judge(samples, language="python", filters=[runs(run_all, "python", "", {})])
+    assert [v["reason"] for v in verdicts] == ["", "has half a surrogate pair", ""]
+
+
 def test_a_filter_that_leaves_a_candidate_out_is_refused() -> None:
     with pytest.raises(UserError, match="0 findings for 1"):
         judge([sample(0, "x = 1")], language="python", filters=[lambda candidates, chunk: []])

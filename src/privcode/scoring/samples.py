@@ -86,7 +86,7 @@ def eval_results(
         task = tasks[sample["task_id"]]
         row: Row = {
             "task_id": task.task_id,
-            "solution": whole(task, sample),
+            "solution": _plain(whole(task, sample)),
             "base_status": verdict.base,
             "plus_status": verdict.plus,
         }
@@ -104,7 +104,7 @@ def _shown(task_id: str, number: int) -> str:
 
 
 def _plain(value: Any) -> Any:
-    """An input as strict JSON, which has neither NaN nor half of a surrogate pair."""
+    """A value as strict JSON, which has neither NaN nor half of a surrogate pair."""
     if isinstance(value, dict):
         return {_plain(key): _plain(item) for key, item in value.items()}
     if isinstance(value, list):

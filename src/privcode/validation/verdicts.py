@@ -18,7 +18,8 @@ from pathlib import Path
 from typing import Any
 
 from privcode.errors import UserError
-from privcode.files import Row, jsonl_line, read_jsonl
+from privcode.files import HALF, Row, jsonl_line, read_jsonl
+from privcode.plain import is_text
 from privcode.syntax.spans import code_blocks
 from privcode.validation.filters import Candidate, Filter
 
@@ -48,10 +49,13 @@ def judge(
         UserError: a filter does not return one finding for each candidate.
     """
     codes = [code_of(s["completion"], language) for s in samples]
-    verdicts = [
-        {"id": s["id"], "accepted": bool(code), "reason": "" if code else "no code"}
-        | {"round_trip": None}
+    reasons = [
+        "no code" if not code else "" if is_text(s["completion"]) else HALF
         for s, (code, _) in zip(samples, codes, strict=True)
+    ]
+    verdicts: list[Row] = [
+        {"id": s["id"], "accepted": not reason, "reason": reason, "round_trip": None}
+        for s, reason in zip(samples, reasons, strict=True)
     ]
     for ask in filters:
         left = [i for i, verdict in enumerate(verdicts) if verdict["accepted"]]

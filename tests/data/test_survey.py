@@ -187,6 +187,8 @@ def test_a_long_line_without_spaces_does_not_hang_the_search(tmp_path: Path) -> 
         ("go", "package main\nfunc f(x int) error { y := x; return nil }"),
         ("bash", 'if [ -z "$1" ]; then\n  echo usage; exit 1\nfi\nls | grep x'),
         ("swift", "func f(_ x: Int?) -> Int { guard let y = x else { return 0 }; return y }"),
+        ("go", "```bash\ngo run .\n```\n```go\npackage main\n```\n"),
+        ("bash", "```bash\nls\n```\n"),
         ("rust", "Here it is:\n```rs\nx = 1\n```\n"),
         (None, ") ) ) } } ] ] ;; ;; ) ) ) » « ) )"),
     ],

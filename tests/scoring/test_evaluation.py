@@ -186,6 +186,31 @@ def test_an_answer_is_its_first_fenced_block_or_all_of_it(text):
     assert extract(text, "instruct", ADD) == "x = 1\n"
 
 
+def test_an_answer_is_the_block_in_the_language_of_its_task():
+    text = "```bash\npip install x\n```\n1. Then\n   ```python\n   x = 1\n   ```\n<|im_end|>"
+    assert extract(text, "instruct", ADD) == "x = 1\n"
+    go = replace(ADD, language="go")
+    assert extract(f"{text}\n```go\ny\n```".replace("<|im_end|>", ""), "instruct", go) == "y\n"
+    assert extract("    return 1<|endoftext|>\nmore", "complete", ADD).endswith("return 1\n")
+    response = "Below is it:\n```python\n"
+    assert extract("```python\nx = 1\n```", "instruct", ADD, response) == "x = 1\n"
+
+
+@needs_sandbox
+def test_samples_in_fences_are_told_and_cleaned_when_asked(tmp_path):
+    tasks = write_rows(tmp_path / "tasks.jsonl", asdict(ADD))
+    right = "    return a + b\n"
+    whole = f"Sure:\n```python\n{ADD.prompt}{right}```\nDone."
+    rows = [{"task_id": "t/0", "solution": whole}, solution(f"{right}<|im_end|>"), solution(right)]
+    samples = write_rows(tmp_path / "s.jsonl", *rows, solution("    return 0"))
+    facts = score_files(tasks, samples)
+    assert (facts["pass@1"], facts["unclean"]) == (0.25, 2)
+    assert facts["conditions"]["clean"] is False
+    facts = score_files(tasks, samples, clean=True)
+    assert (facts["pass@1"], facts["unclean"]) == (0.75, 0)
+    assert facts["conditions"]["clean"] is True
+
+
 def test_an_answer_whose_fence_was_opened_for_it_ends_at_the_fence():
     response = "Below is it:\n```python\n"
     assert extract("x = 1\n```\nand so on", "instruct", ADD, response) == "x = 1\n"

@@ -186,13 +186,16 @@ def _errors(root: Node) -> int:
 def guess_language(completion: str) -> str | None:
     """The language of a completion: what a fence names, otherwise the grammar that reads most.
 
+    A fence of bash often holds how to install or run the code, so any other language comes first.
+
     Ties go to the earlier of `languages`, so a short C# method may be called Java. Bash comes last,
     because it reads nearly anything as commands. None if every grammar fails on more than a fifth
     of the characters.
     """
-    start, end, named = code_blocks(completion, None)[0]
-    if named:
-        return named
+    blocks = code_blocks(completion, None)
+    if named := [name for _, _, name in blocks if name]:
+        return next((name for name in named if name != "bash"), named[0])
+    start, end, _ = blocks[0]
     code = completion[start:end]
     order = sorted(languages(), key=lambda language: language == "bash")
     errors = {language: _errors(parse(code, language).root_node) for language in order}

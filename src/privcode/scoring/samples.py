@@ -21,6 +21,7 @@ from privcode.files import CODE, Row, read_json, read_jsonl, read_text
 from privcode.scoring.format import Verdict
 from privcode.scoring.programs import whole
 from privcode.scoring.tasks import Task
+from privcode.syntax.fences import code_in
 
 Sample = Mapping[str, Any]
 
@@ -63,6 +64,12 @@ def read_samples(path: Path) -> list[tuple[str, Sample]]:
         for number, (task_id, rows) in enumerate(tasks.items(), start=1)
         for place, row in enumerate(rows)
     ]
+
+
+def clean(task: Task, sample: Sample) -> Sample:
+    """The sample with its code alone, by the rules of `syntax.fences`, without fences around it."""
+    kind = "solution" if "solution" in sample else "completion"
+    return {**sample, kind: code_in(str(sample[kind]), task.language)[0]}
 
 
 def eval_results(

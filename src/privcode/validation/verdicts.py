@@ -4,7 +4,7 @@ By default these are samples that run and whose code does what the prompt asked.
 keeps those of which the junior itself is surest.
 
 Promises:
-- Every sample gets a verdict with a reason.
+- Every sample gets a verdict with a reason. It is about the code that `syntax.fences` finds.
 - Code runs only in the sandbox.
 - Verdicts are written to disk chunk by chunk, so a killed run goes on where it was.
 
@@ -20,35 +20,33 @@ from typing import Any
 from privcode.errors import UserError
 from privcode.files import HALF, Row, jsonl_line, read_jsonl
 from privcode.plain import is_text
-from privcode.syntax.spans import code_blocks
+from privcode.syntax.fences import code_in
 from privcode.validation.filters import Candidate, Filter
 
 Judgement = Callable[[Sequence[Row], int], list[Row]]
 
 
-def code_of(completion: str, language: str = "python") -> tuple[str, str]:
-    """The first block of code in a completion, and its language. Without a fence, all of it."""
-    for start, end, named in code_blocks(completion, language):
-        if completion[start:end].strip():
-            return completion[start:end], named or language
-    return "", language
-
-
 def judge(
-    samples: Sequence[Row], chunk: int = 0, *, language: str, filters: Sequence[Filter]
+    samples: Sequence[Row],
+    chunk: int = 0,
+    *,
+    language: str,
+    filters: Sequence[Filter],
+    any_language: bool = False,
 ) -> list[Row]:
     """One verdict {id, accepted, reason, round_trip} per sample, with the figures of other filters.
 
     Args:
         samples: rows with id, prompt, completion.
         chunk: the number of these samples' chunk. It seeds what filters draw at random.
-        language: the language of code whose fence names none.
+        language: the language of the samples, and of code whose fence names none.
         filters: applied in this order. Each filter sees only what the earlier ones passed.
+        any_language: take the first block of code in any language; see `syntax.fences`.
 
     Raises:
         UserError: a filter does not return one finding for each candidate.
     """
-    codes = [code_of(s["completion"], language) for s in samples]
+    codes = [code_in(s["completion"], language, any_language=any_language) for s in samples]
     reasons = [
         "no code" if not code else "" if is_text(s["completion"]) else HALF
         for s, (code, _) in zip(samples, codes, strict=True)

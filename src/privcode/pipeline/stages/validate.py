@@ -26,7 +26,12 @@ def _work(run: RunDirectory) -> Path:
     with progress_bar("validate", len(samples)) as progress:
         verdicts = validate(
             samples,
-            partial(judge, language=language, filters=filters),
+            partial(
+                judge,
+                language=language,
+                filters=filters,
+                any_language=run.config.data.language is None,
+            ),
             half_way,
             progress=progress,
         )

@@ -5,8 +5,10 @@ Does not: apply a model's own template. The caller does this, and appends `respo
 """
 
 import re
+from collections.abc import Callable, Sequence
 from typing import Literal
 
+from privcode.languages import canonical_language, languages
 from privcode.scoring.formats import format_named
 from privcode.scoring.settings import INSTRUCT
 from privcode.scoring.tasks import Task
@@ -30,7 +32,41 @@ def prompt_for(task: Task, mode: Mode, template: str = INSTRUCT) -> str:
     problem = task.question.strip() or task.prompt.strip("\n")
     if task.prompt_is_code and not task.question:
         problem = f"```\n{task.prompt.strip()}\n```"
-    return template.replace("{problem}", problem)
+    return in_language(template, task).replace("{problem}", problem)
+
+
+def in_language(text: str, task: Task) -> str:
+    """`text` with the language of the task for {language} and, as in a fence, for {fence}."""
+    known = languages().get(canonical_language(task.language) or "")
+    title = known.title or known.name if known else task.language
+    fence = known.name if known else task.language
+    return text.replace("{language}", title).replace("{fence}", fence)
+
+
+def generator_of(
+    generate: Callable[[str], Callable[[list[str]], list[list[str]]]],
+    template: str,
+    tasks: Sequence[Task],
+) -> Callable[[list[str]], list[list[str]]]:
+    """Turns the prompts of `tasks` into answers, with the template in the language of each task.
+
+    Args:
+        generate: takes a template. Returns what turns prompts into answers.
+        template: the model's template and the beginning of the answer, with {language} and {fence}.
+        tasks: one task for each prompt.
+    """
+    templates = [in_language(template, task) for task in tasks]
+
+    def answer(prompts: list[str]) -> list[list[str]]:
+        answers: list[list[str]] = [[] for _ in prompts]
+        for one in dict.fromkeys(templates):
+            here = [i for i, other in enumerate(templates) if other == one]
+            found = generate(one)([prompts[i] for i in here])
+            for i, texts in zip(here, found, strict=True):
+                answers[i] = texts
+        return answers
+
+    return answer
 
 
 def extract(answer: str, mode: Mode, task: Task, response: str = "") -> str:

@@ -1,5 +1,6 @@
 """pass@k of the untuned and the tuned models on the task files."""
 
+from functools import partial
 from pathlib import Path
 
 from privcode.console import progress_bar
@@ -10,7 +11,7 @@ from privcode.pipeline.layout import RunDirectory
 from privcode.pipeline.models import answers_of, sampling_of, weights_of
 from privcode.pipeline.preflight import tasks_of, text_of
 from privcode.pipeline.stages._stage import Stage
-from privcode.scoring import ground_truth, limits_for
+from privcode.scoring import generator_of, ground_truth, limits_for
 from privcode.scoring.evaluation import evaluate
 
 
@@ -51,7 +52,11 @@ def _work(run: RunDirectory) -> Path:
                 )
             with progress_bar(f"{file.name} {label}", 2 * len(tasks)) as progress:
                 samples, score = evaluate(
-                    answers_of(generator, sampling, template + response, progress),
+                    generator_of(
+                        partial(answers_of, generator, sampling, progress=progress),
+                        template + response,
+                        tasks,
+                    ),
                     tasks,
                     mode=file.mode,
                     template=file.instruction,

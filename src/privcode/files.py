@@ -307,6 +307,10 @@ def read_json(path: Path) -> Any:
     try:
         return loads(read_text(path))
     except (ValueError, RecursionError) as error:
+        if isinstance(error, json.JSONDecodeError) and error.msg == "Extra data":
+            raise UserError(
+                f"{path}: begins a second value, as JSON Lines; name it .jsonl"
+            ) from None
         raise UserError(f"{path}: is not valid JSON ({not_json(error)})") from None
 
 

@@ -155,7 +155,7 @@ def test_half_a_surrogate_pair_fails_its_own_sample_alone(tmp_path, kind, plus):
 def test_a_task_without_test_names_the_field(tmp_path):
     row = {key: value for key, value in asdict(ADD).items() if key != "test"}
     with pytest.raises(UserError, match=r"row 1, field test: is missing"):
-        load_tasks(write_rows(tmp_path / "tasks.jsonl", row))
+        load_tasks(write_rows(tmp_path / "tasks.jsonl", row), "humaneval")
 
 
 def test_prompts_are_raw_fenced_or_plain():

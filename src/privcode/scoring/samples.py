@@ -15,6 +15,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from privcode.data.rows import kind_of_file, read_rows
 from privcode.errors import UserError
 from privcode.fields import json_number
 from privcode.files import CODE, Row, read_json, read_jsonl, read_text
@@ -31,7 +32,7 @@ def read_samples(path: Path) -> list[tuple[str, Sample]]:
 
     `path` is one of three forms:
 
-    - a file in JSON Lines;
+    - a file of rows, in any form that `rows.read_rows` reads, but .json;
     - a folder of TASK/N.py, where the names of tasks have _ for / (HumanEval_0/0.py);
     - evalplus's results: a JSON file with "eval". Its verdicts stay in the samples.
 
@@ -51,8 +52,10 @@ def read_samples(path: Path) -> list[tuple[str, Sample]]:
             )
             for file in files
         ]
-    if path.suffix != ".json":
-        return [(f"{path}, row {number}", row) for number, row in read_jsonl(path)]
+    kind = kind_of_file(path)
+    if kind != ".json":
+        rows = read_rows(str(path)) if kind else read_jsonl(path)
+        return [(f"{path}, row {number}", row) for number, row in rows]
     found = read_json(path)
     tasks = found.get("eval") if isinstance(found, dict) else None
     if not isinstance(tasks, dict):

@@ -40,4 +40,5 @@ FORMAT = Format(
     program=_program,
     cut=_cut,
     head=lambda task: task.prompt,
+    fields=("name", "language", "prompt", "tests"),
 )

@@ -538,7 +538,7 @@ def test_the_summary_tells_what_is_not_read_and_how_many_prompts_there_are(tmp_p
     assert "! many are alike" in said
     source = [{"instruction": "Fix.", "input": f"g{n}", "output": ""} for n in range(12)]
     write_jsonl(tmp_path / "p.jsonl", [*source, source[0]])
-    assert "12 prompts, and 1 rows that repeat one" in summary(FINDINGS, PLAN, tmp_path / "p.jsonl")
+    assert "12 prompts; rows that repeat one: 1" in summary(FINDINGS, PLAN, tmp_path / "p.jsonl")
 
 
 def test_a_gap_has_no_more_prompt_text() -> None:

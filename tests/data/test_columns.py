@@ -60,7 +60,7 @@ CALLS["messages"][1]["tool_calls"] = [SECRET]  # type: ignore[index]
     [
         (chat(*ASKED, *ASKED), "several turns"),
         (chat(("assistant", SECRET), ("user", "a")), "several turns"),
-        (chat(("user", SECRET)), "no turn of the other"),
+        (chat(("user", SECRET)), "no turn of the assistant"),
         (chat(("user", "a"), ("tool", SECRET)), "a turn of neither system, user nor assistant"),
         (chat(("user", "a"), ("assistant", None)), "null"),
         (chat(("user", " "), ("assistant", SECRET)), "empty"),

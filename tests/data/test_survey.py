@@ -223,6 +223,23 @@ def test_a_column_that_names_an_owner_in_few_rows_is_not_proposed(tmp_path: Path
     assert found == (UnitColumn("author", distinct=1, max_rows=2),)
 
 
+@pytest.mark.parametrize(
+    ("value", "words"),
+    [
+        ({"text": "SECRET"}, "dict, not a string; name the text in it, as prompt.NAME"),
+        (float("nan"), "NaN; fill it or drop the row"),
+        (["SECRET"], "list, not a string; write it as text"),
+    ],
+)
+def test_data_without_a_usable_row_are_refused_with_the_most_frequent_reason_and_its_remedy(
+    value: object, words: str, tmp_path: Path
+) -> None:
+    source = jsonl(tmp_path / "a.jsonl", *[{"prompt": value, "code": "c"}] * 2, {"prompt": "p"})
+    with pytest.raises(UserError, match=f"no row is usable; prompt: {words}") as caught:
+        look(source, Columns("prompt", "code"))
+    assert "SECRET" not in str(caught.value)
+
+
 def test_any_column_that_is_chosen_is_the_unit(tmp_path: Path) -> None:
     rows = [
         {"prompt": "p", "code": "c", "student": f"s{n % 3}", "meta": {"by": n}} for n in range(6)

@@ -276,8 +276,9 @@ def _said(row: Row, field: str, who: str, columns: Columns) -> str:
     roles = [role for role, _ in turns[first:]]
     if roles not in _TURNS:
         raise BadField(field, "several turns", instead)
-    if who not in roles or (both and len(roles) == 1):
-        raise BadField(field, f"no turn of the {who if who not in roles else 'other'}", instead)
+    for needed in ("user", "assistant") if both else (who,):
+        if needed not in roles:
+            raise BadField(field, f"no turn of the {needed}", instead)
     text = text_field({field: turns[first + roles.index(who)][1]}, field)
     system = _text_or_blank({field: turns[0][1]}, field) if first and who == "user" else ""
     return f"{system}\n\n{text}" if system.strip() else text

@@ -98,7 +98,7 @@ def how_many(source: str) -> str:
     """
     repeats: list[int] = []
     prompts = len(read_prompts(source, duplicates=repeats.append))
-    return f"{prompts:,} prompts, and {repeats[0]:,} rows that repeat one"
+    return f"{prompts:,} prompts; rows that repeat one: {repeats[0]:,}"
 
 
 def _with_extras(columns: Columns, row: Row) -> Columns:

@@ -306,7 +306,8 @@ def look(
         progress: called with numbers of rows as they are examined.
 
     Raises:
-        UserError: the source cannot be read, or no guess of its columns fits.
+        UserError: the source cannot be read, no guess of its columns fits, no row has a column
+            that was named, or no row is usable.
     """
     rows = [row for _, row in read_rows(source)]
     names = _columns(rows)
@@ -328,6 +329,7 @@ def look(
     units: list[str] = []
     languages: Counter[str] = Counter()
     unusable: Counter[str] = Counter()
+    remedies: dict[str, str] = {}
     secrets: Counter[str] = Counter()
     for number, row in enumerate(rows, start=1):
         if progress:
@@ -338,6 +340,7 @@ def look(
             named = text_field(row, guess.language) if guess.language else None
         except BadField as bad:
             unusable[f"{bad.field}: {bad.reason}"] += 1
+            remedies[f"{bad.field}: {bad.reason}"] = bad.mend
             continue
         prompts.append(prompt)
         codes.append(code)
@@ -345,6 +348,9 @@ def look(
         if named:
             languages[canonical_language(named) or named] += 1
         secrets.update({sign.kind for text in _texts(row) for sign in signs(text)})
+    if not prompts:
+        most, _ = unusable.most_common(1)[0]
+        raise UserError(f"{source}: no row is usable; {most}; {remedies[most]}")
     if not guess.language:
         step = max(-(-len(codes) // SAMPLE), 1)
         languages.update(guess_language(code) or "unknown" for code in codes[::step])

@@ -158,6 +158,12 @@ def test_plan_refuses_a_comparison_that_compare_would_refuse(tmp_path: Path) -> 
     refused(privcode("plan", config), "compare.published, row 1, field mbpp")
 
 
+UNREAD = """\
+! columns with text that are not read: author
+These figures were not computed under the guarantee: keep them to yourself.
+"""
+
+
 def repeated(path: Path, shared: int) -> None:
     """Records of which `shared` have one e-mail address and one code, owned by 3 people."""
     rows = [
@@ -280,7 +286,7 @@ def test_plan_says_nothing_where_records_share_nothing_and_why_where_it_cannot_l
 ) -> None:
     (tmp_path / "privcode.yaml").write_text(CONFIG)
     repeated(tmp_path / "private.jsonl", 0)
-    assert privcode("plan", tmp_path / "privcode.yaml").stderr == ""
+    assert privcode("plan", tmp_path / "privcode.yaml").stderr == UNREAD
     (tmp_path / "private.jsonl").write_text("{}\n")
     done = privcode("plan", tmp_path / "privcode.yaml")
     assert done.returncode == 0
@@ -296,7 +302,7 @@ def test_a_plan_without_privacy_protects_no_group(tmp_path: Path) -> None:
     repeated(tmp_path / "private.jsonl", 37)
     done = privcode("plan", tmp_path / "privcode.yaml", "--json")
     assert set(json.loads(done.stdout)["group_epsilon"].values()) == {"more than 1000"}
-    assert done.stderr == ""
+    assert done.stderr == UNREAD
 
 
 def test_a_model_that_is_not_here_has_unknown_memory(tmp_path: Path) -> None:
@@ -311,7 +317,7 @@ def test_a_model_that_is_not_here_has_unknown_memory(tmp_path: Path) -> None:
 def test_planted_canaries_are_not_taken_for_repeated_secrets(tmp_path: Path) -> None:
     (tmp_path / "privcode.yaml").write_text(CONFIG + "audit: {repetitions: [50]}\n")
     repeated(tmp_path / "private.jsonl", 0)
-    assert privcode("plan", tmp_path / "privcode.yaml").stderr == ""
+    assert privcode("plan", tmp_path / "privcode.yaml").stderr == UNREAD
 
 
 @pytest.mark.usefixtures("terminal")

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -17,7 +18,8 @@ from privcode.config import load_config
 from privcode.config.yaml_file import read_yaml
 from privcode.errors import UserError
 from privcode.execution import execute_file, wrong_names
-from privcode.files import open_regular, read_json, read_jsonl, read_text, write_text
+from privcode.files import read_json, read_jsonl, read_text, write_text
+from privcode.inputs import open_regular
 from privcode.scoring import load_tasks, read_samples
 
 TASK = {
@@ -144,12 +146,6 @@ def test_a_line_without_end_does_not_fill_memory(tmp_path: Path) -> None:
 BAD_ROWS = {
     "NaN": '{"id": 1, "code": "print(1)", "score": NaN}',
     "infinite": '{"id": 1, "code": "print(1)", "score": [1e999]}',
-    "surrogate in code": r'{"id": 1, "code": "x = \"\ud800\""}',
-    "surrogate in a field": r'{"id": 1, "code": "1", "more": {"a": "\udcff"}}',
-    "surrogate in a name": r'{"id": 1, "code": "1", "\udcff": 1}',
-    "surrogate in stdin": r'{"id": 1, "code": "1", "stdin": "\ud800"}',
-    "surrogate in id": r'{"id": "\ud800", "code": "1"}',
-    "surrogate in language": r'{"id": 1, "code": "1", "language": "\ud800"}',
     "key twice": '{"id": 1, "code": "1", "code": "2"}',
     "files clash": '{"id": 1, "code": "1", "files": {"a": "x", "a/b": "y"}}',
     "files dot": '{"id": 1, "code": "1", "files": {".": "x"}}',
@@ -158,13 +154,44 @@ BAD_ROWS = {
     "files long": json.dumps({"id": 1, "code": "1", "files": {"a" * 300: "x"}}),
     "files NUL": r'{"id": 1, "code": "1", "files": {"a\u0000b": "x"}}',
     "files program": '{"id": 1, "code": "1", "files": {"program.py": "x"}}',
-    "files surrogate": r'{"id": 1, "code": "1", "files": {"a\udcff": "x"}}',
     "files list": '{"id": 1, "code": "1", "files": ["x"]}',
     "boolean id": '{"id": true, "code": "1"}',
     "list": "[1]",
     "deep": '{"id": 1, "code": "1", "x": ' + "[" * 5000 + "]" * 5000 + "}",
     "long number": '{"id": 1, "code": "1", "x": ' + "9" * 5000 + "}",
 }
+
+
+HALVES = {
+    "code": r'{"id": 1, "code": "x = \"\ud800\""}',
+    "a field": r'{"id": 1, "code": "1", "more": {"a": "\udcff"}}',
+    "a name": r'{"id": 1, "code": "1", "\udcff": 1}',
+    "stdin": r'{"id": 1, "code": "1", "stdin": "\ud800"}',
+    "id": r'{"id": "\ud800", "code": "1"}',
+    "language": r'{"id": 1, "code": "1", "language": "\ud800"}',
+    "files": r'{"id": 1, "code": "1", "files": {"a\udcff": "x"}}',
+}
+
+
+@pytest.mark.parametrize("kind", HALVES)
+@pytest.mark.parametrize("good", [0, 2])
+def test_half_a_surrogate_pair_ends_its_own_row_alone(tmp_path: Path, kind: str, good: int) -> None:
+    source, out = tmp_path / "in.jsonl", tmp_path / "out.jsonl"
+    rows = [json.dumps({"id": n, "code": f"print({n})"}) for n in range(good)]
+    bad = HALVES[kind]
+    source.write_text("\n".join([bad, *rows[:1], bad, *rows[1:], bad]) + "\n")
+    counted: list[int] = []
+    facts = execute_file(
+        source, out, bar=lambda title, total: nullcontext(lambda done: counted.append(done))
+    )
+    found = [json.loads(line) for line in out.read_bytes().decode().splitlines()]
+    halves = [row for row in found if row["error"]]
+    assert [row["stdout"] for row in found if not row["error"]] == [f"{n}\n" for n in range(good)]
+    assert [(row["status"], row["error"]) for row in halves] == [
+        ("error", "has half a surrogate pair")
+    ] * 3
+    assert json.loads(bad).items() <= halves[0].items()
+    assert (sum(counted), facts["status"]["error"]) == (good + 3, 3)
 
 
 @pytest.mark.parametrize("kind", BAD_ROWS)

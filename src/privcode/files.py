@@ -3,42 +3,47 @@
 Promises:
 - A file appears whole or not at all. `write_*` write to a temporary name in the same directory,
   flush it to disk, then rename it. They replace nothing but a regular file.
-- Only regular files are read, so nothing hangs on a pipe or reads a device without end.
+- Files are opened as `inputs` does: regular ones alone, unpacked, decoded.
 - Errors in JSON Lines name the file and row. An object with a key that comes twice is refused.
 - Public outputs can be given one constant time (`settle`).
 
 Does not: lock. One process writes a run directory at a time (`pipeline.directory.lock`).
 """
 
-import gzip
 import hashlib
 import json
 import os
 import secrets
 import stat
 import tempfile
-import zlib
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
-from io import BufferedReader
 from pathlib import Path
 from typing import IO, Any
 
 from privcode.errors import UserError, why
-from privcode.outputs import check_output, deliver, is_stdout, kind_of
-from privcode.plain import once, parse_object, read_plain, shown
+from privcode.inputs import (
+    NO_MARK,
+    NOT_UTF8,
+    UNPACKING,
+    decoded,
+    open_input,
+    open_regular,
+    text_lines,
+)
+from privcode.outputs import check_output, deliver, is_stdout
+from privcode.plain import is_text, once, parse_object, read_plain, shown
 
 Row = dict[str, Any]
 
 PUBLIC_TIME = 315_532_800
 """The time of all public files and folders: 1 January 1980 (UTC), the earliest in zip files."""
-LINE = 64 << 20
-"""The most bytes in one line of JSON Lines."""
 CODE = 16 << 20
 """The most bytes in a file of code."""
 DOCUMENT = 1 << 30
 """The most bytes in a file that is read as a whole, after unpacking."""
 
+_EACH_LINE = "each line must be one JSON object"
 _REFUSED = (
     "No space left on device",
     "File too large",
@@ -195,16 +200,23 @@ def read_sealed(path: Path) -> Row:
 
 
 def jsonl_line(row: object) -> str:
-    """One row as one line of JSON Lines, newline included."""
-    return json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n"
+    """One row as one line of JSON Lines, newline included.
+
+    A row with half a surrogate pair, which no UTF-8 has, is written with escapes alone.
+    """
+    line = json.dumps(row, ensure_ascii=False, allow_nan=False)
+    return (line if is_text(line) else json.dumps(row, allow_nan=False)) + "\n"
+
+
+HALF = "has half a surrogate pair"
+"""What is wrong with text that JSON can spell and UTF-8 cannot hold."""
 
 
 def unwritable(value: object) -> str:
     """Why `value`, which was read from JSON, cannot be written as JSON. Empty if it can."""
     try:
-        jsonl_line(value).encode()
-    except UnicodeEncodeError:
-        return "has half a surrogate pair"
+        if not is_text(json.dumps(value, ensure_ascii=False, allow_nan=False)):
+            return HALF
     except ValueError:
         return "is NaN or infinite, which is not JSON"
     except RecursionError:
@@ -215,32 +227,6 @@ def unwritable(value: object) -> str:
 def write_jsonl(path: Path, rows: Iterable[object], mode: int = 0o644) -> None:
     """Write JSON Lines atomically."""
     write_with(path, lambda file: file.writelines(jsonl_line(r).encode() for r in rows), mode)
-
-
-def open_regular(path: Path) -> BufferedReader:
-    """Open a regular file, or one that a link leads to, for reading. Nothing else is opened.
-
-    Raises:
-        UserError: it is missing, may not be read, or could keep the reader waiting or never end:
-            a pipe, a device, a socket.
-    """
-    try:
-        _regular(path, os.stat(path).st_mode)  # before opening, because opening may have an effect
-        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-        file = open(descriptor, "rb")  # noqa: SIM115 (the caller closes it)
-        try:
-            _regular(path, os.fstat(descriptor).st_mode)
-        except UserError:
-            file.close()
-            raise
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path}: cannot be read ({why(error)})") from error
-    return file
-
-
-def _regular(path: Path, mode: int) -> None:
-    if not stat.S_ISREG(mode):
-        raise UserError(f"{path}: is {kind_of(mode)}, not a regular file; name a file")
 
 
 def loads(text: str) -> Any:
@@ -267,53 +253,33 @@ def read_jsonl(path: Path) -> Iterator[tuple[int, Row]]:
     """Yield (row number from 1, row). Blank lines are skipped but counted.
 
     Raises:
-        UserError: the file is missing or not a regular one, a line is not UTF-8, is longer than
-            `LINE`, or is not a JSON object; an object has a key twice.
+        UserError: what `text_lines` raises; a line is not a JSON object; an object has a key twice.
     """
-    try:
-        with open_regular(path) as raw:
-            file = gzip.GzipFile(fileobj=raw) if path.suffix == ".gz" else raw
-            for number, line in enumerate(iter(partial(file.readline, LINE + 1), b""), start=1):
-                if not line.strip():
-                    continue
-                try:
-                    if len(line) > LINE:
-                        raise UserError(
-                            f"{path}, row {number}: is longer than {LINE >> 20} MB; each line must "
-                            "be one JSON object"
-                        )
-                    row = loads(line.decode("utf-8"))
-                except UnicodeDecodeError:
-                    raise UserError(
-                        f"{path}, row {number}: not valid UTF-8; re-encode the file as UTF-8"
-                    ) from None
-                except (ValueError, RecursionError) as error:  # also numbers too long to read
-                    raise UserError(
-                        f"{path}, row {number}: not valid JSON ({not_json(error)}); "
-                        "each line must be one JSON object"
-                    ) from None
-                if not isinstance(row, dict):
-                    raise UserError(
-                        f"{path}, row {number}: is a {type(row).__name__}, not a JSON object; "
-                        "each line must be one JSON object"
-                    )
-                yield number, row
-    except (OSError, EOFError, zlib.error) as error:
-        raise UserError(f"{path}: cannot be read ({why(error)})") from error
+    for number, line in text_lines(path, _EACH_LINE):
+        if not line.strip():
+            continue
+        try:
+            row = loads(line)
+        except (ValueError, RecursionError) as error:  # also numbers too long to read
+            wrong = NO_MARK if "\0" in line else f"not valid JSON ({not_json(error)}); {_EACH_LINE}"
+            raise UserError(f"{path}, row {number}: {wrong}") from None
+        if not isinstance(row, dict):
+            raise UserError(
+                f"{path}, row {number}: is a {type(row).__name__}, not a JSON object; {_EACH_LINE}"
+            )
+        yield number, row
 
 
 def read_bytes(path: Path, most: int = DOCUMENT, *, unpack: bool = True) -> bytes:
-    """The content of a file of at most `most` bytes, unpacked by default if its name ends in .gz.
+    """The content of a file of at most `most` bytes, by default unpacked as its name says.
 
     Raises:
-        UserError: the file is missing, not a regular one, or too large.
+        UserError: the file is missing, not a regular one, packed in another way, or too large.
     """
     try:
-        with open_regular(path) as raw:
-            packed = unpack and path.suffix == ".gz"
-            file = gzip.GzipFile(fileobj=raw) if packed else raw
+        with open_input(path) if unpack else open_regular(path) as file:
             content: bytes = file.read(most + 1)
-    except (OSError, EOFError, zlib.error) as error:
+    except UNPACKING as error:
         raise UserError(f"{path}: cannot be read ({why(error)})") from error
     if len(content) > most:
         raise UserError(f"{path}: is larger than {most / 2**20:g} MB; name a smaller file")
@@ -321,15 +287,15 @@ def read_bytes(path: Path, most: int = DOCUMENT, *, unpack: bool = True) -> byte
 
 
 def read_text(path: Path, most: int = DOCUMENT) -> str:
-    """Read UTF-8 text.
+    """Read text, as `inputs` decodes it.
 
     Raises:
         UserError: as `read_bytes`, or the file is not UTF-8.
     """
     try:
-        return read_bytes(path, most).decode("utf-8")
+        return decoded(read_bytes(path, most))
     except UnicodeDecodeError:
-        raise UserError(f"{path}: not valid UTF-8; re-encode the file as UTF-8") from None
+        raise UserError(f"{path}: {NOT_UTF8}") from None
 
 
 def read_json(path: Path) -> Any:
@@ -341,6 +307,10 @@ def read_json(path: Path) -> Any:
     try:
         return loads(read_text(path))
     except (ValueError, RecursionError) as error:
+        if isinstance(error, json.JSONDecodeError) and error.msg == "Extra data":
+            raise UserError(
+                f"{path}: begins a second value, as JSON Lines; name it .jsonl"
+            ) from None
         raise UserError(f"{path}: is not valid JSON ({not_json(error)})") from None
 
 

@@ -70,6 +70,7 @@ class Language:
     Attributes:
         name: the name in configs and verdicts.
         aliases: other names, in lower case.
+        title: the name in words. Default: `name`.
         grammar: an installed module, and its function that gives the tree-sitter grammar.
         commands: how a program is compiled and run. None for Python, which the sandbox's own
             interpreter runs.
@@ -77,6 +78,7 @@ class Language:
 
     name: str
     aliases: tuple[str, ...] = ()
+    title: str = ""
     grammar: tuple[str, str] = ("", "")
     commands: Commands | None = None
 
@@ -156,6 +158,7 @@ LANGUAGES: dict[str, Language] = {
     for row in (
         Language(
             "python",
+            title="Python",
             aliases=(
                 "py",
                 "python3",
@@ -164,6 +167,7 @@ LANGUAGES: dict[str, Language] = {
         ),
         Language(
             "java",
+            title="Java",
             grammar=("tree_sitter_java", "language"),
             commands=Commands(
                 tools=("javac", "java"),
@@ -184,6 +188,7 @@ LANGUAGES: dict[str, Language] = {
         ),
         Language(
             "javascript",
+            title="JavaScript",
             aliases=(
                 "js",
                 "jsx",
@@ -194,6 +199,7 @@ LANGUAGES: dict[str, Language] = {
         ),
         Language(
             "typescript",
+            title="TypeScript",
             aliases=(
                 "ts",
                 "tsx",
@@ -211,6 +217,7 @@ LANGUAGES: dict[str, Language] = {
         ),
         Language(
             "cpp",
+            title="C++",
             aliases=(
                 "c++",
                 "cc",
@@ -231,6 +238,7 @@ LANGUAGES: dict[str, Language] = {
         ),
         Language(
             "csharp",
+            title="C#",
             aliases=(
                 "c#",
                 "cs",
@@ -257,6 +265,7 @@ LANGUAGES: dict[str, Language] = {
         ),
         Language(
             "rust",
+            title="Rust",
             aliases=("rs",),
             grammar=("tree_sitter_rust", "language"),
             commands=Commands(
@@ -274,6 +283,7 @@ LANGUAGES: dict[str, Language] = {
         ),
         Language(
             "php",
+            title="PHP",
             grammar=("tree_sitter_php", "language_php"),
             commands=Commands(
                 tools=("php",),
@@ -289,6 +299,7 @@ LANGUAGES: dict[str, Language] = {
         ),
         Language(
             "go",
+            title="Go",
             aliases=(
                 "golang",
                 "go_test.go",
@@ -317,6 +328,7 @@ LANGUAGES: dict[str, Language] = {
         ),
         Language(
             "bash",
+            title="Bash",
             aliases=(
                 "sh",
                 "shell",
@@ -334,6 +346,7 @@ LANGUAGES: dict[str, Language] = {
         ),
         Language(
             "swift",
+            title="Swift",
             grammar=("tree_sitter_swift", "language"),
             commands=Commands(
                 tools=("swiftc",),

@@ -28,7 +28,7 @@ from privcode.config.proposal import (
     summary,
 )
 from privcode.console import epsilon_text
-from privcode.data.records import Columns
+from privcode.data.columns import Columns
 from privcode.data.survey import Findings, Lengths, Repeats, UnitColumn, look
 from privcode.errors import UserError
 from privcode.files import write_jsonl, write_text
@@ -504,6 +504,48 @@ def test_hub_names_stay_and_folders_with_a_split_become_absolute(
         ("saved", "saved"),
     ]:
         assert yaml.safe_load(text(source=name))["data"]["source"] == kept
+
+
+@pytest.mark.parametrize("source", ["data", "data/*.jsonl", "data:train"])
+def test_a_folder_or_a_pattern_of_files_is_found_from_the_config(
+    source: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    home = tmp_path / "[home]"
+    for folder in ("data", "else"):
+        (home / folder).mkdir(parents=True)
+    for number in range(2):
+        write_jsonl(home / "data" / f"train-{number}.jsonl", rows("prompt", "code"))
+    write_text(home / "p.txt", "Add.\n")
+    monkeypatch.chdir(home)
+    out = home / "privcode.yaml"
+    write_text(out, draft(look(source), source, out, units=120, prompts=Path("p.txt")))
+    written = out.read_text()
+    by_hand = re.sub(r"(?m)^  source: (?!public).*$", f'  source: "{source}"', written, count=1)
+    monkeypatch.chdir(home / "else")
+    for text_of_config in (written, by_hand):
+        out.write_text(text_of_config)
+        assert private_records(load_config(out))[1]["kept"] == 246
+    public = by_hand.replace("file: p.txt", "file: data/train-0.jsonl")
+    assert public != by_hand
+    out.write_text(public)
+    with pytest.raises(UserError, match=r"prompts\.file: is the private data"):
+        load_config(out)
+
+
+def test_the_summary_tells_what_is_not_read_and_how_many_prompts_there_are(tmp_path: Path) -> None:
+    said = summary(replace(FINDINGS, unused=("body",), alike="many are alike"), PLAN)
+    assert "not used    body\n" in said
+    assert "! many are alike" in said
+    source = [{"instruction": "Fix.", "input": f"g{n}", "output": ""} for n in range(12)]
+    write_jsonl(tmp_path / "p.jsonl", [*source, source[0]])
+    assert "12 prompts; rows that repeat one: 1" in summary(FINDINGS, PLAN, tmp_path / "p.jsonl")
+
+
+def test_a_gap_has_no_more_prompt_text() -> None:
+    values = yaml.safe_load(text())
+    values["prompts"] = {"source": "public", "file": "p.txt", "input": "a", "suffix": "b"}
+    with pytest.raises(UserError, match=r"field prompts: input: a prompt with a suffix has no"):
+        parse_config(values)
 
 
 def test_what_cannot_work_is_refused_at_once(tmp_path: Path) -> None:

@@ -16,13 +16,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from privcode.data.columns import BadField, Columns, guess_columns
 from privcode.data.records import (
-    BadField,
-    Columns,
     Record,
     Unit,
     bound_contributions,
-    guess_columns,
     hold_out,
     owner,
     read_records,
@@ -76,15 +74,67 @@ def write_splits(path: Path) -> None:
     datasets.DatasetDict(train=datasets.Dataset.from_list(ROWS)).save_to_disk(str(path))
 
 
+def write_tsv(path: Path) -> None:
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, list(ROWS[0]), delimiter="\t")
+        writer.writeheader()
+        writer.writerows(ROWS)
+
+
+def write_zst(path: Path) -> None:
+    plain = path.with_suffix("")
+    FORMATS[plain.name](plain)
+    with pa.CompressedOutputStream(str(path), "zstd") as file:
+        file.write(plain.read_bytes())
+
+
+def marked(encoding: str) -> Callable[[Path], None]:
+    """Writes a file as it is, then in an encoding with a byte order mark."""
+
+    def write(path: Path) -> None:
+        {".jsonl": write_jsonl, ".json": write_json, ".csv": write_csv}[path.suffix](path)
+        path.write_bytes(path.read_text("utf-8-sig").encode(encoding))
+
+    return write
+
+
+def write_shards(path: Path) -> None:
+    path.mkdir()
+    (path / "README.md").write_text("What this is.")
+    for number, rows in enumerate((ROWS[:2], ROWS[2:])):
+        shard = path / f"train-{number:05}-of-00002.parquet"
+        pq.write_table(pa.Table.from_pylist(rows), shard)
+
+
+def write_pattern(path: Path) -> None:
+    (path.parent / "b-2.jsonl").write_text(json.dumps(ROWS[2]) + "\n")
+    (path.parent / "b-1.jsonl").write_text("".join(json.dumps(row) + "\n" for row in ROWS[:2]))
+
+
 FORMATS: dict[str, Callable[[Path], None]] = {
     "a.json": write_json,
     "a.jsonl": write_jsonl,
+    "A.JSONL": write_jsonl,
+    "a.ndjson": write_jsonl,
     "a.json.gz": write_gzip,
     "a.jsonl.gz": write_gzip,
+    "a.csv.gz": write_gzip,
+    "a.json.zst": write_zst,
+    "a.jsonl.zst": write_zst,
+    "a.csv": write_csv,
     "a.b.csv": write_csv,
+    "a.tsv": write_tsv,
+    "mark.jsonl": marked("utf-8-sig"),
+    "utf-16.jsonl": marked("utf-16"),
+    "utf-32.jsonl": marked("utf-32"),
+    "utf-16.json": marked("utf-16"),
+    "utf-16.csv": marked("utf-16"),
     "a.parquet": write_parquet,
     "saved": write_folder,
     "splits": write_splits,
+    "shards": write_shards,
+    "shards:train": lambda path: write_shards(path.with_name("shards")),
+    "b-?.jsonl": write_pattern,
 }
 
 
@@ -120,8 +170,23 @@ def test_a_split_of_a_saved_folder_is_chosen_by_name(tmp_path: Path) -> None:
         ("a.jsonl", b'{"a": 1}\n\n[1]\n', r"a\.jsonl, row 3: is a list"),
         ("a.jsonl", b'{"a": "\xff"}\n', r"a\.jsonl, row 1: not valid UTF-8"),
         ("a.jsonl", b"", r"a\.jsonl: holds no row"),
+        ("a.jsonl", '{"a": "b"}\n'.encode("utf-16-le"), r"row 1: has zero bytes, as UTF-16"),
+        ("a.json", '[{"a": "b"}]'.encode("utf-16-be"), r"a\.json: has zero bytes, as UTF-16"),
+        ("a.csv", "a,b\n1,2\n".encode("utf-16-le"), r"a\.csv, header: has zero bytes, as UTF-16"),
+        ("a.jsonl", b'\xff\xfe{"a', r"a\.jsonl, after row 0: not valid UTF-8; re-encode"),
+        ("a.jsonl", gzip.compress(b"{}"), r"a\.jsonl: is packed with gzip; add \.gz to its name"),
+        ("a.csv", b"\xfd7zXZ\0", r"a\.csv: is packed with xz; unpack it first"),
+        ("a.jsonl.zst", b"not zstd", r"a\.jsonl\.zst: is not packed with zstd; take \.zst off"),
+        ("a.jsonl.zst", b"\x28\xb5\x2f\xfd", r"a\.jsonl\.zst: cannot be read"),
+        ("a.jsonl.bz2", b"BZh91AY&SY", r"a\.jsonl\.bz2: is packed; unpack it, and name"),
+        ("a.parquet.gz", b"", r"a\.parquet\.gz: is packed; unpack it, and name"),
+        ("a.json", b'{"a": 1}\n{"a": 2}\n', r"a\.json, line 2: begins a second .* name it \.jsonl"),
+        ("a.json", b'{"a": [1], "b": [2]}', r"is not a list of objects; .*orient='records'"),
+        ("a.csv", b"a;b\n1;2\n", r"a\.csv, header: its columns are separated by semicolons; write"),
+        ("a.csv", b"a\tb\n1\t2\n", r"a\.csv, header: its columns .* tabs; name it \.tsv"),
+        ("a.tsv", b"a,b\n1,2\n", r"a\.tsv, header: its columns .* commas; name it \.csv"),
         ("a.jsonl", b'{"a": ' + b"9" * 5000 + b"}", r"a\.jsonl, row 1: not valid JSON"),
-        ("a.jsonl.gz", b"not gzip", r"a\.jsonl\.gz: cannot be read"),
+        ("a.jsonl.gz", b"not gzip", r"a\.jsonl\.gz: is not packed with gzip; take \.gz off"),
         (
             "a.json.gz",
             gzip.compress(b"[{}]" * 9, mtime=0)[:-9],
@@ -157,8 +222,57 @@ def test_a_missing_file_or_a_folder_of_something_else_is_refused(tmp_path: Path)
     for name in ("none.jsonl", "none", "sub/none.parquet", "saved:train"):
         with pytest.raises(UserError, match="no such file"):
             list(read_rows(str(tmp_path / name)))
-    with pytest.raises(UserError, match="not a folder saved by datasets"):
+    with pytest.raises(UserError, match="not a folder saved by datasets, and holds no file"):
         list(read_rows(str(tmp_path)))
+    with pytest.raises(UserError, match="no file has such a name"):
+        list(read_rows(str(tmp_path / "*.jsonl")))
+
+
+def test_rows_under_one_key_of_a_json_object_are_read(tmp_path: Path) -> None:
+    path = tmp_path / "a.json"
+    path.write_text(json.dumps({"version": "1", "data": ROWS}))
+    assert [row for _, row in read_rows(str(path))] == ROWS
+
+
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        (["a.jsonl", "b.csv"], r"files of several kinds, or folders; .*/\*\.jsonl"),
+        (["a.jsonl", "b.xlsx"], "files of several kinds"),
+        (["a.jsonl", "more/"], "or folders"),
+        (["train-0.jsonl", "test-0.jsonl"], r"the splits test, train; name one, as .*:train"),
+    ],
+)
+def test_a_folder_of_which_a_part_would_be_left_out_is_refused(
+    names: list[str], message: str, tmp_path: Path
+) -> None:
+    for name in names:
+        if name.endswith("/"):
+            (tmp_path / name).mkdir()
+        else:
+            (tmp_path / name).write_text('{"a": 1}\n')
+    with pytest.raises(UserError, match=message):
+        list(read_rows(str(tmp_path)))
+    if "test-0.jsonl" in names:
+        assert len(list(read_rows(f"{tmp_path}:train"))) == 1
+    assert list(read_rows(f"{tmp_path}/*.jsonl"))
+
+
+def test_tables_with_other_columns_are_not_one_source(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text(f"{SECRET},b\n1,2\n")
+    (tmp_path / "b.csv").write_text("a,b\n1,2\n")
+    with pytest.raises(UserError, match=r"b\.csv: has other columns than a\.csv") as caught:
+        list(read_rows(str(tmp_path)))
+    assert SECRET not in str(caught.value)
+    (tmp_path / "a.csv").write_text("b,a\n1,2\n")
+    assert [number for number, _ in read_rows(str(tmp_path))] == [1, 2]
+
+
+def test_rows_of_all_shards_have_numbers_of_their_own(tmp_path: Path) -> None:
+    for name in ("a.jsonl", "b.jsonl"):
+        (tmp_path / name).write_text('{"prompt": "p", "code": "c"}\n\n' * 2)
+    records, _ = read_records(str(tmp_path), None)
+    assert len({record.unit for record in records}) == 4
 
 
 def test_a_mistyped_local_path_is_not_sent_to_the_hub(
@@ -403,11 +517,32 @@ def test_rows_are_selected_by_a_text_in_prompt_or_code_whatever_its_case(tmp_pat
         (["task_id", "prompt", "code", "author"], Columns("prompt", "code")),
         (["question", "answer", "language"], Columns("question", "answer", "language")),
         (["input", "output"], Columns("input", "output")),
-        (["prompt", "canonical_solution", "input"], Columns("prompt", "canonical_solution")),
+        (["prompt", "solution", "context"], None),
+        (["prompt", "code", "input"], Columns("prompt", "code", input="input")),
+        (
+            ["Context", "instruction", "response"],
+            Columns("instruction", "response", input="Context"),
+        ),
+        ([" prompt", "Code "], Columns(" prompt", "Code ")),
+        (
+            ["func_documentation_string", "whole_func_string", "language"],
+            Columns("func_documentation_string", "whole_func_string", "language"),
+        ),
+        (
+            ["old_contents", "new_contents", "subject", "message", "lang"],
+            Columns("message", "new_contents", "lang", input="old_contents"),
+        ),
+        (
+            ["fim_prefix", "fim_middle", "fim_suffix"],
+            Columns("fim_prefix", "fim_middle", suffix="fim_suffix"),
+        ),
+        (["prefix", "middle", "input"], Columns("prefix", "middle", input="input")),
+        (["prefix", "suffix", "middle", "input"], Columns("prefix", "middle", suffix="suffix")),
+        (["id", "messages"], Columns("messages", "messages")),
     ],
 )
 def test_columns_are_guessed_from_their_names_but_never_the_unit(
-    names: list[str], columns: Columns
+    names: list[str], columns: Columns | None
 ) -> None:
     assert guess_columns(tuple(names)) == columns
 

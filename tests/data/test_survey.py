@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from privcode.data.records import Columns
+from privcode.data.columns import Columns
 from privcode.data.survey import Lengths, UnitColumn, guess_language, look
 from privcode.errors import UserError
 
@@ -187,6 +187,8 @@ def test_a_long_line_without_spaces_does_not_hang_the_search(tmp_path: Path) -> 
         ("go", "package main\nfunc f(x int) error { y := x; return nil }"),
         ("bash", 'if [ -z "$1" ]; then\n  echo usage; exit 1\nfi\nls | grep x'),
         ("swift", "func f(_ x: Int?) -> Int { guard let y = x else { return 0 }; return y }"),
+        ("go", "```bash\ngo run .\n```\n```go\npackage main\n```\n"),
+        ("bash", "```bash\nls\n```\n"),
         ("rust", "Here it is:\n```rs\nx = 1\n```\n"),
         (None, ") ) ) } } ] ] ;; ;; ) ) ) » « ) )"),
     ],
@@ -219,6 +221,84 @@ def test_a_column_that_names_an_owner_in_few_rows_is_not_proposed(tmp_path: Path
     rows[1]["author"] = "ann"
     found = look(jsonl(tmp_path / "two.jsonl", *rows)).unit_columns
     assert found == (UnitColumn("author", distinct=1, max_rows=2),)
+
+
+@pytest.mark.parametrize(
+    ("value", "words"),
+    [
+        ({"text": "SECRET"}, "dict, not a string; name the text in it, as prompt.NAME"),
+        (float("nan"), "NaN; fill it or drop the row"),
+        (["SECRET"], "list, not a string; write it as text"),
+    ],
+)
+def test_data_without_a_usable_row_are_refused_with_the_most_frequent_reason_and_its_remedy(
+    value: object, words: str, tmp_path: Path
+) -> None:
+    source = jsonl(tmp_path / "a.jsonl", *[{"prompt": value, "code": "c"}] * 2, {"prompt": "p"})
+    with pytest.raises(UserError, match=f"no row is usable; prompt: {words}") as caught:
+        look(source, Columns("prompt", "code"))
+    assert "SECRET" not in str(caught.value)
+
+
+def test_any_column_that_is_chosen_is_the_unit(tmp_path: Path) -> None:
+    rows = [
+        {"prompt": "p", "code": "c", "student": f"s{n % 3}", "meta": {"by": n}} for n in range(6)
+    ]
+    source = jsonl(tmp_path / "a.jsonl", *rows)
+    assert look(source).unit_columns == ()
+    assert look(source, unit="student").unit_columns == (UnitColumn("student", 3, 2),)
+    assert look(source, unit="meta.by").unit_columns == (UnitColumn("meta.by", 6, 1),)
+    with pytest.raises(UserError, match="no row has the column pupil; add it"):
+        look(source, unit="pupil")
+
+
+def test_a_column_that_is_typed_and_not_there_is_refused_with_its_near_name(tmp_path: Path) -> None:
+    source = jsonl(tmp_path / "a.jsonl", *[{"Prompt ": "p", "code": "c", "SECRET": "s"}] * 2)
+    with pytest.raises(
+        UserError, match="no row has the column prompt; a column has this"
+    ) as caught:
+        look(source, Columns("prompt", "code"))
+    assert "SECRET" not in str(caught.value)
+
+
+@pytest.mark.parametrize("named", [True, False])
+def test_more_prompt_text_and_the_language_are_guessed_also_where_two_columns_are_named(
+    named: bool, tmp_path: Path
+) -> None:
+    rows = [
+        {"prompt": f"p{n}", "context": "t", "code": "c", "lang": "py", "k": 1} for n in range(4)
+    ]
+    source = jsonl(tmp_path / "a.jsonl", *rows)
+    found = look(source, Columns("prompt", "code") if named else None)
+    assert found.guess == Columns("prompt", "code", language="lang", input="context")
+    assert (found.unused, found.alike) == ((), "")
+
+
+def test_columns_with_text_that_nobody_reads_and_prompts_that_are_alike_are_told(
+    tmp_path: Path,
+) -> None:
+    rows = [{"prompt": "Fix.", "broken": f"b{n}", "code": "c", "n": n, "no": ""} for n in range(4)]
+    rows[0]["rare"] = "x"
+    found = look(jsonl(tmp_path / "a.jsonl", *rows))
+    assert found.unused == ("broken",)
+    assert found.alike.startswith("3 of 4 prompts are the same as an earlier one")
+    chosen = look(jsonl(tmp_path / "a.jsonl", *rows), Columns("prompt", "code", input="broken"))
+    assert (chosen.unused, chosen.alike) == ((), "")
+
+
+def test_one_row_does_not_decide_what_belongs_to_the_prompt(tmp_path: Path) -> None:
+    rows: list[dict[str, object]] = [{"prompt": "p", "context": "t", "code": "c"} for _ in range(5)]
+    rows[2]["context"] = ["t"]
+    assert look(jsonl(tmp_path / "a.jsonl", *rows)).guess.input == "context"
+    lists = [{"prompt": "p", "context": ["t"], "code": "c"} for _ in range(5)]
+    assert look(jsonl(tmp_path / "b.jsonl", *lists)).guess.input is None
+
+
+def test_secrets_in_chats_are_counted(tmp_path: Path) -> None:
+    turns = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "x@corp.example"}]
+    found = look(jsonl(tmp_path / "a.jsonl", {"messages": turns}))
+    assert found.guess == Columns("messages", "messages")
+    assert found.secrets == {"e-mail address": 1}
 
 
 @pytest.mark.skipif(not DATA.is_dir(), reason="needs the shared data folder")

@@ -168,7 +168,7 @@ def test_no_time_outside_private_tells_when_a_stage_ended(
     assert set(found.values()) == {PUBLIC_TIME * 10**9}
     assert (run.private / "ledger.jsonl").stat().st_mtime > PUBLIC_TIME
     with monkeypatch.context() as patch:  # nor does one when it ended badly
-        patch.setattr("privcode.pipeline.layout.read_prompts", lambda *_: 1 / 0)
+        patch.setattr("privcode.pipeline.layout.prompts_of", lambda *_: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             run.do("synthesize")
         assert set(times(run.out).values()) == {PUBLIC_TIME * 10**9}

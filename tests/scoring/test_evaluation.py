@@ -133,10 +133,29 @@ def test_a_bad_sample_names_file_row_and_field_before_anything_runs(tmp_path):
     assert not (tmp_path / "s.jsonl_results.jsonl").exists()
 
 
+@needs_sandbox
+@pytest.mark.parametrize("kind", ["solution", "completion"])
+@pytest.mark.parametrize("plus", [True, False])
+def test_half_a_surrogate_pair_fails_its_own_sample_alone(tmp_path, kind, plus):
+    row = asdict(ADD) | ({"base_input": [[1, 2]], "plus_input": [], "atol": 0} if plus else {})
+    tasks = write_rows(tmp_path / "tasks.jsonl", row)
+    bodies = ["    return a + b\n", '    s = "\ud83d"\n    return a + b\n', "    return 0\n"]
+    head = ADD.prompt if kind == "solution" else ""
+    samples = write_rows(
+        tmp_path / "s.jsonl", *({"task_id": "t/0", kind: head + b} for b in bodies)
+    )
+    facts = score_files(tasks, samples)
+    assert facts["pass@1"] == pytest.approx(1 / 3)
+    assert facts["errors"] == {"has half a surrogate pair": 1, "AssertionError": 1}
+    theirs = json.loads((tmp_path / "s_eval_results.json").read_bytes())["eval"]["t/0"]
+    assert [found["base_status"] for found in theirs] == ["pass", "fail", "fail"]
+    assert {found["plus_status"] for found in theirs[1:]} <= {None, "fail", "pass"}
+
+
 def test_a_task_without_test_names_the_field(tmp_path):
     row = {key: value for key, value in asdict(ADD).items() if key != "test"}
     with pytest.raises(UserError, match=r"row 1, field test: is missing"):
-        load_tasks(write_rows(tmp_path / "tasks.jsonl", row))
+        load_tasks(write_rows(tmp_path / "tasks.jsonl", row), "humaneval")
 
 
 def test_prompts_are_raw_fenced_or_plain():
@@ -165,6 +184,31 @@ def test_a_completion_ends_at_a_new_top_level_statement(tail):
 )
 def test_an_answer_is_its_first_fenced_block_or_all_of_it(text):
     assert extract(text, "instruct", ADD) == "x = 1\n"
+
+
+def test_an_answer_is_the_block_in_the_language_of_its_task():
+    text = "```bash\npip install x\n```\n1. Then\n   ```python\n   x = 1\n   ```\n<|im_end|>"
+    assert extract(text, "instruct", ADD) == "x = 1\n"
+    go = replace(ADD, language="go")
+    assert extract(f"{text}\n```go\ny\n```".replace("<|im_end|>", ""), "instruct", go) == "y\n"
+    assert extract("    return 1<|endoftext|>\nmore", "complete", ADD).endswith("return 1\n")
+    response = "Below is it:\n```python\n"
+    assert extract("```python\nx = 1\n```", "instruct", ADD, response) == "x = 1\n"
+
+
+@needs_sandbox
+def test_samples_in_fences_are_told_and_cleaned_when_asked(tmp_path):
+    tasks = write_rows(tmp_path / "tasks.jsonl", asdict(ADD))
+    right = "    return a + b\n"
+    whole = f"Sure:\n```python\n{ADD.prompt}{right}```\nDone."
+    rows = [{"task_id": "t/0", "solution": whole}, solution(f"{right}<|im_end|>"), solution(right)]
+    samples = write_rows(tmp_path / "s.jsonl", *rows, solution("    return 0"))
+    facts = score_files(tasks, samples)
+    assert (facts["pass@1"], facts["unclean"]) == (0.25, 2)
+    assert facts["conditions"]["clean"] is False
+    facts = score_files(tasks, samples, clean=True)
+    assert (facts["pass@1"], facts["unclean"]) == (0.75, 0)
+    assert facts["conditions"]["clean"] is True
 
 
 def test_an_answer_whose_fence_was_opened_for_it_ends_at_the_fence():

@@ -98,10 +98,39 @@ def test_a_folder_of_samples_is_read_in_order(tmp_path: Path):
     assert (tmp_path / "samples" / "eval_results.json").exists()
 
 
+@pytest.mark.parametrize("name", ["s.jsonl", "s.csv", "s.jsonl.zst", "S.PARQUET", "s"])
+def test_samples_are_read_in_any_form(name: str, tmp_path: Path):
+    import pyarrow as pa
+    import pyarrow.csv
+    import pyarrow.parquet
+
+    rows = [{"task_id": TASK["task_id"], "solution": text} for text in (RIGHT, HALF)]
+    path, table = tmp_path / name, pa.Table.from_pylist(rows)
+    if name == "s.jsonl.zst":
+        with pa.CompressedOutputStream(str(path), "zstd") as file:
+            file.write("".join(json.dumps(row) + "\n" for row in rows).encode())
+    elif name == "s.csv":
+        pyarrow.csv.write_csv(table, path)
+    elif name == "S.PARQUET":
+        pyarrow.parquet.write_table(table, path)
+    else:
+        samples(path, RIGHT, HALF)
+    assert [sample for _, sample in read_samples(path)] == rows
+
+
+def test_a_python_file_of_samples_may_have_a_mark(tmp_path: Path):
+    (tmp_path / "HumanEval_900").mkdir()
+    (tmp_path / "HumanEval_900" / "0.py").write_bytes(RIGHT.encode("utf-8-sig"))
+    assert read_samples(tmp_path)[0][1]["solution"] == RIGHT
+
+
 def test_what_is_no_samples_is_refused(tmp_path: Path):
     (tmp_path / "a.json").write_text("[]")
     with pytest.raises(UserError, match="has no field eval"):
         read_samples(tmp_path / "a.json")
+    (tmp_path / "b.json").write_text('{"a": 1}\n{"a": 2}\n')
+    with pytest.raises(UserError, match=r"begins a second value, as JSON Lines; name it \.jsonl"):
+        read_samples(tmp_path / "b.json")
     with pytest.raises(UserError, match="holds no sample"):
         read_samples(tmp_path)
 

@@ -67,6 +67,16 @@ def test_a_format_is_known_by_its_fields(
     assert (task.format, task.task_id) == (format, task_id)
 
 
+def test_a_file_in_no_known_format_says_which_are_known_and_what_they_need(tmp_path: Path):
+    row = {"task_id": "a", "SECRET": "x"}
+    with pytest.raises(UserError, match=r"t\.jsonl, row 1: has the fields of no") as caught:
+        load_tasks(written(tmp_path / "t.jsonl", row))
+    words = str(caught.value)
+    assert "humaneval (task_id, prompt, entry_point, test), humaneval+ (" in words
+    assert words.endswith("multipl (name, language, prompt, tests)")
+    assert "SECRET" not in words
+
+
 def test_a_named_format_wins_over_the_fields(tmp_path: Path):
     (task,) = load_tasks(written(tmp_path / "t.jsonl", PLUS), "humaneval")
     assert (task.format, task.cases) == ("humaneval", None)

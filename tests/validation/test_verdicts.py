@@ -9,7 +9,7 @@ from privcode.errors import UserError
 from privcode.execution import Outcome, Program, execute
 from privcode.files import jsonl_line
 from privcode.validation.filters import Candidate, Finding, named_filters, runs, says_what_was_asked
-from privcode.validation.verdicts import code_of, judge, keep_surest, validate
+from privcode.validation.verdicts import judge, keep_surest, validate
 
 
 def run_all(programs: list[Program]) -> list[Outcome]:
@@ -21,19 +21,29 @@ def sample(number: int, completion: str) -> dict[str, str]:
 
 
 @pytest.mark.parametrize(
-    ("completion", "code", "language"),
+    ("completion", "accepted"),
     [
-        ("x = 1\n", "x = 1\n", "python"),
-        ("Here:\n```python\nx = 1\n```\nDone.\n```\ny\n```", "x = 1\n", "python"),
-        ("```rust\nfn main() {}\n```", "fn main() {}\n", "rust"),
-        ("```python\n```\n", "", "python"),
-        ("  \n", "", "python"),
+        ("Install:\n```bash\nexit 0\n```\nThen:\n```python\nexit(3)\n```", False),
+        ("```bash\nexit 3\n```\n```python\nx = 1\n```", True),
+        ("```text\nin words\n```\n```python\nx = 1\n```", True),
+        ("1. Do:\n    ```python\n    x = 1\n    ```", True),
+        ("x = 1\n<|im_end|>", True),
+        ("```python\nx = 1\n```<|endoftext|>\nexit(3)", True),
     ],
 )
-def test_the_code_is_the_first_fenced_block_or_everything(
-    completion: str, code: str, language: str
+def test_the_code_that_is_run_is_the_one_in_the_language_of_the_data(
+    completion: str, accepted: bool
 ) -> None:
-    assert code_of(completion) == (code, language)
+    filters = [runs(run_all, "python", "", {})]
+    (found,) = judge([sample(0, completion)], language="python", filters=filters)
+    assert found["accepted"] == accepted
+
+
+def test_with_several_languages_the_first_block_of_code_is_run() -> None:
+    one = sample(0, "```text\nwords\n```\n```bash\nexit 3\n```\n```python\nx = 1\n```")
+    filters = [runs(run_all, "python", "", {})]
+    (found,) = judge([one], language="python", filters=filters, any_language=True)
+    assert found["reason"] == "execution: ExitCode3"
 
 
 def test_every_sample_gets_a_verdict_and_every_reject_its_reason() -> None:
@@ -151,6 +161,12 @@ def test_each_filter_sees_what_the_ones_before_have_passed() -> None:
         ("long", 8),
         ("no code", None),
     ]
+
+
+def test_a_sample_with_half_a_surrogate_pair_is_rejected_alone() -> None:
+    samples = [sample(0, "x = 1"), sample(1, 's = "\ud83d"'), sample(2, "x = 2")]
+    verdicts = judge(samples, language="python", filters=[runs(run_all, "python", "", {})])
+    assert [v["reason"] for v in verdicts] == ["", "has half a surrogate pair", ""]
 
 
 def test_a_filter_that_leaves_a_candidate_out_is_refused() -> None:

@@ -107,7 +107,7 @@ def init(
 ) -> None:
     """Look at private data and write a commented config. Figures are shown at a terminal only."""
     from privcode.config.proposal import declared, draft, proposed_plan, summary
-    from privcode.data.records import Columns
+    from privcode.data.columns import Columns
     from privcode.data.survey import look
     from privcode.files import settle, write_text
 
@@ -120,7 +120,7 @@ def init(
     write_text(out, draft(found, data, out, units=units, prompts=prompts, tasks=tasks or ()))
     if not is_stdout(out):
         settle(out)
-    say_private(lambda: summary(found, proposed_plan(found, units)))
+    say_private(lambda: summary(found, proposed_plan(found, units), prompts))
     open_ = [] if prompts else ["name the prompts"]
     if declared(found, units) is None:
         open_ += ["type privacy's units, delta and batch (or let init --units N fill them in)"]

@@ -61,6 +61,9 @@ def score(
     ] = False,
     k: Annotated[list[int] | None, typer.Option(help="pass@k; may be repeated.")] = None,
     prelude: Annotated[Path | None, typer.Option(help="Code before each program.")] = None,
+    clean: Annotated[
+        bool, typer.Option(help="Score the code in Markdown fences, and none behind end tokens.")
+    ] = False,
     sandbox: Annotated[str, typer.Option(help="auto, or one that doctor lists.")] = "auto",
     cpu_seconds: Annotated[
         float | None,
@@ -87,6 +90,7 @@ def score(
         stdlib_only=stdlib_only,
         k=k or (1,),
         prelude=read_text(prelude, CODE) if prelude else "",
+        clean=clean,
         cpu_seconds=cpu_seconds,
         memory_mb=memory_mb,
         sandbox=sandbox,
@@ -109,6 +113,11 @@ def _score_text(facts: dict[str, Any]) -> str:
         f"results {facts['results'][0]}",
         f"        {facts['results'][1]} (as evalplus writes them)",
     ]
+    if unclean := facts["unclean"]:
+        lines.append(
+            f"fences  {unclean} samples that failed hold Markdown fences or the text of an end "
+            "token: --clean scores the code in them"
+        )
     if missing := facts["missing"]:
         lines.append(f"missing {len(missing)} tasks have no sample: {', '.join(missing[:5])} …")
     if found := facts.get("agreement"):

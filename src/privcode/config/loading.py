@@ -15,6 +15,7 @@ from pydantic import ValidationError
 
 from privcode.config.schema import Config
 from privcode.config.yaml_file import read_yaml
+from privcode.data.rows import located
 from privcode.errors import UserError
 
 _MOST_FILES = 16  # files that extend one another
@@ -119,8 +120,8 @@ def _rooted(config: Config, root: Path) -> dict[str, Any]:
 
     execution, trip = config.validate_.execution, config.validate_.round_trip
     return {
-        "data": config.data.model_copy(update={"source": at(config.data.source)}),
-        "prompts": config.prompts.model_copy(update={"file": at(config.prompts.file)}),
+        "data": config.data.model_copy(update={"source": located(config.data.source, root)}),
+        "prompts": config.prompts.model_copy(update={"file": located(config.prompts.file, root)}),
         "junior": config.junior.model_copy(update={"model": at(config.junior.model)}),
         "premium": config.premium.model_copy(update={"model": at(config.premium.model)}),
         "validate_": config.validate_.model_copy(
@@ -142,7 +143,7 @@ def _rooted(config: Config, root: Path) -> dict[str, Any]:
         "evaluate": config.evaluate.model_copy(
             update={
                 "tasks": [
-                    t.model_copy(update={"file": at(t.file), "prelude": at(t.prelude)})
+                    t.model_copy(update={"file": located(t.file, root), "prelude": at(t.prelude)})
                     for t in config.evaluate.tasks
                 ]
             }

@@ -30,7 +30,8 @@ from pydantic.fields import FieldInfo
 
 from privcode.config import Config, not_public, plan_from
 from privcode.console import epsilon_text
-from privcode.data.prompts import read_prompts
+from privcode.data.prompts import how_many, read_prompts
+from privcode.data.rows import located
 from privcode.data.survey import Findings, Lengths, Repeats
 from privcode.errors import UserError
 from privcode.languages import languages
@@ -184,10 +185,21 @@ def _privacy(unit: str | None, units: int | None) -> dict[str, Any]:
     }
 
 
-def summary(findings: Findings, plan: PrivacyPlan) -> str:
-    """What the owner should know about the data, for a console. All its figures are private."""
+def summary(findings: Findings, plan: PrivacyPlan, prompts: Path | None = None) -> str:
+    """What the owner should know about the data, for a console. All its figures are private.
+
+    Args:
+        findings: the result of `data.survey.look`.
+        plan: the proposed plan.
+        prompts: the file of prompts, if there is one.
+    """
     guess = findings.guess
-    roles = {"prompt": guess.prompt, "input": guess.input, "code": guess.code}
+    roles = {
+        "prompt": guess.prompt,
+        "suffix": guess.suffix,
+        "input": guess.input,
+        "code": guess.code,
+    }
     columns = ", ".join(f"{role}: {name}" for role, name in roles.items() if name)
     looked = sum(findings.languages.values())
     how = "column " + str(guess.language) if guess.language else f"guessed from {looked} rows"
@@ -201,6 +213,7 @@ def summary(findings: Findings, plan: PrivacyPlan) -> str:
         ("rows", f"{findings.rows:,}, of which {findings.usable:,} usable"),
         ("not usable", _counts(findings.unusable)),
         ("columns", columns),
+        ("not used", ", ".join(findings.unused) or "no other column has text"),
         ("languages", f"{_counts(findings.languages)} ({how})"),
         ("prompts", _lengths(findings.prompt_chars)),
         ("code", _lengths(findings.code_chars)),
@@ -212,6 +225,8 @@ def summary(findings: Findings, plan: PrivacyPlan) -> str:
         ("owners", "; ".join(owners) or "no column looks like one"),
         ("units", f"{_counted(findings):,} {'owners' if guess.unit else 'records'}"),
     ]
+    if prompts:
+        rows.append(("prompt file", how_many(str(prompts))))
     text = [f"{name.ljust(12)}{value}" for name, value in rows]
     text += [f"! {warning}" for warning in _warnings(findings)]
     text += [f"! {warning}" for warning in shared(findings.repeats, plan)]
@@ -253,6 +268,8 @@ def _warnings(findings: Findings) -> Iterator[str]:
             "some rows are not usable, and a run refuses them: fix them, or set data.on_bad_row: "
             "skip"
         )
+    if findings.alike:
+        yield findings.alike
     for column in findings.unit_columns:
         if column.several:
             yield (
@@ -322,8 +339,8 @@ def _counted(findings: Findings) -> int:
     known = {column.name: column.distinct for column in findings.unit_columns}
     if unit not in known:
         raise UserError(
-            f"unit {unit}: not among the {len(known)} columns that look like owners; choose one "
-            "that init shows, or rename the column"
+            f"unit {unit}: not among the {len(known)} columns that name owners; choose one that "
+            "has text, a number or a list of one in some row"
         )
     return known[unit]
 
@@ -338,9 +355,7 @@ def _reach(name: str, folder: Path) -> str:
     """`name` as a config in `folder` finds it: relative if it is near. Hub names are unchanged."""
     path = Path(name)
     if not path.exists():
-        before, colon, split = name.partition(":")
-        # A folder with a split: `load_config` takes only names that exist from the folder.
-        return f"{Path(before).resolve()}:{split}" if colon and Path(before).is_dir() else name
+        return located(name, Path.cwd())  # a pattern, or a folder with a split
     target = path.parent.resolve() / path.name  # a link keeps its name, which tells its format
     for near in (folder, folder.parent):
         if near.name and target.is_relative_to(near):

@@ -12,6 +12,7 @@ from pydantic import Field, model_validator
 
 from privcode.audit.settings import Audit
 from privcode.config.several import Compare, Method, Sweep
+from privcode.data.rows import files_of
 from privcode.data.settings import Data, Prompts
 from privcode.fields import Section
 from privcode.generation.settings import Synthesize
@@ -128,7 +129,8 @@ class Config(Section):
 def not_public(file: str, source: str) -> str | None:
     """Why `file` cannot be public: it is the private `source`. None if nothing is known.
 
-    Links, hard links too, and splits (FOLDER:SPLIT) of one name are the same data.
+    Links, hard links too, and splits (FOLDER:SPLIT) of one name are the same data. So is a file
+    that a pattern or a folder takes in.
     """
     if not any(_same_data(one, other) for one in _names(file) for other in _names(source)):
         return None
@@ -139,7 +141,7 @@ def not_public(file: str, source: str) -> str | None:
 
 
 def _names(source: str) -> set[str]:
-    return {source, source.partition(":")[0]} - {""}
+    return {source, source.partition(":")[0], *map(str, files_of(source))} - {""}
 
 
 def _same_data(one: str, other: str) -> bool:

@@ -19,6 +19,7 @@ import yaml
 
 from privcode.errors import UserError
 from privcode.files import read_bytes
+from privcode.inputs import NOT_UTF8, decoded
 
 _MOST_BYTES = 1 << 18
 _MOST_DEPTH = 50
@@ -120,9 +121,9 @@ def read_yaml(path: Path) -> Any:
     """
     content = read_bytes(path, _MOST_BYTES)
     try:
-        text = content.decode("utf-8-sig")
+        text = decoded(content)
     except UnicodeDecodeError:
-        raise UserError(f"{path}: not valid UTF-8; re-encode the file as UTF-8") from None
+        raise UserError(f"{path}: {NOT_UTF8}") from None
     try:
         loader = _Loader(text)
         try:

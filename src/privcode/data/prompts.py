@@ -9,15 +9,34 @@ only what was not put into the prompts.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from functools import partial
+from dataclasses import replace
 from pathlib import Path
 
-from privcode.data.records import BadField, text_field
-from privcode.data.rows import read_rows
-from privcode.errors import UserError, why
-from privcode.files import LINE, Row, open_regular
+from privcode.data.columns import (
+    PROMPT_GUESSES,
+    BadField,
+    Columns,
+    guess_prompt,
+    prompt_text,
+    with_guesses,
+)
+from privcode.data.rows import KINDS, files_of, kind_of_file, read_rows
+from privcode.data.settings import Prompts
+from privcode.errors import UserError
+from privcode.files import Row
+from privcode.inputs import text_lines, unpacked_name
 
-COLUMN_GUESSES = ("prompt", "problem", "instruction", "question", "text")
+
+def prompts_of(section: Prompts, duplicates: Callable[[int], None] | None = None) -> list[str]:
+    """The prompts that a config names. See `read_prompts`."""
+    return read_prompts(
+        section.file,
+        section.column,
+        section.limit,
+        input=section.input,
+        suffix=section.suffix,
+        duplicates=duplicates,
+    )
 
 
 def read_prompts(
@@ -25,14 +44,19 @@ def read_prompts(
     column: str | None = None,
     limit: int | None = None,
     *,
+    input: str | None = None,
+    suffix: str | None = None,
     duplicates: Callable[[int], None] | None = None,
 ) -> list[str]:
     """The distinct prompts of `source`, in order, at most `limit`.
 
     Args:
         source: a .txt file (one prompt a line), or whatever `rows.read_rows` reads.
-        column: the prompts' column; without it the first of `COLUMN_GUESSES` in the first row.
+        column: the prompts' column. Without it, the first of `PROMPT_GUESSES` in the first row,
+            and in each row the usual columns with more prompt text.
         limit: stop after this many distinct prompts.
+        input: see `Columns`, like `suffix`.
+        suffix: the column with the text behind the gap.
         duplicates: called once with the number of exact repeats that were found and left out.
 
     Raises:
@@ -43,12 +67,16 @@ def read_prompts(
         raise UserError(f"the limit on prompts is {limit}; it must be at least 1")
     prompts: dict[str, None] = {}
     repeats = 0
-    plain = Path(source).suffix == ".txt"
-    for number, row in _lines(Path(source)) if plain else read_rows(source):
-        if column is None:
-            column = "text" if plain else _guess(row, source)
+    named = None if column is None else Columns(column, "", input=input, suffix=suffix)
+    guessed = None
+    for number, row in _rows(source):
+        if named is None:
+            guessed = guessed or _guess(row, source)
+            columns = _with_extras(Columns(guessed, "", input=input, suffix=suffix), row)
+        else:
+            columns = named
         try:
-            prompt = text_field(row, column)
+            prompt = prompt_text(row, columns)
         except BadField as bad:
             raise bad.at(source, number) from None
         repeats += prompt in prompts
@@ -62,36 +90,46 @@ def read_prompts(
     return list(prompts)
 
 
+def how_many(source: str) -> str:
+    """How many prompts a file holds and how many of its rows repeat one, in words.
+
+    Raises:
+        UserError: see `read_prompts`.
+    """
+    repeats: list[int] = []
+    prompts = len(read_prompts(source, duplicates=repeats.append))
+    return f"{prompts:,} prompts; rows that repeat one: {repeats[0]:,}"
+
+
+def _with_extras(columns: Columns, row: Row) -> Columns:
+    texts = [str(name) for name, value in row.items() if value is None or isinstance(value, str)]
+    found = with_guesses(columns, [str(name) for name in row], texts)
+    return replace(found, language=None)
+
+
 def _guess(row: Row, source: str) -> str:
-    found = {str(name).lower(): str(name) for name in row}
-    for guess in COLUMN_GUESSES:
-        if guess in found:
-            return found[guess]
+    if found := guess_prompt(row):
+        return found
     raise UserError(
-        f"{source}: none of its {len(found)} columns has a usual name for prompts "
-        f"({', '.join(COLUMN_GUESSES)}); name one in prompts.column, or add a header where there "
+        f"{source}: none of its {len(row)} columns has a usual name for prompts "
+        f"({', '.join(PROMPT_GUESSES)}); name one in prompts.column, or add a header where there "
         "is none"
     )
 
 
-def _lines(path: Path) -> Iterator[tuple[int, Row]]:
-    number = 0
-    try:
-        with open_regular(path) as file:
-            lines = iter(partial(file.readline, LINE + 1), b"")
-            for number, line in enumerate(lines, start=1):
-                if len(line) > LINE:
-                    raise UserError(
-                        f"{path}, row {number}: is longer than {LINE >> 20} MB; write one prompt "
-                        "a line"
-                    )
-                yield number, {"text": line.decode("utf-8-sig").rstrip("\r\n")}
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({why(error)})") from None
-    except UnicodeDecodeError:
+def _rows(source: str) -> Iterator[tuple[int, Row]]:
+    path = Path(source)
+    if unpacked_name(path).endswith(".txt"):
+        return (
+            (number, {"text": line.rstrip("\r\n")})
+            for number, line in text_lines(path, "write one prompt a line")
+        )
+    if files_of(source) == [path] and kind_of_file(path) is None:
         raise UserError(
-            f"{path}, row {number}: not valid UTF-8; re-encode the file as UTF-8"
-        ) from None
+            f"{source}: is not read as prompts; write one prompt a line into a .txt file, or rows "
+            f"into {KINDS}"
+        )
+    return read_rows(source)
 
 
 def private_prompts(prompts: Sequence[str], private: Iterable[str]) -> str:

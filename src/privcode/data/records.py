@@ -23,8 +23,17 @@ import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
+from privcode.data.columns import (
+    BadField,
+    Columns,
+    completion_text,
+    guess_of_row,
+    prompt_text,
+    text_field,
+    value_of,
+)
 from privcode.data.rows import read_rows
 from privcode.errors import UserError
 from privcode.files import Row
@@ -55,21 +64,6 @@ class Record:
 
 
 @dataclass(frozen=True)
-class Columns:
-    """The names of a source's columns.
-
-    `input` is an extra prompt column, appended after a blank line where it is not empty. Without
-    `unit`, every row is a unit of its own, even among duplicates.
-    """
-
-    prompt: str
-    code: str
-    language: str | None = None
-    unit: str | None = None
-    input: str | None = None
-
-
-@dataclass(frozen=True)
 class ReadReport:
     """What reading did: rows seen, records kept, rows left out by reason, records by language."""
 
@@ -77,85 +71,6 @@ class ReadReport:
     kept: int
     left_out: Mapping[str, int]
     languages: Mapping[str, int]
-
-
-COLUMN_GUESSES: tuple[tuple[str, str], ...] = (
-    ("problem", "solution"),
-    ("instruction", "output"),
-    ("instruction", "response"),
-    ("instruction", "code"),
-    ("prompt", "completion"),
-    ("prompt", "code"),
-    ("prompt", "response"),
-    ("prompt", "canonical_solution"),
-    ("question", "answer"),
-    ("query", "answer"),
-    ("query", "response"),
-    ("input", "output"),
-)
-_LANGUAGE_GUESSES = ("language", "lang", "programming_language")
-
-
-def guess_columns(names: Sequence[str]) -> Columns | None:
-    """The first of `COLUMN_GUESSES` present, whatever its case. The unit is never guessed."""
-    found = {name.lower(): name for name in names}
-    for prompt, code in COLUMN_GUESSES:
-        if prompt in found and code in found:
-            language = next((found[name] for name in _LANGUAGE_GUESSES if name in found), None)
-            extra = found.get("input") if prompt == "instruction" else None
-            return Columns(found[prompt], found[code], language=language, input=extra)
-    return None
-
-
-class BadField(Exception):
-    """A value that cannot be used: in which field, why, and the remedy."""
-
-    def __init__(self, field: str, reason: str, mend: str) -> None:
-        super().__init__(field, reason, mend)
-        self.field, self.reason, self.mend = field, reason, mend
-
-    def at(self, source: str, row: int) -> UserError:
-        """The line for the person, once source and row are known."""
-        return UserError(f"{source}, row {row}, field {self.field}: {self.reason}; {self.mend}")
-
-
-def text_field(row: Row, field: str) -> str:
-    """The text in a row's field, unchanged.
-
-    Raises:
-        BadField: absent, null, not a string, blank, or not encodable (lone surrogates).
-    """
-    if field not in row:
-        raise BadField(field, "missing", "add it, or name the right column in the config")
-    value = row[field]
-    if value is None:
-        raise BadField(field, "null", "fill it or drop the row")
-    if not isinstance(value, str):
-        raise BadField(field, f"{type(value).__name__}, not a string", "write it as text")
-    if not value.strip():
-        raise BadField(field, "empty", "fill it or drop the row")
-    try:
-        value.encode()
-    except UnicodeEncodeError:
-        raise BadField(field, "broken Unicode", "remove the lone surrogates") from None
-    return value
-
-
-def prompt_text(row: Row, columns: Columns) -> str:
-    """The prompt of a row, with the text of the input column where there is one.
-
-    Raises:
-        BadField: see `text_field`; an input may be null or blank.
-    """
-    prompt = text_field(row, columns.prompt)
-    if columns.input is None:
-        return prompt
-    try:
-        return f"{prompt}\n\n{text_field(row, columns.input)}"
-    except BadField as bad:
-        if bad.reason in ("null", "empty"):
-            return prompt
-        raise
 
 
 SEVERAL_OWNERS = "several owners"
@@ -174,7 +89,7 @@ def owner(row: Row, field: str) -> str:
     Raises:
         BadField: no owner, several, or none that can be recognised (text that spells a list).
     """
-    value: Any = row.get(field)
+    value = value_of(row, field)
     if hasattr(value, "tolist"):  # an array, or a number or text from one
         return owner({field: value.tolist()}, field)
     if isinstance(value, (list, tuple)):
@@ -241,7 +156,7 @@ def read_records(
     for number, row in read_rows(source):
         rows += 1
         try:
-            named = columns or guess_columns(list(map(str, row)))
+            named = columns or guess_of_row(row)
             if named is None:
                 raise BadField(
                     "prompt and code", "no known pair of columns", "name them in data.columns"
@@ -259,7 +174,7 @@ def read_records(
                 )
             record = Record(
                 prompt=prompt_text(row, named),
-                completion=text_field(row, named.code),
+                completion=completion_text(row, named),
                 language=spoken,
                 unit=Unit("owner", owner(row, named.unit))
                 if named.unit

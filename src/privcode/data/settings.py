@@ -2,16 +2,26 @@
 
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from privcode.fields import File, Positive, Section, Text
+
+
+def _not_both(input: str | None, suffix: str | None) -> None:
+    if input is not None and suffix is not None:
+        raise ValueError("input: a prompt with a suffix has no input; leave one of them out")
 
 
 class ColumnNames(Section):
     """The columns of the private data. Without this section they are guessed from usual names."""
 
-    prompt: str = Field(description="column with the problem, in words")
-    code: str = Field(description="column with the solution: bare code, or text with fenced code")
+    prompt: str = Field(
+        description="column with the problem, in words; a.b: the field b of a nested column a"
+    )
+    code: str = Field(
+        description="column with the solution: bare code, or text with fenced code; the same "
+        "column as prompt if it holds chat turns"
+    )
     language: str | None = Field(None, description="column with the language of each row")
     unit: str | None = Field(
         None, description="column with the owner of each row, for privacy.unit: column"
@@ -19,13 +29,24 @@ class ColumnNames(Section):
     input: str | None = Field(
         None, description="column with more prompt text, which is appended to the prompt"
     )
+    suffix: str | None = Field(
+        None,
+        description="column with the text behind a gap to fill; the prompt is then the text before "
+        "the gap, `<FILL_ME>`, and this text",
+    )
+
+    @model_validator(mode="after")
+    def _one_kind_of_prompt(self) -> "ColumnNames":
+        _not_both(self.input, self.suffix)
+        return self
 
 
 class Data(Section):
     """The private records."""
 
     source: File = Field(
-        description="JSONL, JSON, CSV or Parquet file, datasets folder or hub name"
+        description="JSONL, JSON, CSV, TSV or Parquet file, a folder or pattern of such files, "
+        "datasets folder or hub name"
     )
     columns: ColumnNames | None = Field(None, description="names of the columns; default: guessed")
     language: str | None = Field(None, description="language of all rows, if no column names it")
@@ -44,7 +65,20 @@ class Prompts(Section):
 
     source: Literal["public"] = Field(description="your statement that these prompts are public")
     file: File = Field(description="file of prompts, one in each row or line")
-    column: str | None = Field(None, description="column with the prompt")
+    column: str | None = Field(
+        None, description="column with the prompt; default: this and the next two are guessed"
+    )
+    input: str | None = Field(
+        None, description="column with more prompt text, which is appended to the prompt"
+    )
+    suffix: str | None = Field(
+        None, description="column with the text behind the gap to fill, as in data.columns"
+    )
     limit: Positive | None = Field(
         None, description="number of prompts to take, from the first on; default: all"
     )
+
+    @model_validator(mode="after")
+    def _one_kind_of_prompt(self) -> "Prompts":
+        _not_both(self.input, self.suffix)
+        return self

@@ -15,23 +15,26 @@ owner knows what to ask before training.
 import hashlib
 import re
 from collections import Counter, defaultdict
-from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import asdict, dataclass, replace
 from statistics import median_low
 from typing import Literal
 
 from tree_sitter import Node
 
-from privcode.data.masking import signs
-from privcode.data.records import (
-    SEVERAL_OWNERS,
+from privcode.data.columns import (
     BadField,
     Columns,
+    completion_text,
     guess_columns,
-    owner,
     prompt_text,
     text_field,
+    value_of,
+    with_guesses,
 )
+from privcode.data.masking import signs
+from privcode.data.records import SEVERAL_OWNERS, owner
 from privcode.data.rows import read_rows
 from privcode.errors import UserError
 from privcode.files import Row
@@ -90,7 +93,8 @@ class Findings:
     by "FIELD: REASON". `languages` counts usable rows: all of them where `languages_from` is
     "column", a sample of at most `SAMPLE` where it is "sample". "unknown" is what no parser read.
     `repeats` is about usable rows, by the unit in `guess`. `secrets` counts rows with at least one
-    sign of each kind in any column.
+    sign of each kind in any column. `unused` are the columns with text in at least half of the rows
+    that `guess` does not name. `alike` says in words if many prompts are the same.
     """
 
     rows: int
@@ -104,6 +108,8 @@ class Findings:
     repeats: Repeats
     secrets: Mapping[str, int]
     unit_columns: tuple[UnitColumn, ...]
+    unused: tuple[str, ...] = ()
+    alike: str = ""
 
     @property
     def usable(self) -> int:
@@ -180,13 +186,16 @@ def _errors(root: Node) -> int:
 def guess_language(completion: str) -> str | None:
     """The language of a completion: what a fence names, otherwise the grammar that reads most.
 
+    A fence of bash often holds how to install or run the code, so any other language comes first.
+
     Ties go to the earlier of `languages`, so a short C# method may be called Java. Bash comes last,
     because it reads nearly anything as commands. None if every grammar fails on more than a fifth
     of the characters.
     """
-    start, end, named = code_blocks(completion, None)[0]
-    if named:
-        return named
+    blocks = code_blocks(completion, None)
+    if named := [name for _, _, name in blocks if name]:
+        return next((name for name in named if name != "bash"), named[0])
+    start, end, _ = blocks[0]
     code = completion[start:end]
     order = sorted(languages(), key=lambda language: language == "bash")
     errors = {language: _errors(parse(code, language).root_node) for language in order}
@@ -194,10 +203,13 @@ def guess_language(completion: str) -> str | None:
     return best if errors[best] * 5 <= len(code.encode("utf-8", "surrogatepass")) else None
 
 
-def _unit_columns(rows: Sequence[Row], names: Sequence[str]) -> tuple[UnitColumn, ...]:
+def _unit_columns(
+    rows: Sequence[Row], names: Sequence[str], unit: str | None
+) -> tuple[UnitColumn, ...]:
+    """The columns that may be the unit: those with the name of an owner, and the chosen one."""
     candidates = []
-    for name in names:
-        if not _UNIT_WORDS.search(name.lower().replace("_", " ")):
+    for name in dict.fromkeys([*names, *filter(None, [unit])]):
+        if name != unit and not _UNIT_WORDS.search(name.lower().replace("_", " ")):
             continue
         counts: Counter[str] = Counter()
         several = 0
@@ -206,10 +218,76 @@ def _unit_columns(rows: Sequence[Row], names: Sequence[str]) -> tuple[UnitColumn
                 counts[owner(row, name)] += 1
             except BadField as bad:
                 several += bad.reason == SEVERAL_OWNERS
-        if 2 * (counts.total() + several) >= len(rows):
+        if 2 * (counts.total() + several) >= len(rows) or (name == unit and counts):
             most = max(counts.values(), default=0)
             candidates.append(UnitColumn(name, len(counts), most, several))
     return tuple(candidates)
+
+
+def _with_text(rows: Sequence[Row], names: Sequence[str], *, blank: bool) -> list[str]:
+    """The columns with text in at least half of the rows. With `blank`, blank text is enough."""
+
+    def is_text(value: object) -> bool:
+        if isinstance(value, str):
+            return blank or bool(value.strip())
+        return blank and value is None
+
+    return [name for name in names if 2 * sum(is_text(row.get(name)) for row in rows) >= len(rows)]
+
+
+def _texts(value: object) -> Iterator[str]:
+    """All text in a row, also in its lists and nested columns."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, (list, dict)):
+        for item in value.values() if isinstance(value, dict) else value:
+            yield from _texts(item)
+
+
+def unused_columns(rows: Sequence[Row], columns: Columns | None = None) -> tuple[str, ...]:
+    """The columns with text in at least half of the rows that are not read.
+
+    Args:
+        rows: all rows.
+        columns: the columns that are read. Default: guessed from the names.
+    """
+    names = _columns(rows)
+    chosen = columns or guess_columns(names, _with_text(rows, names, blank=True))
+    named = [name for name in asdict(chosen).values() if name] if chosen else []
+    used = {*named, *(name.partition(".")[0] for name in named)}
+    return tuple(name for name in _with_text(rows, names, blank=False) if name not in used)
+
+
+def alike(prompts: Sequence[str], unused: Sequence[str]) -> str:
+    """What the owner should know if many prompts are the same. It is private."""
+    same = len(prompts) - len(set(prompts))
+    if not unused or 2 * same < len(prompts):
+        return ""
+    return (
+        f"{same:,} of {len(prompts):,} prompts are the same as an earlier one, and columns with "
+        f"text are not read ({', '.join(unused)}): if one belongs to the prompt, name it in the "
+        "columns' input"
+    )
+
+
+def _refuse_absent(source: str, rows: Sequence[Row], names: Iterable[str]) -> None:
+    """Refuse a column that somebody typed and no row has."""
+    for name in names:
+        try:
+            for row in rows:
+                with suppress(BadField):
+                    value_of(row, name)
+                    break
+            else:
+                value_of(rows[0], name)
+        except BadField as bad:
+            raise UserError(f"{source}: no row has the column {name}; {bad.mend}") from None
+
+
+def _columns(rows: Sequence[Row]) -> tuple[str, ...]:
+    """The columns that at least half of the rows have, sorted."""
+    having = Counter(str(name) for row in rows for name in row)
+    return tuple(sorted(name for name, count in having.items() if 2 * count >= len(rows)))
 
 
 def look(
@@ -228,16 +306,21 @@ def look(
         progress: called with numbers of rows as they are examined.
 
     Raises:
-        UserError: the source cannot be read, or no guess of its columns fits.
+        UserError: the source cannot be read, no guess of its columns fits, no row has a column
+            that was named, or no row is usable.
     """
     rows = [row for _, row in read_rows(source)]
-    having = Counter(str(name) for row in rows for name in row)
-    names = tuple(sorted(name for name, count in having.items() if 2 * count >= len(rows)))
-    guess = columns or guess_columns(names)
+    names = _columns(rows)
+    if columns:
+        _refuse_absent(source, rows, (columns.prompt, columns.code))
+    _refuse_absent(source, rows, filter(None, [unit]))
+    texts = _with_text(rows, names, blank=True)
+    guess = with_guesses(columns, names, texts) if columns else guess_columns(names, texts)
     if guess is None:
         raise UserError(
             f"{source}: its {len(names)} columns have no usual pair of names for prompt and code; "
-            "name them with --prompt-column and --code-column, or add a header where there is none"
+            "name them with --prompt-column and --code-column (a.b for a field b of a nested "
+            "column a), or add a header where there is none"
         )
     if unit:
         guess = replace(guess, unit=unit)
@@ -246,24 +329,28 @@ def look(
     units: list[str] = []
     languages: Counter[str] = Counter()
     unusable: Counter[str] = Counter()
+    remedies: dict[str, str] = {}
     secrets: Counter[str] = Counter()
     for number, row in enumerate(rows, start=1):
         if progress:
             progress(1)
         try:
-            prompt, code = prompt_text(row, guess), text_field(row, guess.code)
+            prompt, code = prompt_text(row, guess), completion_text(row, guess)
             whose = owner(row, guess.unit) if guess.unit else f"row-{number}"
             named = text_field(row, guess.language) if guess.language else None
         except BadField as bad:
             unusable[f"{bad.field}: {bad.reason}"] += 1
+            remedies[f"{bad.field}: {bad.reason}"] = bad.mend
             continue
         prompts.append(prompt)
         codes.append(code)
         units.append(whose)
         if named:
             languages[canonical_language(named) or named] += 1
-        texts = [value for value in row.values() if isinstance(value, str)]
-        secrets.update({sign.kind for text in texts for sign in signs(text)})
+        secrets.update({sign.kind for text in _texts(row) for sign in signs(text)})
+    if not prompts:
+        most, _ = unusable.most_common(1)[0]
+        raise UserError(f"{source}: no row is usable; {most}; {remedies[most]}")
     if not guess.language:
         step = max(-(-len(codes) // SAMPLE), 1)
         languages.update(guess_language(code) or "unknown" for code in codes[::step])
@@ -278,5 +365,7 @@ def look(
         code_chars=_lengths(codes),
         repeats=repeats(zip(units, prompts, codes, strict=True)),
         secrets=dict(secrets),
-        unit_columns=_unit_columns(rows, names),
+        unit_columns=_unit_columns(rows, names, guess.unit),
+        unused=unused_columns(rows, guess),
+        alike=alike(prompts, unused_columns(rows, guess)),
     )

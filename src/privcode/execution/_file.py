@@ -3,6 +3,8 @@
 Promises:
 - Every row is checked before the first program runs, so a bad row cannot waste a run. The error
   names the first bad row and says how many there are.
+- A row with half a surrogate pair, as models write them, is not run. It ends in an error of its
+  own, and the other rows are run.
 - The output appears whole or not at all: one row per input row, in order, with the other fields of
   the input kept.
 
@@ -20,9 +22,9 @@ from typing import Any
 
 from privcode.errors import UserError
 from privcode.execution._languages import parse
-from privcode.execution._program import Limits, Program
+from privcode.execution._program import Limits, Outcome, Program
 from privcode.execution._run import execute
-from privcode.files import Row, read_jsonl, unwritable, write_jsonl
+from privcode.files import HALF, Row, read_jsonl, unwritable, write_jsonl
 from privcode.languages import canonical_language, languages
 from privcode.outputs import check_output
 
@@ -68,23 +70,35 @@ def execute_file(
     def programs() -> Iterator[Program]:
         for number, row in read_jsonl(source):
             waiting.append(row)
-            yield _program(source, number, row)
+            if unwritable(row) != HALF:
+                yield _program(source, number, row)
 
     def results(progress: Callable[[int], None]) -> Iterator[Row]:
         for outcome in execute(
             programs(), limits, sandbox=sandbox, workers=workers, progress=progress
         ):
-            statuses[outcome.status] += 1
-            if outcome.error:
-                errors[outcome.error] += 1
-            yield waiting.popleft() | {
-                "status": outcome.status,
-                "exit_code": outcome.exit_code,
-                "seconds": outcome.seconds,
-                "stdout": outcome.stdout,
-                "stderr": outcome.stderr,
-                "error": outcome.error,
-            }
+            yield from not_run(progress)
+            yield noted(waiting.popleft(), outcome)
+        yield from not_run(progress)
+
+    def not_run(progress: Callable[[int], None]) -> Iterator[Row]:
+        """The rows that come next and are not run."""
+        while waiting and unwritable(waiting[0]) == HALF:
+            progress(1)
+            yield noted(waiting.popleft(), Outcome("", "error", None, 0.0, "", "", HALF))
+
+    def noted(row: Row, outcome: Outcome) -> Row:
+        statuses[outcome.status] += 1
+        if outcome.error:
+            errors[outcome.error] += 1
+        return row | {
+            "status": outcome.status,
+            "exit_code": outcome.exit_code,
+            "seconds": outcome.seconds,
+            "stdout": outcome.stdout,
+            "stderr": outcome.stderr,
+            "error": outcome.error,
+        }
 
     with bar("execute", count) if bar else nullcontext(lambda done: None) as progress:
         write_jsonl(destination, results(progress))
@@ -101,6 +115,8 @@ def _check(source: Path) -> int:
     first: UserError | None = None
     for number, row in read_jsonl(source):
         count += 1
+        if unwritable(row) == HALF:
+            continue
         try:
             _program(source, number, row)
         except UserError as error:

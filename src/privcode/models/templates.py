@@ -16,12 +16,10 @@ from typing import Any
 from jinja2 import TemplateError
 
 from privcode.errors import UserError
+from privcode.syntax import GAP
 
 CHAT, FIM = "chat", "fim"
 """The templates that the tokenizer knows: its chat template, its tokens to fill in the middle."""
-
-GAP = "<FILL_ME>"
-"""Stands in a prompt where code is missing. Code Llama's tokenizer spells it so."""
 
 FIM_TOKENS = (
     ("<|fim_prefix|>", "<|fim_suffix|>", "<|fim_middle|>"),  # Qwen2.5-Coder, CodeGemma

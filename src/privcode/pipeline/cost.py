@@ -19,7 +19,7 @@ from typing import Any
 
 from privcode.audit import canaries, coin_canaries
 from privcode.config import Config
-from privcode.data.prompts import read_prompts
+from privcode.data.prompts import prompts_of
 from privcode.data.settings import Prompts
 from privcode.errors import UserError
 from privcode.models import sizes
@@ -199,7 +199,7 @@ def _counts(configs: Sequence[Config]) -> Counts:
     for prompts in {config.prompts for config in configs}:
         counts[prompts] = prompts.limit
         if Path(prompts.file).exists():
-            counts[prompts] = len(read_prompts(prompts.file, prompts.column, prompts.limit))
+            counts[prompts] = len(prompts_of(prompts))
     for file in {file for config in configs for file in config.evaluate.tasks}:
         counts[file] = len(tasks_of(file)) if Path(file.file).exists() else None
     return counts

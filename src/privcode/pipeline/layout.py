@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Self
 
 from privcode.config import Config, load_config, plan_of
-from privcode.data.prompts import read_prompts
+from privcode.data.prompts import prompts_of
 from privcode.errors import UserError
 from privcode.pipeline.directory import Workspace
 from privcode.pipeline.methods import stages_of
@@ -71,4 +71,4 @@ class RunDirectory(Workspace):
     def prompts(self) -> list[str]:
         """The public prompts."""
         chosen = self.config.prompts
-        return read_prompts(chosen.file, chosen.column, chosen.limit)
+        return prompts_of(chosen)

@@ -88,11 +88,12 @@ def ask(run: RunDirectory, label: str, prompts: list[str]) -> list[str]:
     config = run.config.audit
     section = run.config.labelled(label)
     generator = loaded(run, label, run.config.evaluate.batch_size)
+    texts = list(map(asking_of(section), prompts))
     found: list[list[str]] = []
     with progress_bar(f"audit {label}", 2 * len(prompts)) as progress:
         for n, temperature in ((1, 0.0), (config.samples, 1.0)):
             sampling = sampling_of(config, n, temperature)
-            found += answers_of(generator, sampling, asking_of(section), progress)(prompts)
+            found += answers_of(generator, sampling, progress)(texts)
     return [text for texts in found for text in texts]
 
 
@@ -110,16 +111,12 @@ def merged(adapter: Path) -> Path:
 
 
 def answers_of(
-    generator: Generator,
-    sampling: Sampling,
-    asking: Callable[[str], str],
-    progress: Callable[[int], None],
+    generator: Generator, sampling: Sampling, progress: Callable[[int], None]
 ) -> Callable[[list[str]], list[list[str]]]:
-    """Prompts to answers, in small chunks; a prompt too long for the model gets empty answers."""
+    """Texts for the model to answers, in small chunks. A text too long for it has empty ones."""
 
-    def answer(prompts: list[str]) -> list[list[str]]:
-        answers = [[""] * sampling.n for _ in prompts]
-        texts = list(map(asking, prompts))
+    def answer(texts: list[str]) -> list[list[str]]:
+        answers = [[""] * sampling.n for _ in texts]
         short = [i for i, text in enumerate(texts) if generator.fits(text)]
         for chunk, start in enumerate(range(0, len(short), generator.batch_size)):
             here = short[start : start + generator.batch_size]

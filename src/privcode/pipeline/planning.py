@@ -11,9 +11,10 @@ from typing import Any
 from privcode.config import Compare, Config
 from privcode.config.proposal import KEEP, epsilon_words, shared
 from privcode.console import columns, epsilon_text
-from privcode.data.prompts import private_prompts, read_prompts
-from privcode.data.rows import is_local
-from privcode.data.survey import repeats
+from privcode.data.columns import Columns
+from privcode.data.prompts import private_prompts, prompts_of
+from privcode.data.rows import is_local, read_rows
+from privcode.data.survey import alike, repeats, unused_columns
 from privcode.errors import UserError
 from privcode.fields import json_number
 from privcode.pipeline.arms import arms
@@ -121,9 +122,13 @@ def shared_by_many(config: Config, plan: PrivacyPlan) -> str:
     except UserError as error:
         return f"the data were not looked at: {error}"
     own = records[: len(records) - counts["canaries"]]
-    lines = list(shared(repeats((r.unit, r.prompt, r.completion) for r in own), plan))
+    columns = Columns(**config.data.columns.model_dump()) if config.data.columns else None
+    unused = unused_columns([row for _, row in read_rows(source)], columns)
+    lines = [f"columns with text that are not read: {', '.join(unused)}"] if unused else []
+    lines += filter(None, [alike([r.prompt for r in own], unused)])
+    lines += list(shared(repeats((r.unit, r.prompt, r.completion) for r in own), plan))
     with suppress(UserError):  # prompts that cannot be read: the run will say so
-        prompts = read_prompts(config.prompts.file, config.prompts.column, config.prompts.limit)
+        prompts = prompts_of(config.prompts)
         lines += filter(None, [private_prompts(prompts, (r.prompt for r in own))])
     if (units := len({r.unit for r in own})) > 1.5 * plan.units:
         lines.append(

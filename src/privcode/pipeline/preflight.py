@@ -10,7 +10,7 @@ from pathlib import Path
 from privcode.audit.attacks import named_attacks
 from privcode.config import Config
 from privcode.data.masking import need_detectors
-from privcode.data.prompts import read_prompts
+from privcode.data.prompts import prompts_of
 from privcode.errors import UserError
 from privcode.execution import Limits, Program, execute, unsupported, wrong_names
 from privcode.files import CODE, read_bytes, read_text
@@ -34,7 +34,7 @@ def refuse_early(config: Config, todo: Sequence[str]) -> None:
         named_attacks(config.audit.attacks)
     if "synthesize" in todo:
         backend_named(config.synthesize.backend, "synthesize.backend")
-        read_prompts(config.prompts.file, config.prompts.column, config.prompts.limit)
+        prompts_of(config.prompts)
     if "validate" in todo:
         named_filters(config.validate_.filters)
         if config.describer:

@@ -14,7 +14,8 @@ from typing import Any
 
 from privcode.audit import canaries, coin_canaries
 from privcode.config import Config
-from privcode.data.records import Columns, Record, bound_contributions, hold_out, read_records
+from privcode.data.columns import Columns
+from privcode.data.records import Record, bound_contributions, hold_out, read_records
 from privcode.privacy.sketch import Sketch, sketch
 
 

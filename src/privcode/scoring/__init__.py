@@ -16,7 +16,7 @@ from privcode.scoring.formats import format_named, formats
 from privcode.scoring.ground_truth import GroundTruth, ground_truth
 from privcode.scoring.loading import load_tasks
 from privcode.scoring.programs import limits_for, program_for, unsupported, verdict, whole
-from privcode.scoring.prompts import RULES, Mode, extract, prompt_for
+from privcode.scoring.prompts import RULES, Mode, extract, in_language, prompt_for
 from privcode.scoring.samples import Sample, eval_results, read_samples
 from privcode.scoring.tasks import Cases, Task
 
@@ -34,6 +34,7 @@ __all__ = [
     "format_named",
     "formats",
     "ground_truth",
+    "in_language",
     "limits_for",
     "load_tasks",
     "program_for",

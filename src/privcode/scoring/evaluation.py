@@ -22,7 +22,7 @@ from typing import Any
 
 from privcode.errors import UserError
 from privcode.execution import Limits, choose_sandbox, execute
-from privcode.files import Row
+from privcode.files import HALF, Row, unwritable
 from privcode.languages import canonical_language
 from privcode.scoring import (
     RULES,
@@ -41,6 +41,7 @@ from privcode.scoring import (
     verdict,
     whole,
 )
+from privcode.scoring.format import Status
 from privcode.scoring.settings import INSTRUCT
 from privcode.scoring.tasks import text
 from privcode.syntax.spans import parse
@@ -107,7 +108,9 @@ def check_samples(
     for where, sample in numbered:
         if text(sample, "task_id", where) not in known:
             raise UserError(f"{where}, field task_id: no such task; use the ids in the tasks file")
-        text(sample, "solution" if "solution" in sample else "completion", where)
+        kind = "solution" if "solution" in sample else "completion"
+        if unwritable(sample.get(kind)) != HALF:  # such a sample fails, and the others count
+            text(sample, kind, where)
         for name in ("base_status", "plus_status"):
             if sample.get(name) is not None:
                 text(sample, name, where)
@@ -165,7 +168,7 @@ def score(
     parsed = 0
     for sample, (found, seconds) in zip(given, judged, strict=True):
         task = by_id[sample["task_id"]]
-        parsed += _parses(whole(task, sample), task.language)
+        parsed += not _broken(sample) and _parses(whole(task, sample), task.language)
         verdicts.append(found)
         rows.append(
             {
@@ -284,7 +287,7 @@ def _judged(
     programs = (
         program_for(by_id[sample["task_id"]], sample, prelude, str(number))
         for number, sample in enumerate(samples)
-        if not why[sample["task_id"]]
+        if not why[sample["task_id"]] and not _broken(sample)
     )
     ran = execute(programs, limits, sandbox=sandbox, workers=workers, progress=progress)
     for sample in samples:
@@ -292,9 +295,20 @@ def _judged(
             if progress is not None:
                 progress(1)
             yield Verdict(False, "unsupported", reason, "fail"), 0.0
+        elif _broken(sample):
+            if progress is not None:
+                progress(1)
+            plus: Status | None = (
+                "fail" if format_named(by_id[sample["task_id"]].format).plus else None
+            )
+            yield Verdict(False, "error", HALF, "fail", plus), 0.0
         else:
             outcome = next(ran)
             yield verdict(by_id[sample["task_id"]], outcome), outcome.seconds
+
+
+def _broken(sample: Sample) -> bool:
+    return unwritable(sample.get("solution", sample.get("completion"))) == HALF
 
 
 def _parses(code: str, language: str) -> bool:

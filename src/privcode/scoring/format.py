@@ -73,6 +73,7 @@ class Format:
         head: the text that a completion is appended to.
         plus: whether there are both base and plus tests.
         takes_libraries: whether tasks use modules that may not be installed.
+        fields: the fields that a row needs, for the error about a file in no known format.
         numbered: the prefix that turns a numeric id in a file of samples into a task id.
     """
 
@@ -86,6 +87,7 @@ class Format:
     head: Callable[[Task], str] = stripped_prompt
     plus: bool = False
     takes_libraries: bool = False
+    fields: tuple[str, ...] = ()
     numbered: str = ""
 
 

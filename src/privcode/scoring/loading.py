@@ -15,7 +15,7 @@ from pathlib import Path
 
 from privcode.data.rows import read_rows
 from privcode.errors import UserError
-from privcode.scoring.formats import format_named, format_of
+from privcode.scoring.formats import format_named, format_of, formats
 from privcode.scoring.tasks import Task
 
 _STDLIB = sys.stdlib_module_names | {"__future__"}
@@ -44,15 +44,18 @@ def load_tasks(
             task = known.read(row, where)
         except UserError as error:
             if format is None and number == 1 and not known.owns(row):
-                raise UserError(
-                    f"{error}; no format is known by these fields, so it was read as {known.name}"
-                ) from error
+                raise UserError(f"{where}: {_no_format()}") from error
             raise
         if task.task_id in tasks:
             raise UserError(f"{where}, field task_id: comes twice; give each task its own id")
         tasks[task.task_id] = task
     found = list(tasks.values())
     return without_libraries(found, source) if stdlib_only else found
+
+
+def _no_format() -> str:
+    needed = (f"{f.name} ({', '.join(f.fields)})" for f in formats().values() if f.fields)
+    return f"has the fields of no known format; the formats and what they need: {', '.join(needed)}"
 
 
 def without_libraries(tasks: Sequence[Task], source: str | Path) -> list[Task]:

@@ -15,12 +15,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from privcode.data.rows import kind_of_file, read_rows
 from privcode.errors import UserError
 from privcode.fields import json_number
 from privcode.files import CODE, Row, read_json, read_jsonl, read_text
 from privcode.scoring.format import Verdict
 from privcode.scoring.programs import whole
 from privcode.scoring.tasks import Task
+from privcode.syntax.fences import code_in
 
 Sample = Mapping[str, Any]
 
@@ -30,7 +32,7 @@ def read_samples(path: Path) -> list[tuple[str, Sample]]:
 
     `path` is one of three forms:
 
-    - a file in JSON Lines;
+    - a file of rows, in any form that `rows.read_rows` reads, but .json;
     - a folder of TASK/N.py, where the names of tasks have _ for / (HumanEval_0/0.py);
     - evalplus's results: a JSON file with "eval". Its verdicts stay in the samples.
 
@@ -50,8 +52,10 @@ def read_samples(path: Path) -> list[tuple[str, Sample]]:
             )
             for file in files
         ]
-    if path.suffix != ".json":
-        return [(f"{path}, row {number}", row) for number, row in read_jsonl(path)]
+    kind = kind_of_file(path)
+    if kind != ".json":
+        rows = read_rows(str(path)) if kind else read_jsonl(path)
+        return [(f"{path}, row {number}", row) for number, row in rows]
     found = read_json(path)
     tasks = found.get("eval") if isinstance(found, dict) else None
     if not isinstance(tasks, dict):
@@ -63,6 +67,12 @@ def read_samples(path: Path) -> list[tuple[str, Sample]]:
         for number, (task_id, rows) in enumerate(tasks.items(), start=1)
         for place, row in enumerate(rows)
     ]
+
+
+def clean(task: Task, sample: Sample) -> Sample:
+    """The sample with its code alone, by the rules of `syntax.fences`, without fences around it."""
+    kind = "solution" if "solution" in sample else "completion"
+    return {**sample, kind: code_in(str(sample[kind]), task.language)[0]}
 
 
 def eval_results(
@@ -86,7 +96,7 @@ def eval_results(
         task = tasks[sample["task_id"]]
         row: Row = {
             "task_id": task.task_id,
-            "solution": whole(task, sample),
+            "solution": _plain(whole(task, sample)),
             "base_status": verdict.base,
             "plus_status": verdict.plus,
         }
@@ -104,7 +114,7 @@ def _shown(task_id: str, number: int) -> str:
 
 
 def _plain(value: Any) -> Any:
-    """An input as strict JSON, which has neither NaN nor half of a surrogate pair."""
+    """A value as strict JSON, which has neither NaN nor half of a surrogate pair."""
     if isinstance(value, dict):
         return {_plain(key): _plain(item) for key, item in value.items()}
     if isinstance(value, list):

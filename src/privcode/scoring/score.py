@@ -30,6 +30,7 @@ from privcode.scoring import (
 )
 from privcode.scoring.evaluation import check_samples, score
 from privcode.scoring.loading import without_libraries
+from privcode.scoring.samples import clean as cleaned_sample
 
 
 def score_files(
@@ -41,6 +42,7 @@ def score_files(
     stdlib_only: bool = False,
     k: Sequence[int] = (1,),
     prelude: str = "",
+    clean: bool = False,
     cpu_seconds: float | None = None,
     memory_mb: int | None = None,
     sandbox: str = "auto",
@@ -63,6 +65,7 @@ def score_files(
             other tasks are passed over.
         k: as for `score`, like `prelude`, `sandbox` and `workers`.
         prelude: Python text before every program.
+        clean: score the code in each sample; see `samples.clean`.
         cpu_seconds: processor time of each program. Default: the limit of the format.
         memory_mb: memory of each program with all its processes. Default: the limit of the format.
         sandbox: as for `execute`.
@@ -73,6 +76,7 @@ def score_files(
         {"pass@1": …, "tasks": …, "samples": …, "parse_rate": …, "missing": […], "errors": {…},
         "seconds": …, "conditions": {…}, "results": […]}. "base pass@1" is added for formats with
         plus tests. "agreement" is added if the samples carry verdicts (evalplus's results).
+        "unclean" is the number of failed samples with fences or the text of an end token.
 
     Raises:
         UserError: the same as for `load_tasks`, `read_samples` and `score`. Names the file, the
@@ -101,7 +105,9 @@ def score_files(
         numbered = [(where, row) for where, row in numbered if row.get("task_id") not in others]
     limits = limits_for(tasks[0].format, cpu_seconds, memory_mb)
     check_samples(tasks, numbered, k)
-    samples = [sample for _, sample in numbered]
+    by_id = {task.task_id: task for task in tasks}
+    cleaned = [cleaned_sample(by_id[sample["task_id"]], sample) for _, sample in numbered]
+    samples = cleaned if clean else [sample for _, sample in numbered]
     bar = bar or (lambda title, total: nullcontext(lambda done: None))
     with bar("ground truth", len(tasks)) as progress:
         truth = ground_truth(
@@ -133,9 +139,13 @@ def score_files(
         )
         if figures
     }
-    by_id = {task.task_id: task for task in tasks}
     write_json(theirs, eval_results(by_id, samples, result.verdicts, pass_at, _digest(tasks_path)))
     facts = result.summary() | {"results": [str(rows), str(theirs)]}
+    facts["conditions"]["clean"] = clean
+    facts["unclean"] = sum(
+        not found.passed and one != other
+        for found, one, other in zip(result.verdicts, samples, cleaned, strict=True)
+    )
     return facts | _agreement(numbered, result.verdicts)
 
 

@@ -8,12 +8,12 @@ from pydantic import Field, model_validator
 from privcode.fields import File, Memory, Name, Seconds, Section, Seed, Size, Temperature, Text
 
 INSTRUCT = (
-    "Please provide a self-contained Python script that solves the following problem in a "
+    "Please provide a self-contained {language} script that solves the following problem in a "
     "markdown code block:\n{problem}\n"
 )
 RESPONSE = (
-    "Below is a Python script with a self-contained function that solves the problem and passes "
-    "corresponding tests:\n```python\n"
+    "Below is a {language} script with a self-contained function that solves the problem and "
+    "passes corresponding tests:\n```{fence}\n"
 )
 
 
@@ -33,10 +33,13 @@ class TaskFile(Section):
     )
     prelude: File | None = Field(None, description="file of code to put before each program")
     instruction: Text = Field(
-        INSTRUCT, description="instruct: text that asks for the solution of {problem}"
+        INSTRUCT,
+        description="instruct: text that asks for the solution of {problem} in {language}",
     )
     response: Text = Field(
-        RESPONSE, description="instruct: text that every answer is made to begin with"
+        RESPONSE,
+        description="instruct: text that every answer is made to begin with; {language} and "
+        "{fence} are the language of the task, in words and behind a Markdown fence",
     )
 
 

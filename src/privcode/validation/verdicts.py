@@ -4,7 +4,7 @@ By default these are samples that run and whose code does what the prompt asked.
 keeps those of which the junior itself is surest.
 
 Promises:
-- Every sample gets a verdict with a reason.
+- Every sample gets a verdict with a reason. It is about the code that `syntax.fences` finds.
 - Code runs only in the sandbox.
 - Verdicts are written to disk chunk by chunk, so a killed run goes on where it was.
 
@@ -18,28 +18,13 @@ from pathlib import Path
 from typing import Any
 
 from privcode.errors import UserError
-from privcode.files import Row, jsonl_line, read_jsonl
+from privcode.files import HALF, Row, jsonl_line, read_jsonl
 from privcode.models import around
-from privcode.syntax.spans import code_blocks
+from privcode.plain import is_text
+from privcode.syntax.fences import code_in
 from privcode.validation.filters import Candidate, Filter
 
 Judgement = Callable[[Sequence[Row], int], list[Row]]
-
-
-def code_of(
-    completion: str, language: str = "python", code_around: tuple[str, str] = ("", "")
-) -> tuple[str, str]:
-    """The first block of code in a completion, and its language. Without a fence, all of it.
-
-    A completion that fills a gap is code with what stands around it.
-    """
-    if any(code_around) and completion.strip():
-        before, after = code_around
-        return before + completion + after, language
-    for start, end, named in code_blocks(completion, language):
-        if completion[start:end].strip():
-            return completion[start:end], named or language
-    return "", language
 
 
 def judge(
@@ -49,24 +34,29 @@ def judge(
     language: str,
     filters: Sequence[Filter],
     template: str = "",
+    any_language: bool = False,
 ) -> list[Row]:
     """One verdict {id, accepted, reason, round_trip} per sample, with the figures of other filters.
 
     Args:
         samples: rows with id, prompt, completion.
         chunk: the number of these samples' chunk. It seeds what filters draw at random.
-        language: the language of code whose fence names none.
+        language: the language of the samples, and of code whose fence names none.
         filters: applied in this order. Each filter sees only what the earlier ones passed.
         template: the junior's. If it fills gaps, the code around an answer is judged too.
+        any_language: take the first block of code in any language; see `syntax.fences`.
 
     Raises:
         UserError: a filter does not return one finding for each candidate.
     """
-    codes = [code_of(s["completion"], language, around(template, s["prompt"])) for s in samples]
-    verdicts = [
-        {"id": s["id"], "accepted": bool(code), "reason": "" if code else "no code"}
-        | {"round_trip": None}
+    codes = [_code(s, language, template, any_language) for s in samples]
+    reasons = [
+        "no code" if not code else "" if is_text(s["completion"]) else HALF
         for s, (code, _) in zip(samples, codes, strict=True)
+    ]
+    verdicts: list[Row] = [
+        {"id": s["id"], "accepted": not reason, "reason": reason, "round_trip": None}
+        for s, reason in zip(samples, reasons, strict=True)
     ]
     for ask in filters:
         left = [i for i, verdict in enumerate(verdicts) if verdict["accepted"]]
@@ -83,6 +73,15 @@ def judge(
             verdicts[i] |= {"accepted": not finding.reason, "reason": finding.reason}
             verdicts[i] |= finding.figures
     return verdicts
+
+
+def _code(sample: Row, language: str, template: str, any_language: bool) -> tuple[str, str]:
+    """The code of a sample and its language. What fills a gap is code with what is around it."""
+    before, after = around(template, sample["prompt"])
+    if not before and not after:
+        return code_in(sample["completion"], language, any_language=any_language)
+    completion = sample["completion"]
+    return (before + completion + after if completion.strip() else ""), language
 
 
 def keep_surest(verdicts: Sequence[Row], certainty: Mapping[Any, float], share: float) -> list[Row]:

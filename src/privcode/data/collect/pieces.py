@@ -17,9 +17,8 @@ from dataclasses import dataclass
 from privcode.data.collect.definitions import Definition, definitions
 from privcode.data.collect.grammars import GRAMMARS
 from privcode.data.collect.options import Options
+from privcode.syntax import GAP
 
-GAP = "<FILL_ME>"
-"""The mark of missing code, as the template `fim` reads it."""
 _FEWEST = 10  # characters of a gap, without white space
 
 

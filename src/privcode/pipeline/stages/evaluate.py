@@ -1,6 +1,6 @@
 """pass@k of the untuned and the tuned models on the task files."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from privcode.console import progress_bar
@@ -12,9 +12,11 @@ from privcode.pipeline.layout import RunDirectory
 from privcode.pipeline.models import answers_of, asking_of, sampling_of, weights_of
 from privcode.pipeline.preflight import tasks_of, text_of
 from privcode.pipeline.stages._stage import Stage
-from privcode.scoring import ground_truth, limits_for
+from privcode.scoring import Task, ground_truth, in_language, limits_for
 from privcode.scoring.evaluation import evaluate
 from privcode.scoring.settings import TaskFile
+
+Answers = Callable[[list[str]], list[list[str]]]
 
 
 def _check(run: RunDirectory) -> None:
@@ -38,7 +40,6 @@ def _work(run: RunDirectory) -> Path:
                 continue
             generator = generator or backend(weights_of(run, label), config.batch_size)
             sampling = sampling_of(config, config.samples)
-            asking, response = _asking(section, file)
             limits = limits_for(
                 tasks[0].format, config.cpu_seconds, config.memory_mb, config.preload
             )
@@ -52,11 +53,11 @@ def _work(run: RunDirectory) -> Path:
                 )
             with progress_bar(f"{file.name} {label}", 2 * len(tasks)) as progress:
                 samples, score = evaluate(
-                    answers_of(generator, sampling, asking, progress),
+                    _answering(answers_of(generator, sampling, progress), section, file, tasks),
                     tasks,
                     mode=file.mode,
                     template=file.instruction,
-                    response=response,
+                    response=file.response if file.mode == "instruct" else "",
                     k=config.k,
                     prelude=text_of(file.prelude),
                     limits=limits,
@@ -75,15 +76,18 @@ def _work(run: RunDirectory) -> Path:
     return run.evaluation
 
 
-def _asking(section: Model, file: TaskFile) -> tuple[Callable[[str], str], str]:
-    """How prompts of a benchmark are put to a model, and what its answers are made to begin with.
+def _answering(answer: Answers, section: Model, file: TaskFile, tasks: Sequence[Task]) -> Answers:
+    """From the prompts of `tasks` to answers, which begin with the response that the file asks for.
 
     Code to be completed stands alone. In a chat, an answer begins in the model's own turn.
     """
     if file.mode == "complete":
-        return str, ""
+        return answer
     asking = asking_of(section)
-    return lambda prompt: asking(prompt) + file.response, file.response
+    begun = [in_language(file.response, task) for task in tasks]
+    return lambda prompts: answer(
+        [asking(prompt) + own for prompt, own in zip(prompts, begun, strict=True)]
+    )
 
 
 STAGE = Stage(

@@ -31,6 +31,7 @@ def _work(run: RunDirectory) -> Path:
                 language=language,
                 filters=filters,
                 template=run.config.junior.template,
+                any_language=run.config.data.language is None,
             ),
             half_way,
             progress=progress,

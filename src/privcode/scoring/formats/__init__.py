@@ -54,8 +54,7 @@ def format_named(name: str) -> Format:
 def format_of(row: Row) -> Format:
     """The format of a file, by its first row.
 
-    The last format that owns the row is taken. If none owns it, HumanEval's is taken, and its
-    error then says what the row lacks.
+    The last format that owns the row is taken. If none owns it, HumanEval's is taken.
     """
     owners = (found for found in reversed(list(formats().values())) if found.owns(row))
     return next(owners, humaneval.FORMAT)

@@ -37,4 +37,5 @@ FORMAT = Format(
     cut=cut_at_top_level,
     limits=Limits(cpu_seconds=60, wall_seconds=720, memory_mb=4096, output_kb=1024, open_files=256),
     takes_libraries=True,
+    fields=("complete_prompt", "code_prompt", "test"),
 )

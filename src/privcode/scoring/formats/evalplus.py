@@ -133,6 +133,7 @@ HUMANEVAL_PLUS = Format(
     limits=_LIMITS,
     verdict=_verdict,
     plus=True,
+    fields=("test", "base_input", "plus_input"),
 )
 MBPP_PLUS = Format(
     name="mbpp+",
@@ -143,4 +144,5 @@ MBPP_PLUS = Format(
     limits=_LIMITS,
     verdict=_verdict,
     plus=True,
+    fields=("base_input", "plus_input"),
 )

@@ -48,4 +48,5 @@ FORMAT = Format(
     read=read,
     program=_program,
     cut=cut_at_top_level,
+    fields=("task_id", "prompt", "entry_point", "test"),
 )

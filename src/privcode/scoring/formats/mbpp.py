@@ -65,5 +65,6 @@ FORMAT = Format(
     read=read,
     program=_program,
     cut=cut_after_program,
+    fields=("task_id", "text", "code", "test_list"),
     numbered="Mbpp/",
 )

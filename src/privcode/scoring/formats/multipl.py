@@ -4,6 +4,7 @@ from privcode.execution import Program
 from privcode.files import Row
 from privcode.languages import canonical_language
 from privcode.scoring.format import Format
+from privcode.scoring.formats._joining import joined
 from privcode.scoring.formats.humaneval import asserts
 from privcode.scoring.tasks import Task, strings, text
 
@@ -29,7 +30,7 @@ def _cut(task: Task, answer: str) -> str:
 def _program(task: Task, solution: str, prelude: str) -> Program:
     if task.language == "python":
         return asserts(solution, task.test, task.entry_point)
-    return Program("", f"{solution}\n{task.test}", task.language)
+    return Program("", joined(task.language, task.prompt, solution, task.test), task.language)
 
 
 FORMAT = Format(
@@ -39,4 +40,5 @@ FORMAT = Format(
     program=_program,
     cut=_cut,
     head=lambda task: task.prompt,
+    fields=("name", "language", "prompt", "tests"),
 )

@@ -8,10 +8,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from privcode.data.columns import FILL_ME, Columns
+from privcode.data.columns import Columns
 from privcode.data.prompts import read_prompts
 from privcode.data.records import read_records
 from privcode.errors import UserError
+from privcode.syntax import GAP
 
 SECRET = "SECRET-CONTENT"
 ROLES = {
@@ -97,7 +98,7 @@ def test_the_text_around_a_gap_is_one_prompt(
     around = [("def f(x):\n    ", "\n"), ("", "x"), ("x", ""), (None, "y")]
     rows = [dict(zip(names, (a, b, "return x"), strict=True)) for a, b in around]
     source = jsonl(tmp_path / "a.jsonl", *rows)
-    expected = [f"{a or ''}{FILL_ME}{b or ''}" for a, b in around]
+    expected = [f"{a or ''}{GAP}{b or ''}" for a, b in around]
     for chosen in (None, columns):
         records, _ = read_records(source, chosen)
         assert [record.prompt for record in records] == expected
@@ -109,8 +110,8 @@ def test_the_text_around_a_gap_is_one_prompt(
 @pytest.mark.parametrize(
     ("row", "field", "reason"),
     [
-        ({"prefix": f"{SECRET} {FILL_ME}", "suffix": "b"}, "prefix", f"holds {FILL_ME}"),
-        ({"prefix": "a", "suffix": FILL_ME + SECRET}, "suffix", f"holds {FILL_ME}"),
+        ({"prefix": f"{SECRET} {GAP}", "suffix": "b"}, "prefix", f"holds {GAP}"),
+        ({"prefix": "a", "suffix": GAP + SECRET}, "suffix", f"holds {GAP}"),
         ({"prefix": "", "suffix": " "}, "prefix", "empty"),
         ({"prefix": 1, "suffix": SECRET}, "prefix", "int, not a string"),
     ],
@@ -126,9 +127,9 @@ def test_a_gap_that_cannot_be_found_again_is_a_bad_row(
 
 
 def test_a_marker_in_a_prompt_of_one_column_is_text(tmp_path: Path) -> None:
-    row = {"prompt": f"a{FILL_ME}b", "code": "c"}
+    row = {"prompt": f"a{GAP}b", "code": "c"}
     records, _ = read_records(jsonl(tmp_path / "a.jsonl", row), None)
-    assert records[0].prompt == f"a{FILL_ME}b"
+    assert records[0].prompt == f"a{GAP}b"
 
 
 def test_a_field_of_a_nested_column_is_named_with_a_dot(tmp_path: Path) -> None:
@@ -196,7 +197,7 @@ def test_prompts_take_in_the_columns_that_belong_to_them(
 def test_rows_of_text_around_a_gap_do_not_shift_the_columns_of_others(tmp_path: Path) -> None:
     rows = [{"prompt": "p", "code": "c"}, {"prefix": "a", "suffix": "b", "middle": "c"}]
     records, _ = read_records(jsonl(tmp_path / "a.jsonl", *rows), None)
-    assert [record.prompt for record in records] == ["p", f"a{FILL_ME}b"]
+    assert [record.prompt for record in records] == ["p", f"a{GAP}b"]
 
 
 @pytest.mark.parametrize("name", ["a.md", "a.yaml", "a.docx"])

@@ -174,7 +174,11 @@ def test_a_split_of_a_saved_folder_is_chosen_by_name(tmp_path: Path) -> None:
         ("a.json", '[{"a": "b"}]'.encode("utf-16-be"), r"a\.json: has zero bytes, as UTF-16"),
         ("a.csv", "a,b\n1,2\n".encode("utf-16-le"), r"a\.csv, header: has zero bytes, as UTF-16"),
         ("a.jsonl", b'\xff\xfe{"a', r"a\.jsonl, after row 0: not valid UTF-8; re-encode"),
-        ("a.jsonl", gzip.compress(b"{}"), r"a\.jsonl: is packed with gzip; add \.gz to its name"),
+        (
+            "a.jsonl",
+            gzip.compress(b"{}", mtime=0),
+            r"a\.jsonl: is packed with gzip; add \.gz to its name",
+        ),
         ("a.csv", b"\xfd7zXZ\0", r"a\.csv: is packed with xz; unpack it first"),
         ("a.jsonl.zst", b"not zstd", r"a\.jsonl\.zst: is not packed with zstd; take \.zst off"),
         ("a.jsonl.zst", b"\x28\xb5\x2f\xfd", r"a\.jsonl\.zst: cannot be read"),

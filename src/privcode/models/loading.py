@@ -12,6 +12,7 @@ Does not: train, quantise, or spread one model over several devices.
 
 import os
 import shutil
+import struct
 from collections.abc import Iterable
 from functools import cache
 from pathlib import Path
@@ -32,6 +33,7 @@ from transformers.utils.logging import disable_progress_bar
 
 from privcode.errors import UserError
 from privcode.files import failed_write, read_json, write_json
+from privcode.models import _gguf
 from privcode.models.settings import Dtype
 
 LORA_TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
@@ -42,11 +44,19 @@ UNLIMITED = 1 << 40
 _BUNDLED = "bundled:"
 _ASSETS = Path(__file__).parents[1] / "assets"
 # What the libraries raise for a missing, half-written or unsupported model.
-_LOAD_ERRORS = (OSError, ValueError, KeyError, ImportError, RuntimeError, SafetensorError)
+_LOAD_ERRORS = (
+    OSError,
+    ValueError,
+    LookupError,
+    ImportError,
+    RuntimeError,
+    SafetensorError,
+    struct.error,
+)
 
 
 def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
-    """The fast tokenizer of model `name` (a directory, a hub name or "bundled:junior").
+    """The fast tokenizer of model `name` (a folder, a GGUF file, a hub name or "bundled:junior").
 
     A tokenizer without a pad token pads with its end-of-sequence token.
 
@@ -54,6 +64,8 @@ def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
         UserError: the tokenizer cannot be loaded, reports no offsets, or has neither token.
     """
     tokenizer = _load(AutoTokenizer, "tokenizer", name)
+    if _gguf.is_gguf(name):
+        _gguf.split_as_in(tokenizer, name)
     if not tokenizer.is_fast:
         raise UserError(
             f"tokenizer {name}: reports no offsets; choose a model with a tokenizer.json"
@@ -239,20 +251,24 @@ def _load(kind: Any, noun: str, name: str, **options: Any) -> Any:
         source = str(_ASSETS / name.removeprefix(_BUNDLED))
     disable_progress_bar()
     try:
-        loaded = kind.from_pretrained(source, trust_remote_code=False, **options)
+        if _gguf.is_gguf(name):
+            source, file = _gguf.source_of(name)
+            with _gguf.quietly():
+                return kind.from_pretrained(source, trust_remote_code=False, **file, **options)
+        return kind.from_pretrained(source, trust_remote_code=False, **options)
     except _LOAD_ERRORS as error:
         raise UserError(
             f"{noun} {name}: cannot be loaded ({_reason(error)}); give a model directory, "
-            "a hub name, bundled:junior or bundled:premium"
+            "a GGUF file, a hub name, bundled:junior or bundled:premium"
         ) from error
-    return loaded
 
 
 def _load_whole(
     kind: Any, name: str, dtype: torch.dtype, unused: tuple[str, ...] = ()
 ) -> PreTrainedModel:
     """A model with all its weights, in eval mode. Weights named `unused`… may be missing."""
-    model, found = _load(kind, "model", name, dtype=dtype, output_loading_info=True)
+    options = {"quantization_config": _gguf.unpacked()} if _gguf.is_gguf(name) else {}
+    model, found = _load(kind, "model", name, dtype=dtype, output_loading_info=True, **options)
     missing = [key for key in found["missing_keys"] if not key.startswith(unused or ("\0",))]
     wrong = [key for key, *_ in found["mismatched_keys"]]
     if missing or wrong:

@@ -25,7 +25,9 @@ class Lora(Section):
 class Model(Section):
     """A Hugging Face causal language model."""
 
-    model: File = Field(description="hub name, local folder, bundled:junior or bundled:premium")
+    model: File = Field(
+        description="hub name, local folder, GGUF file, bundled:junior or bundled:premium"
+    )
     dtype: Dtype = Field("float32", description="data type of the base model's weights")
     lora: Lora = Field(default_factory=lambda: Lora())
     max_tokens: Size = Field(1024, description="context in tokens; longer records are cut")

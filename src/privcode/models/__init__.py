@@ -16,7 +16,7 @@ from privcode.models.templates import render
 
 if TYPE_CHECKING:
     from privcode.models.loading import (
-        LORA_TARGETS,
+        Sizes,
         attach_lora,
         check_model,
         context_length,
@@ -37,9 +37,9 @@ if TYPE_CHECKING:
     )
 
 __all__ = [
-    "LORA_TARGETS",
     "Answer",
     "Dtype",
+    "Sizes",
     "answer_tokens",
     "attach_lora",
     "check_model",

@@ -16,7 +16,7 @@ import struct
 from collections.abc import Iterable
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from peft import LoraConfig, PeftConfig, PeftModel, PeftModelForCausalLM, get_peft_model
@@ -34,9 +34,8 @@ from transformers.utils.logging import disable_progress_bar
 from privcode.errors import UserError
 from privcode.files import failed_write, read_json, write_json
 from privcode.models import _gguf
+from privcode.models.layers import Layers, layers_of, left_out
 from privcode.models.settings import Dtype
-
-LORA_TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 
 UNLIMITED = 1 << 40
 """Tokens: more than any text has."""
@@ -125,28 +124,50 @@ def attach_lora(
         r: the adapters' rank.
         alpha: the update is scaled by alpha / r.
         dropout: dropout on the adapters' input.
-        targets: names of linear layers. Default: the layers of `LORA_TARGETS` that the model has.
+        targets: names of layers. Default: all linear layers but the head; see `layers`.
 
     Raises:
-        UserError: a named target is not in the model, or the model has none of the default ones.
+        UserError: a named target is no linear layer of the model, or cannot be adapted.
     """
-    present = {name.rpartition(".")[2] for name, _ in model.named_modules()}
-    chosen = [name for name in LORA_TARGETS if name in present] if targets is None else targets
-    unknown = [name for name in chosen if name not in present]
-    if unknown or not chosen:
-        missing = ", ".join(unknown) or "none of " + ", ".join(LORA_TARGETS)
-        raise UserError(
-            f"lora.targets: the model has no such layer ({missing}); "
-            "name linear layers of this model"
-        )
+    return _adapted(model, layers_of(model, targets), r, alpha, dropout)
+
+
+def _adapted(
+    model: PreTrainedModel, layers: Layers, r: int, alpha: float, dropout: float
+) -> PeftModel:
     config = LoraConfig(
-        task_type="CAUSAL_LM", r=r, lora_alpha=alpha, lora_dropout=dropout, target_modules=chosen
+        task_type="CAUSAL_LM",
+        r=r,
+        lora_alpha=alpha,
+        lora_dropout=dropout,
+        target_modules=layers.names,
     )
-    return get_peft_model(model, config, autocast_adapter_dtype=True)
+    try:
+        return get_peft_model(model, config, autocast_adapter_dtype=True)
+    except ValueError as error:
+        raise UserError(
+            f"lora.targets: cannot be adapted ({_reason(error)}); name other linear layers"
+        ) from error
 
 
-def sizes(name: str, r: int, targets: list[str] | None = None) -> tuple[int, int]:
-    """Parameters of model `name` and of its adapter, from its config: no weights, no network.
+class Sizes(NamedTuple):
+    """Numbers of parameters.
+
+    Attributes:
+        base: of the model.
+        adapter: of its adapter.
+        adapted: of the layers that have an adapter.
+        left_out: of the other parts, by kind, without single vectors.
+    """
+
+    base: int
+    adapter: int
+    adapted: int
+    left_out: dict[str, int]
+
+
+def sizes(name: str, r: int, targets: list[str] | None = None) -> Sizes:
+    """The sizes of model `name` and of its adapter, from its config: no weights, no network.
 
     Raises:
         UserError: the config is not on this machine or not supported; also as for `attach_lora`.
@@ -157,9 +178,13 @@ def sizes(name: str, r: int, targets: list[str] | None = None) -> tuple[int, int
             model = AutoModelForCausalLM.from_config(config)
         except _LOAD_ERRORS as error:
             raise UserError(f"model {name}: is not supported ({_reason(error)})") from error
-        base = model.num_parameters()
-        adapted = attach_lora(model, r, r, 0.0, targets)
-    return base, sum(p.numel() for p in adapted.parameters() if p.requires_grad)
+    base, layers = model.num_parameters(), layers_of(model, targets)
+    adapted = sum(model.get_submodule(name).weight.numel() for name in layers.modules)
+    others = left_out(model, layers.modules)
+    with torch.device("meta"):
+        tuned = _adapted(model, layers, r, r, 0.0)
+    adapter = sum(p.numel() for p in tuned.parameters() if p.requires_grad)
+    return Sizes(base, adapter, adapted, others)
 
 
 def load_adapter(model: PreTrainedModel, path: Path) -> PeftModel:

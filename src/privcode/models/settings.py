@@ -18,7 +18,7 @@ class Lora(Section):
     )
     dropout: Fraction = Field(0.0, description="dropout of plain training; DP training has none")
     targets: list[str] | None = Field(
-        None, description="names of layers to adapt; default: attention and MLP"
+        None, description="names of layers to adapt; default: all linear layers but the head"
     )
 
 

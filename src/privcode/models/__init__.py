@@ -25,6 +25,7 @@ if TYPE_CHECKING:
         load_model,
         load_tokenizer,
         public_name,
+        save_merged,
         save_model,
         sizes,
     )
@@ -53,6 +54,7 @@ __all__ = [
     "prompt_tokens",
     "public_name",
     "render",
+    "save_merged",
     "save_model",
     "sizes",
 ]

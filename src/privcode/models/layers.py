@@ -47,7 +47,8 @@ def layers_of(model: PreTrainedModel, targets: list[str] | None = None) -> Layer
         targets: names of layers, or the ends of such names. Default: all that the module says.
 
     Raises:
-        UserError: the model has no layer of a name in `targets`, or none that can be adapted.
+        UserError: the model has no layer of a name in `targets`, or none that can be adapted, or
+            the layer is a head that is tied to the embeddings.
     """
     shapes = _inputs(model)
     if targets is None:
@@ -62,6 +63,12 @@ def layers_of(model: PreTrainedModel, targets: list[str] | None = None) -> Layer
             raise UserError("lora.targets: no layer was found by itself; name linear layers")
         return Layers(_short(model, found), found)
     found = [name for name in shapes if _matches(name, targets)]
+    embeddings = model.get_input_embeddings().weight
+    if tied := [name for name in found if model.get_submodule(name).weight is embeddings]:
+        raise UserError(
+            f"lora.targets: {tied[0]} has the same weights as the embeddings in this model, so an "
+            "adapter of it cannot be merged; leave it out"
+        )
     for target in targets:
         if not any(_matches(name, [target]) for name in found):
             known = sorted({name.rpartition(".")[2] for name in shapes})

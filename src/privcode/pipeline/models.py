@@ -13,7 +13,7 @@ from privcode.console import progress_bar
 from privcode.data.records import Record, Unit
 from privcode.generation import Generator, Sampling, Weights
 from privcode.generation.local import LocalGenerator, load
-from privcode.models import attach_lora, load_adapter, load_model, render, save_model
+from privcode.models import attach_lora, load_adapter, load_model, render, save_merged
 from privcode.models.settings import Model
 from privcode.pipeline.layout import RunDirectory
 from privcode.training.likelihood import record_log_probabilities
@@ -91,8 +91,7 @@ def merge(run: RunDirectory, label: str, adapter: Path) -> None:
     """Write the whole model beside its adapter."""
 
     generator = loaded(run, label, 1)
-    whole = generator.model.merge_and_unload()
-    save_model(whole, merged(adapter), generator.tokenizer)
+    save_merged(generator.model, merged(adapter), generator.tokenizer)
 
 
 def merged(adapter: Path) -> Path:

@@ -5,6 +5,7 @@ Promises: `planned` is public, made from the settings and the runs that are know
 """
 
 import math
+from collections.abc import Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -12,6 +13,7 @@ from privcode.config import Compare, Config
 from privcode.config.proposal import KEEP, epsilon_words, shared
 from privcode.console import columns, epsilon_text
 from privcode.data.prompts import private_prompts, read_prompts
+from privcode.data.records import Record
 from privcode.data.rows import is_local
 from privcode.data.survey import repeats
 from privcode.errors import UserError
@@ -152,6 +154,8 @@ def shared_by_many(config: Config, plan: PrivacyPlan) -> str:
         return f"the data were not looked at: {error}"
     own = records[: len(records) - counts["canaries"]]
     lines = list(shared(repeats((r.unit, r.prompt, r.completion) for r in own), plan))
+    with suppress(UserError):  # a model that is not here
+        lines += filter(None, [_cut(config, own)])
     with suppress(UserError):  # prompts that cannot be read: the run will say so
         prompts = read_prompts(config.prompts.file, config.prompts.column, config.prompts.limit)
         lines += filter(None, [private_prompts(prompts, (r.prompt for r in own))])
@@ -169,6 +173,23 @@ def shared_by_many(config: Config, plan: PrivacyPlan) -> str:
         )
     lines += overlaps({name: by_content[name] for name in by_content if name not in known})
     return "\n".join([f"! {line}" for line in lines] + [KEEP] * bool(lines))
+
+
+def _cut(config: Config, records: Sequence[Record]) -> str:
+    """What the context cuts off the records: private."""
+    from privcode.models import load_tokenizer
+    from privcode.pipeline.models import rendered
+    from privcode.pipeline.truncation import truncation, words
+    from privcode.training.examples import encode
+
+    section = config.sanitized
+    tokenizer = load_tokenizer(section.model)
+    field = "premium" if section is config.premium else "junior"
+    encoded = (
+        encode(r, rendered(section, r.prompt), tokenizer, section.max_tokens, syntax=False)
+        for r in records
+    )
+    return words(truncation(encoded), section, field)
 
 
 def _selection(config: Config, plan: PrivacyPlan) -> tuple[dict[str, Any], str]:

@@ -128,6 +128,22 @@ def test_plan_needs_no_data_and_states_the_guarantee(tmp_path: Path) -> None:
     assert "reproducible_seed" not in facts
 
 
+def test_plan_tells_what_share_of_a_model_its_adapter_covers(tmp_path: Path) -> None:
+    (tmp_path / "privcode.yaml").write_text(CONFIG)
+    text = privcode("plan", tmp_path / "privcode.yaml").stdout
+    found = json.loads(privcode("plan", tmp_path / "privcode.yaml", "--json").stdout)["adapters"]
+    assert set(found) == {"junior", "premium"}
+    for label, facts in found.items():
+        assert 0.5 < facts["share"] < 1
+        assert list(facts["left_out"]) == ["embed_tokens"]
+        assert (
+            f"\n{label:<17} its adapted layers hold {facts['share']:.0%} of the weights; " in text
+        )
+    wrong = CONFIG.replace('bundled:junior"', 'bundled:junior", lora: {targets: [q_prj]}')
+    (tmp_path / "privcode.yaml").write_text(wrong)
+    refused(privcode("plan", tmp_path / "privcode.yaml"), ".lora.targets: q_prj is no linear layer")
+
+
 def test_plan_tells_what_one_run_takes(tmp_path: Path) -> None:
     (tmp_path / "privcode.yaml").write_text(CONFIG)
     text = privcode("plan", tmp_path / "privcode.yaml").stdout

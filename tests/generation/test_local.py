@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, GenerationConfig
 
 from privcode.errors import UserError
 from privcode.exercises.corpus import public_documents
@@ -110,15 +110,50 @@ def test_training_mode_is_off_while_sampling_and_restored(tokenizer: Any) -> Non
     assert tuned.training
 
 
-def test_the_models_own_sampling_preferences_are_not_applied(
-    generator: Generator, tokenizer: Any
+ANY_VALUE = [True, 0.5, 3, [296], [[296]], [[[296], -100.0]], [1, 5.0], "static", ["return"]]
+
+
+@pytest.mark.parametrize("value", ANY_VALUE)
+@pytest.mark.parametrize("adapted", [False, True])
+def test_no_field_of_the_models_generation_config_changes_a_text(
+    generator: Generator, tokenizer: Any, adapted: bool, value: Any
 ) -> None:
     opinionated = load_model("bundled:junior")
-    opinionated.generation_config.update(
-        top_k=1, repetition_penalty=5.0, no_repeat_ngram_size=2, min_p=0.9, typical_p=0.2
-    )
-    texts = LocalGenerator(opinionated, tokenizer, batch_size=4).generate(PROMPTS, WARM)
-    assert texts == generator.generate(PROMPTS, WARM)
+    whole = attach_lora(opinionated, 2, 4, 0.0) if adapted else opinionated
+    fields = sorted(vars(GenerationConfig()).keys() - {"eos_token_id"})
+    assert len(fields) > 50
+    for field in fields:
+        setattr(opinionated.generation_config, field, value)
+    for sampling in (WARM, GREEDY):
+        found = LocalGenerator(whole, tokenizer, batch_size=4).generate(PROMPTS, sampling)
+        assert found == generator.generate(PROMPTS, sampling)
+    assert all(getattr(opinionated.generation_config, field) == value for field in fields)
+
+
+@pytest.mark.parametrize("sampling", [WARM, GREEDY])
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("top_k", 1),
+        ("repetition_penalty", 5.0),
+        ("suppress_tokens", [296]),
+        ("bad_words_ids", [[296]]),
+        ("exponential_decay_length_penalty", [1, 5.0]),
+        ("guidance_scale", 1.5),
+        ("max_time", 0.0001),
+        ("num_return_sequences", 2),
+        ("return_dict_in_generate", True),
+        ("stop_strings", ["return"]),
+        ("prompt_lookup_num_tokens", 3),
+    ],
+)
+def test_a_preference_of_the_model_is_not_applied(
+    generator: Generator, tokenizer: Any, field: str, value: Any, sampling: Sampling
+) -> None:
+    opinionated = load_model("bundled:junior")
+    setattr(opinionated.generation_config, field, value)
+    texts = LocalGenerator(opinionated, tokenizer, batch_size=4).generate(PROMPTS, sampling)
+    assert texts == generator.generate(PROMPTS, sampling)
 
 
 def test_an_end_of_sequence_of_the_generation_config_stops_a_text(tokenizer: Any) -> None:

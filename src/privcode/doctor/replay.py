@@ -245,9 +245,9 @@ def _said(command: Sequence[str]) -> tuple[object, ...]:
     opened: list[Workspace] = []
     real = Workspace._claim
 
-    def claim(workspace: Workspace, text: str) -> None:
+    def claim(workspace: Workspace, config: Any) -> None:
         opened.append(workspace)
-        real(workspace, text)
+        real(workspace, config)
 
     with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
         with (

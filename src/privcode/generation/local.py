@@ -4,14 +4,15 @@ Promises:
 - The same prompts, sampling, chunk and batch size give the same texts on the same machine,
   whatever was drawn before.
 - The global random state is left as it was.
-- Texts are drawn from the model's distribution as `Sampling` says. The model's own preferences
-  (top-k, min-p, repetition penalty) are not applied.
+- Texts are drawn from the model's distribution as `Sampling` says. Of the model's own
+  generation_config only the end tokens are applied.
 
 Does not: recover from a full GPU, or spread a chunk over devices.
 """
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import takewhile
 from typing import Any
@@ -77,11 +78,13 @@ class LocalGenerator:
         device = self.model.device
         ids = [torch.tensor(row, device=device) for row in batch]
         longest = max(len(row) for row in batch)
-        output = self.model.generate(
-            input_ids=pad_sequence(ids, True, self.tokenizer.pad_token_id, "left"),
-            attention_mask=pad_sequence([torch.ones_like(row) for row in ids], True, 0, "left"),
-            generation_config=self._config(sampling, context_length(self.model.config) - longest),
-        )
+        config = self._config(sampling, context_length(self.model.config) - longest)
+        with _no_preferences(self.model):
+            output = self.model.generate(
+                input_ids=pad_sequence(ids, True, self.tokenizer.pad_token_id, "left"),
+                attention_mask=pad_sequence([torch.ones_like(row) for row in ids], True, 0, "left"),
+                generation_config=config,
+            )
         ends = set(end_tokens(self.tokenizer, self.model))
         answers = [
             list(takewhile(lambda token: token not in ends, row))
@@ -93,22 +96,11 @@ class LocalGenerator:
         return texts
 
     def _config(self, sampling: Sampling, room: int) -> Any:
-        # transformers fills unset fields from the model's own generation_config. So each field
-        # that would change the distribution is set here to its neutral value.
         drawn: dict[str, float] = {}
         if sampling.temperature > 0:
-            drawn = {
-                "temperature": sampling.temperature,
-                "top_p": sampling.top_p,
-                "top_k": 0,
-                "min_p": 0.0,
-                "typical_p": 1.0,
-            }
+            drawn = {"temperature": sampling.temperature, "top_p": sampling.top_p, "top_k": 0}
         return GenerationConfig(
             do_sample=sampling.temperature > 0,
-            num_beams=1,
-            repetition_penalty=1.0,
-            no_repeat_ngram_size=0,
             max_new_tokens=min(sampling.max_new_tokens, room),
             eos_token_id=end_tokens(self.tokenizer, self.model) or None,
             pad_token_id=self.tokenizer.pad_token_id,
@@ -143,6 +135,17 @@ def load(weights: Weights, batch_size: int) -> LocalGenerator:
     if weights.end:
         tokenizer.eos_token = weights.end
     return LocalGenerator(model, tokenizer, batch_size)
+
+
+@contextmanager
+def _no_preferences(model: Any) -> Iterator[None]:
+    """Without the model's own generation_config, from which transformers fills unset fields."""
+    base = model.get_base_model() if isinstance(model, PeftModel) else model
+    own, base.generation_config = base.generation_config, GenerationConfig()
+    try:
+        yield
+    finally:
+        base.generation_config = own
 
 
 def _seed(seed: int, chunk: int, batch: int) -> int:

@@ -16,7 +16,7 @@ from privcode.models.templates import around, asking, is_chat, is_fim, render
 
 if TYPE_CHECKING:
     from privcode.models.loading import (
-        LORA_TARGETS,
+        Sizes,
         attach_lora,
         check_model,
         context_length,
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
         load_model,
         load_tokenizer,
         public_name,
+        save_merged,
         save_model,
         sizes,
     )
@@ -38,9 +39,9 @@ if TYPE_CHECKING:
     )
 
 __all__ = [
-    "LORA_TARGETS",
     "Answer",
     "Dtype",
+    "Sizes",
     "answer_tokens",
     "around",
     "asking",
@@ -58,6 +59,7 @@ __all__ = [
     "prompt_tokens",
     "public_name",
     "render",
+    "save_merged",
     "save_model",
     "sizes",
     "tokenizer_of",

@@ -12,10 +12,11 @@ Does not: train, quantise, or spread one model over several devices.
 
 import os
 import shutil
+import struct
 from collections.abc import Iterable
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from peft import LoraConfig, PeftConfig, PeftModel, PeftModelForCausalLM, get_peft_model
@@ -32,9 +33,9 @@ from transformers.utils.logging import disable_progress_bar
 
 from privcode.errors import UserError
 from privcode.files import failed_write, read_json, write_json
+from privcode.models import _gguf
+from privcode.models.layers import Layers, layers_of, left_out
 from privcode.models.settings import Dtype
-
-LORA_TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 
 UNLIMITED = 1 << 40
 """Tokens: more than any text has."""
@@ -42,11 +43,19 @@ UNLIMITED = 1 << 40
 _BUNDLED = "bundled:"
 _ASSETS = Path(__file__).parents[1] / "assets"
 # What the libraries raise for a missing, half-written or unsupported model.
-_LOAD_ERRORS = (OSError, ValueError, KeyError, ImportError, RuntimeError, SafetensorError)
+_LOAD_ERRORS = (
+    OSError,
+    ValueError,
+    LookupError,
+    ImportError,
+    RuntimeError,
+    SafetensorError,
+    struct.error,
+)
 
 
 def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
-    """The fast tokenizer of model `name` (a directory, a hub name or "bundled:junior").
+    """The fast tokenizer of model `name` (a folder, a GGUF file, a hub name or "bundled:junior").
 
     A tokenizer without a pad token pads with its end-of-sequence token.
 
@@ -54,6 +63,8 @@ def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
         UserError: the tokenizer cannot be loaded, reports no offsets, or has neither token.
     """
     tokenizer = _load(AutoTokenizer, "tokenizer", name)
+    if _gguf.is_gguf(name):
+        _gguf.split_as_in(tokenizer, name)
     if not tokenizer.is_fast:
         raise UserError(
             f"tokenizer {name}: reports no offsets; choose a model with a tokenizer.json"
@@ -113,28 +124,50 @@ def attach_lora(
         r: the adapters' rank.
         alpha: the update is scaled by alpha / r.
         dropout: dropout on the adapters' input.
-        targets: names of linear layers. Default: the layers of `LORA_TARGETS` that the model has.
+        targets: names of layers. Default: all linear layers but the head; see `layers`.
 
     Raises:
-        UserError: a named target is not in the model, or the model has none of the default ones.
+        UserError: a named target is no linear layer of the model, or cannot be adapted.
     """
-    present = {name.rpartition(".")[2] for name, _ in model.named_modules()}
-    chosen = [name for name in LORA_TARGETS if name in present] if targets is None else targets
-    unknown = [name for name in chosen if name not in present]
-    if unknown or not chosen:
-        missing = ", ".join(unknown) or "none of " + ", ".join(LORA_TARGETS)
-        raise UserError(
-            f"lora.targets: the model has no such layer ({missing}); "
-            "name linear layers of this model"
-        )
+    return _adapted(model, layers_of(model, targets), r, alpha, dropout)
+
+
+def _adapted(
+    model: PreTrainedModel, layers: Layers, r: int, alpha: float, dropout: float
+) -> PeftModel:
     config = LoraConfig(
-        task_type="CAUSAL_LM", r=r, lora_alpha=alpha, lora_dropout=dropout, target_modules=chosen
+        task_type="CAUSAL_LM",
+        r=r,
+        lora_alpha=alpha,
+        lora_dropout=dropout,
+        target_modules=layers.names,
     )
-    return get_peft_model(model, config, autocast_adapter_dtype=True)
+    try:
+        return get_peft_model(model, config, autocast_adapter_dtype=True)
+    except ValueError as error:
+        raise UserError(
+            f"lora.targets: cannot be adapted ({_reason(error)}); name other linear layers"
+        ) from error
 
 
-def sizes(name: str, r: int, targets: list[str] | None = None) -> tuple[int, int]:
-    """Parameters of model `name` and of its adapter, from its config: no weights, no network.
+class Sizes(NamedTuple):
+    """Numbers of parameters.
+
+    Attributes:
+        base: of the model.
+        adapter: of its adapter.
+        adapted: of the layers that have an adapter.
+        left_out: of the other parts, by kind, without single vectors.
+    """
+
+    base: int
+    adapter: int
+    adapted: int
+    left_out: dict[str, int]
+
+
+def sizes(name: str, r: int, targets: list[str] | None = None) -> Sizes:
+    """The sizes of model `name` and of its adapter, from its config: no weights, no network.
 
     Raises:
         UserError: the config is not on this machine or not supported; also as for `attach_lora`.
@@ -145,9 +178,13 @@ def sizes(name: str, r: int, targets: list[str] | None = None) -> tuple[int, int
             model = AutoModelForCausalLM.from_config(config)
         except _LOAD_ERRORS as error:
             raise UserError(f"model {name}: is not supported ({_reason(error)})") from error
-        base = model.num_parameters()
-        adapted = attach_lora(model, r, r, 0.0, targets)
-    return base, sum(p.numel() for p in adapted.parameters() if p.requires_grad)
+    base, layers = model.num_parameters(), layers_of(model, targets)
+    adapted = sum(model.get_submodule(name).weight.numel() for name in layers.modules)
+    others = left_out(model, layers.modules)
+    with torch.device("meta"):
+        tuned = _adapted(model, layers, r, r, 0.0)
+    adapter = sum(p.numel() for p in tuned.parameters() if p.requires_grad)
+    return Sizes(base, adapter, adapted, others)
 
 
 def load_adapter(model: PreTrainedModel, path: Path) -> PeftModel:
@@ -180,14 +217,16 @@ def save_model(model: Any, output: Path, tokenizer: Any | None = None, base: str
 
     An adapter's config names `base` as its model: the name that the owner gave, not a path on disk.
     For a local folder it is only the last part, because a path tells about the owner's machine.
+    What was written is read back, and compared with the model in memory.
 
     Raises:
-        UserError: the disk is full or the folder cannot be written.
+        UserError: the disk is full, the folder cannot be written, or what is read back differs.
     """
     temporary = output.with_name(f".{output.name}.tmp")
     shutil.rmtree(temporary, ignore_errors=True)
     try:
-        model.save_pretrained(temporary)
+        plain = {"save_embedding_layers": False} if isinstance(model, PeftModel) else {}
+        model.save_pretrained(temporary, **plain)
         if tokenizer is not None:
             tokenizer.save_pretrained(temporary)
         (temporary / "README.md").unlink(missing_ok=True)  # peft's model card, a blank form
@@ -199,6 +238,7 @@ def save_model(model: Any, output: Path, tokenizer: Any | None = None, base: str
                     config[name].sort()
             config["base_model_name_or_path"] = public_name(base)
             write_json(adapter, config)
+        _refuse_other(model, temporary, output)
         os.sync()
         shutil.rmtree(output, ignore_errors=True)
         os.replace(temporary, output)
@@ -208,6 +248,64 @@ def save_model(model: Any, output: Path, tokenizer: Any | None = None, base: str
         raise UserError(f"{output}: cannot be written ({reason}); free space") from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def save_merged(model: PeftModel, output: Path, tokenizer: Any) -> None:
+    """Write `model` with its adapter merged into its weights, as a whole model.
+
+    Raises:
+        UserError: as for `save_model`; also if the merged model computes something else than the
+            model with its adapter.
+    """
+    ids = _public_tokens(model)
+    with torch.no_grad():
+        expected = model.eval()(input_ids=ids).logits
+        whole: Any = model.merge_and_unload()
+        found = whole(input_ids=ids).logits
+    expected, found = expected.double(), found.double()
+    if not float((found - expected).norm() / expected.norm()) <= _ROUNDING[whole.dtype]:  # or NaN
+        raise UserError(
+            f"{output}: merging changed what the model computes, so it was not written; use the "
+            "adapter, and set merge to false"
+        )
+    save_model(whole, output, tokenizer)
+
+
+# Share of the logits' norm by which merging in a type may move them.
+_ROUNDING = {torch.float32: 1e-3, torch.float16: 5e-2, torch.bfloat16: 2e-1}
+
+
+def _public_tokens(model: Any) -> torch.Tensor:
+    size: int = model.get_input_embeddings().weight.shape[0]
+    ids: torch.Tensor = (torch.arange(64, device=model.device) * 17 % size)[None]
+    return ids
+
+
+def _refuse_other(model: Any, written: Path, output: Path) -> None:
+    """Refuse a folder that holds other weights than `model`."""
+    if isinstance(model, PeftModel):
+        training = model.training
+        with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
+            found = model.load_adapter(str(written), "written", is_trainable=False)
+        pairs = dict(model.named_parameters())
+        ours = {n: n.replace(".default.", ".written.") for n in pairs if ".default." in n}
+        same = not (found.missing_keys or found.unexpected_keys) and all(
+            torch.equal(pairs[own], pairs[other]) for own, other in ours.items()
+        )
+        model.delete_adapter("written")
+        model.train(training)
+    else:
+        loaded = type(model).from_pretrained(written, dtype=model.dtype).state_dict()
+        own = model.state_dict()
+        same = own.keys() == loaded.keys() and all(
+            weight.dtype == loaded[name].dtype and torch.equal(weight.cpu(), loaded[name])
+            for name, weight in own.items()
+        )
+    if not same:
+        raise UserError(
+            f"{output}: what was written is not the model in memory; choose other lora.targets, "
+            "or another model"
+        )
 
 
 def public_name(model: str) -> str:
@@ -239,20 +337,24 @@ def _load(kind: Any, noun: str, name: str, **options: Any) -> Any:
         source = str(_ASSETS / name.removeprefix(_BUNDLED))
     disable_progress_bar()
     try:
-        loaded = kind.from_pretrained(source, trust_remote_code=False, **options)
+        if _gguf.is_gguf(name):
+            source, file = _gguf.source_of(name)
+            with _gguf.quietly():
+                return kind.from_pretrained(source, trust_remote_code=False, **file, **options)
+        return kind.from_pretrained(source, trust_remote_code=False, **options)
     except _LOAD_ERRORS as error:
         raise UserError(
             f"{noun} {name}: cannot be loaded ({_reason(error)}); give a model directory, "
-            "a hub name, bundled:junior or bundled:premium"
+            "a GGUF file, a hub name, bundled:junior or bundled:premium"
         ) from error
-    return loaded
 
 
 def _load_whole(
     kind: Any, name: str, dtype: torch.dtype, unused: tuple[str, ...] = ()
 ) -> PreTrainedModel:
     """A model with all its weights, in eval mode. Weights named `unused`… may be missing."""
-    model, found = _load(kind, "model", name, dtype=dtype, output_loading_info=True)
+    options = {"quantization_config": _gguf.unpacked()} if _gguf.is_gguf(name) else {}
+    model, found = _load(kind, "model", name, dtype=dtype, output_loading_info=True, **options)
     missing = [key for key in found["missing_keys"] if not key.startswith(unused or ("\0",))]
     wrong = [key for key, *_ in found["mismatched_keys"]]
     if missing or wrong:

@@ -19,14 +19,16 @@ class Lora(Section):
     )
     dropout: Fraction = Field(0.0, description="dropout of plain training; DP training has none")
     targets: list[str] | None = Field(
-        None, description="names of layers to adapt; default: attention and MLP"
+        None, description="names of layers to adapt; default: all linear layers but the head"
     )
 
 
 class Model(Section):
     """A Hugging Face causal language model."""
 
-    model: File = Field(description="hub name, local folder, bundled:junior or bundled:premium")
+    model: File = Field(
+        description="hub name, local folder, GGUF file, bundled:junior or bundled:premium"
+    )
     dtype: Dtype = Field("float32", description="data type of the base model's weights")
     lora: Lora = Field(default_factory=lambda: Lora())
     max_tokens: Size = Field(1024, description="context in tokens; longer records are cut")

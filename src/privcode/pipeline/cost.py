@@ -12,7 +12,7 @@ adapter, similarity models and the programs that are run come on top.
 
 import re
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -69,10 +69,13 @@ class Work:
 
 @dataclass(frozen=True)
 class Size:
-    """Weights of a model and of its adapter (0: unknown), and whether its name alone says so."""
+    """Weights of a model, its adapter and the layers that have one (0: unknown), and of the other
+    parts by kind; and whether the model's name alone says so."""
 
     base: int
     adapter: int = 0
+    adapted: int = 0
+    left_out: Mapping[str, int] = field(default_factory=dict)
     by_name: bool = False
 
 
@@ -89,7 +92,9 @@ def size(section: Model) -> Size:
 def _size(name: str, r: int = 1, targets: tuple[str, ...] = ()) -> Size:
     try:
         return Size(*sizes(name, r, list(targets) or None))
-    except UserError:
+    except UserError as error:
+        if str(error).startswith("lora."):
+            raise
         if not (found := _IN_NAME.findall(Path(name).name)):
             raise UserError(f"{name}: its config is not here, and its name has no size") from None
     number, unit = found[-1]

@@ -2,7 +2,8 @@
 
 Promises:
 - One process works in it at a time, or the ranks of one torchrun. Of these only the first writes.
-- Settings that differ from those that it was begun with are refused.
+- Settings that differ from those that it was begun with are refused, but for those of stages that
+  are not done (`changes`).
 - A stage that is done is not done again while its files are the same. If they changed, the run is
   refused.
 - `private/` has mode 0700. Hashes of what lies in it stay in it. The times that stages took stay
@@ -13,6 +14,7 @@ Does not: know what a stage does.
 """
 
 import fcntl
+import hashlib
 import os
 import platform
 import re
@@ -30,6 +32,7 @@ from privcode.config import Config, dump_config, load_config
 from privcode.console import say
 from privcode.errors import UserError
 from privcode.files import private_folder, read_sealed, settle, write_sealed, write_text, write_with
+from privcode.pipeline.changes import changed_sections, fixed, left_by
 from privcode.plain import files_below, hash_plain, is_plain_name
 
 VERSIONED = ("privcode", "torch", "transformers", "peft", "trl", "dp-accounting")
@@ -120,18 +123,19 @@ class Workspace:
         if look:
             return
         distributed.start()
-        distributed.from_first(lambda: self._claim(dump_config(config)))
+        distributed.from_first(lambda: self._claim(config))
 
-    def _claim(self, text: str) -> None:
-        out, kept = self.out, self.out / "config.yaml"
+    def _claim(self, config: Config) -> None:
+        out, kept, text = self.out, self.out / "config.yaml", dump_config(config)
         if out.is_dir():
             files_below(out)  # a link would lead what is written here elsewhere
         opened = (out / "private" / ".lock").exists()
         if opened:
             self._lock = lock(out)  # before looking: another process may be about to begin
         same, why = kept.exists() and _says(kept, text), None
-        if kept.exists() and not same and (self._begun() or not opened):
-            why = f"{kept}: belongs to a run with other settings"
+        begun = kept.exists() and not same and (self._begun() or not opened)
+        if begun and (other := self._cannot_become(config) if opened else "it is no run"):
+            why = f"{kept}: belongs to a run with other settings ({other})"
         elif not kept.exists() and out.exists() and (not out.is_dir() or self._begun()):
             why = f"{out}: is not empty and not a run"
         if why:
@@ -139,8 +143,36 @@ class Workspace:
             raise UserError(f"{why}; choose another --out")
         if not opened:
             self._lock = lock(out)
-        if not same:  # with nothing done, settings may still change
+        if begun:
+            self._change(config)
+        if not same:  # with nothing done, all settings may still change
             write_text(kept, text)
+
+    def _cannot_become(self, config: Config) -> str | None:
+        """Why the settings of this run cannot become those of `config`; None if they can."""
+        kept, noted = self.out / "config.yaml", self._noted().get("config", {}).get("config.yaml")
+        if noted not in (None, hash_plain(kept), hash_text(dump_config(config))):
+            return "it was edited"
+        try:
+            return fixed(load_config(kept), config, self.done())
+        except UserError:
+            return "it cannot be read"
+
+    def _change(self, config: Config) -> None:
+        """Let the stages whose settings change begin anew.
+
+        The manifest is written before config.yaml. If this stops between them, it is done again.
+        """
+        before, done = load_config(self.out / "config.yaml"), self.done()
+        kept = {self.out / file for facts in done.values() for file in facts["outputs"]}
+        for path in (self.out / part for part in left_by(before, config)):
+            for file in [path / n for n in files_below(path)] if path.is_dir() else [path]:
+                if file not in kept:
+                    file.unlink(missing_ok=True)
+        if self.manifest.exists():
+            digest = hash_text(dump_config(config))
+            write_sealed(self.manifest, self._noted() | {"config": {"config.yaml": digest}})
+        say(f"{self.out}: {', '.join(changed_sections(before, config))} changed")
 
     def __enter__(self) -> Self:
         return self
@@ -294,6 +326,11 @@ def _seconds(manifest: Path) -> dict[str, float]:
     kept = read_private(manifest) if manifest.exists() else {}
     found: dict[str, float] = kept.get("seconds", {})  # older runs have theirs elsewhere
     return found
+
+
+def hash_text(text: str) -> str:
+    """The hash of a file that holds `text`."""
+    return hashlib.sha256(text.encode("utf-8")).hexdigest()
 
 
 def read_manifest(path: Path) -> dict[str, Any]:

@@ -19,7 +19,7 @@ from privcode.models import (
     is_chat,
     load_adapter,
     load_model,
-    save_model,
+    save_merged,
     tokenizer_of,
 )
 from privcode.models.settings import Model
@@ -101,8 +101,7 @@ def merge(run: RunDirectory, label: str, adapter: Path) -> None:
     """Write the whole model beside its adapter."""
 
     generator = loaded(run, label, 1)
-    whole = generator.model.merge_and_unload()
-    save_model(whole, merged(adapter), generator.tokenizer)
+    save_merged(generator.model, merged(adapter), generator.tokenizer)
 
 
 def merged(adapter: Path) -> Path:

@@ -5,6 +5,7 @@ Promises: `planned` is public, made from the settings and the runs that are know
 """
 
 import math
+from collections.abc import Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -13,12 +14,13 @@ from privcode.config.proposal import KEEP, epsilon_words, shared
 from privcode.console import columns, epsilon_text
 from privcode.data.columns import Columns
 from privcode.data.prompts import private_prompts, prompts_of
+from privcode.data.records import Record
 from privcode.data.rows import is_local, read_rows
 from privcode.data.survey import alike, repeats, unused_columns
 from privcode.errors import UserError
 from privcode.fields import json_number
 from privcode.pipeline.arms import arms
-from privcode.pipeline.cost import BANDWIDTH, GPU, PEAK, UTILISATION, estimate, memory
+from privcode.pipeline.cost import BANDWIDTH, GPU, PEAK, UTILISATION, estimate, memory, size
 from privcode.pipeline.private import private_records
 from privcode.pipeline.results import charged
 from privcode.pipeline.spending import runs_elsewhere, spent_elsewhere
@@ -49,6 +51,7 @@ def planned(config: Config, plan: PrivacyPlan) -> tuple[dict[str, Any], str]:
     room = "unknown: the model's config cannot be read here"
     if held is not None:
         room = f"at least {held / 1e6:,.0f} MB for sanitize, plus activations"
+    facts["adapters"], adapters_text = _adapters(config)
     facts["cost"], cost_text = _cost(config)
     selection, selection_text = _selection(config, plan)
     whom = unit_words(plan.owner_column)
@@ -61,10 +64,39 @@ together          what {" / ".join(map(str, GROUPS))} of them share: \
 noise multiplier  {plan.noise_multiplier:.4f}, {facts["noise"]}
 sampling          rate {plan.sampling_rate:.5g}: {plan.expected_batch} of {plan.units} units \
 expected per step, {plan.steps} steps, clip norm {plan.clip_norm:g}
-memory            {room}
+memory            {room}{adapters_text}
 not covered       the prompts are taken as public; settings chosen by looking at runs that are
                   not counted below are not charged"""
     return facts | selection, f"{text}\n{selection_text}\n{cost_text}"
+
+
+def _adapters(config: Config) -> tuple[dict[str, Any], str]:
+    """What share of each model the layers hold that get an adapter: as JSON values, in words.
+
+    Raises:
+        UserError: the field lora.targets names what the model does not have.
+    """
+    facts, text = {}, ""
+    labels = ["junior"] * (config.method == "privcode")
+    labels += ["premium"] * (config.sanitized is config.premium or config.boost.method == "lora")
+    for label in labels:
+        try:
+            known = size(getattr(config, label))
+        except UserError as error:
+            if str(error).startswith("lora."):
+                raise UserError(f"{label}.{error}") from None
+            continue
+        if known.adapted:
+            share = known.adapted / known.base
+            rest = {part: count / known.base for part, count in known.left_out.items()}
+            facts[label] = {"share": share, "left_out": rest}
+            large = sorted((part for part in rest if rest[part] >= 0.01), key=lambda p: -rest[p])
+            words = [f"{part} {rest[part]:.0%}" for part in large] or ["little"]
+            text += (
+                f"\n{label:<17} its adapted layers hold {share:.0%} of the weights; "
+                f"left out: {', '.join(words)}"
+            )
+    return facts, text
 
 
 def _cost(config: Config) -> tuple[dict[str, Any], str]:
@@ -127,6 +159,8 @@ def shared_by_many(config: Config, plan: PrivacyPlan) -> str:
     lines = [f"columns with text that are not read: {', '.join(unused)}"] if unused else []
     lines += filter(None, [alike([r.prompt for r in own], unused)])
     lines += list(shared(repeats((r.unit, r.prompt, r.completion) for r in own), plan))
+    with suppress(UserError):  # a model that is not here
+        lines += filter(None, [_cut(config, own)])
     with suppress(UserError):  # prompts that cannot be read: the run will say so
         prompts = prompts_of(config.prompts)
         lines += filter(None, [private_prompts(prompts, (r.prompt for r in own))])
@@ -144,6 +178,22 @@ def shared_by_many(config: Config, plan: PrivacyPlan) -> str:
         )
     lines += overlaps({name: by_content[name] for name in by_content if name not in known})
     return "\n".join([f"! {line}" for line in lines] + [KEEP] * bool(lines))
+
+
+def _cut(config: Config, records: Sequence[Record]) -> str:
+    """What the context cuts off the records: private."""
+    from privcode.models import tokenizer_of
+    from privcode.pipeline.models import asking_of
+    from privcode.pipeline.truncation import truncation, words
+    from privcode.training.examples import encode
+
+    section = config.sanitized
+    tokenizer, asking = tokenizer_of(section), asking_of(section)
+    field = "premium" if section is config.premium else "junior"
+    encoded = (
+        encode(r, asking(r.prompt), tokenizer, section.max_tokens, syntax=False) for r in records
+    )
+    return words(truncation(encoded), section, field)
 
 
 def _selection(config: Config, plan: PrivacyPlan) -> tuple[dict[str, Any], str]:

@@ -53,8 +53,13 @@ def refuse_early(config: Config, todo: Sequence[str]) -> None:
             tasks_of(file)
             text_of(file.prelude)
     if todo:
-        facts.check(config.junior, "junior")
-        facts.check(config.premium, "premium")
+        refuse_models(config)
+
+
+def refuse_models(config: Config) -> None:
+    """Refuse a model that a later stage would refuse."""
+    facts.check(config.junior, "junior")
+    facts.check(config.premium, "premium")
 
 
 def _trial_program(section: Execution | Evaluate) -> None:

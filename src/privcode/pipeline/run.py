@@ -16,7 +16,7 @@ from privcode.errors import UserError
 from privcode.files import settle, write_text
 from privcode.pipeline.budget import SWEEP, check_selected, sweep_of
 from privcode.pipeline.layout import RunDirectory
-from privcode.pipeline.preflight import refuse_early
+from privcode.pipeline.preflight import refuse_early, refuse_models
 from privcode.pipeline.results import evidence, pairs_in, verify
 from privcode.pipeline.stages import STAGES
 from privcode.release.page import page
@@ -42,6 +42,8 @@ class Run(RunDirectory):
         """
         stage = STAGES[name]
         stage.check(self)
+        if name == "sanitize" and name not in self.done():
+            refuse_models(self.config)  # all of them, before budget is spent
         before, made = self._before(name), stage.made(self)
         with self.stage(name, before, stage.outputs(self)) as needed:
             if not needed:

@@ -20,6 +20,7 @@ from privcode.pipeline.models import asking_of, merge, merged, trainable
 from privcode.pipeline.private import DataIdentity, private_records
 from privcode.pipeline.spending import runs_beside, spent_beside
 from privcode.pipeline.stages._stage import Stage
+from privcode.pipeline.truncation import refuse_emptied, truncation, words
 from privcode.privacy.accounting import unit_words
 from privcode.privacy.ledger import Ledger
 from privcode.privacy.spending import overlaps
@@ -37,10 +38,10 @@ def _work(run: RunDirectory) -> Path:
     say_private(lambda: private_prompts(run.prompts(), (r.prompt for r in records)))
     tokenizer, asking = tokenizer_of(section), asking_of(section)
     model = trainable(run)
-    examples, cut = [], 0
+    encoded = []
     with progress_bar("read", len(records), counted=False) as progress:
         for record in records:
-            example, truncated = encode(
+            pair = encode(
                 record,
                 asking(record.prompt),
                 tokenizer,
@@ -48,9 +49,13 @@ def _work(run: RunDirectory) -> Path:
                 syntax=settings.syntax.schedule != "off",
                 code_around=around(section.template, record.prompt),
             )
-            examples.append(example)
-            cut += truncated
+            encoded.append(pair)
             progress(1)
+    examples = [example for example, _ in encoded]
+    lost = truncation(encoded[: len(encoded) - counts["canaries"]])
+    field = "premium" if output == run.premium else "junior"
+    say_private(lambda: f"sanitize: {line}" if (line := words(lost, section, field)) else "")
+    refuse_emptied(lost, field)
     canaries = _canaries(run, model)
     learner = Learner(model, tokenizer.pad_token_id, section.max_tokens)
     with progress_bar("trial", passes(settings.micro_batch)) as progress:
@@ -60,7 +65,8 @@ def _work(run: RunDirectory) -> Path:
     from_first(lambda: begin_ledger(run, data))
     ledger = Ledger(run.ledger)  # whole by now: the first rank has mended and begun it
     if first:
-        counts["truncated"] = cut
+        counts["truncated"] = sum(cut for _, cut in encoded)
+        counts["without_code"] = lost.emptied
         write_json(run.private / "data.json", counts, mode=0o600)
     if first and (others := runs_beside(run, data)):
         charge = run.plan.charge([other.spent for other in others.values()])

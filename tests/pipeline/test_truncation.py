@@ -1,0 +1,72 @@
+"""What the context cuts off is for the owner's eyes. Records without code are refused."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from privcode.config import Config, load_config
+from privcode.errors import UserError
+from privcode.files import write_jsonl
+from privcode.pipeline.planning import planned, shared_by_many
+from privcode.pipeline.run import Run
+
+CONFIG = """\
+data: {source: private.jsonl, language: python}
+privacy: {epsilon: null, noise_multiplier: 1.0, delta: 1.0e-2, units: 6, batch: 6, steps: 1}
+prompts: {source: public, file: prompts.jsonl}
+junior: {model: "bundled:junior", lora: {r: 2, alpha: 4}, max_tokens: 64}
+premium: {model: "bundled:premium"}
+sanitize: {syntax: {schedule: "off"}}
+audit: {repetitions: [2], samples: 1, candidates: 0}
+"""
+SHORT = {"prompt": "Add.", "code": "x = 1\n"}
+CUT = {"prompt": "Add.", "code": "x = 1\n" * 60}
+EMPTIED = {"prompt": "Add. " * 60, "code": "x = 1\n"}
+
+
+def config(folder: Path, rows: list[dict[str, str]]) -> Config:
+    write_jsonl(folder / "private.jsonl", rows)
+    write_jsonl(folder / "prompts.jsonl", [{"prompt": "Subtract."}])
+    (folder / "privcode.yaml").write_text(CONFIG)
+    return load_config(folder / "privcode.yaml")
+
+
+def test_the_owners_terminal_alone_hears_how_many_records_lose_code(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    chosen = config(tmp_path, [SHORT, CUT, CUT, EMPTIED])
+    words = "3 of 4 records lose code, because they are longer than junior.max_tokens = 64; 1 of"
+    with Run(chosen, tmp_path / "quiet") as run:
+        assert words in shared_by_many(chosen, run.plan)
+        assert "lose code" not in str(planned(chosen, run.plan))
+        run.do("sanitize")
+        assert "lose code" not in capsys.readouterr().err
+        assert json.loads((run.private / "data.json").read_text())["without_code"] == 1
+    monkeypatch.setattr("privcode.console.at_terminal", lambda: True)
+    with Run(chosen, tmp_path / "run") as run:
+        run.do("sanitize")
+    assert f"sanitize: {words}" in capsys.readouterr().err
+
+
+def test_records_that_all_lose_their_code_are_refused_before_budget_is_spent(
+    tmp_path: Path,
+) -> None:
+    chosen = config(tmp_path, [EMPTIED] * 5)  # the canaries of the audit fit, and do not count
+    with Run(chosen, tmp_path / "run") as run:
+        with pytest.raises(UserError, match=r"^junior\.max_tokens: no private record has code"):
+            run.do("sanitize")
+        assert not run.ledger.exists()
+
+
+def test_one_record_with_code_lets_the_run_go_on(tmp_path: Path) -> None:
+    chosen = config(tmp_path, [EMPTIED] * 5 + [CUT])
+    with Run(chosen, tmp_path / "run") as run:
+        run.do("sanitize")
+        assert run.ledger.exists()
+
+
+def test_nothing_is_said_where_nothing_is_cut(tmp_path: Path) -> None:
+    chosen = config(tmp_path, [SHORT] * 3)
+    with Run(chosen, tmp_path / "run") as run:
+        assert "lose code" not in shared_by_many(chosen, run.plan)

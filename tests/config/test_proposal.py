@@ -17,9 +17,9 @@ from hypothesis import strategies as st
 from pydantic import BaseModel
 
 from privcode.config import Config, load_config, parse_config, plan_of
+from privcode.config.commented import CHANGE_ME
 from privcode.config.proposal import (
     _NOTES,
-    CHANGE_ME,
     declared,
     draft,
     proposed_plan,
@@ -31,9 +31,10 @@ from privcode.console import epsilon_text
 from privcode.data.columns import Columns
 from privcode.data.survey import Findings, Lengths, Repeats, UnitColumn, look
 from privcode.errors import UserError
+from privcode.exercises.corpus import tasks
 from privcode.files import write_jsonl, write_text
 from privcode.languages import LANGUAGES
-from privcode.models import context_length, load_model
+from privcode.models import context_length, load_model, load_tokenizer
 from privcode.pipeline.private import private_records
 from privcode.privacy import make_plan
 
@@ -569,3 +570,36 @@ def test_real_data_prompts_and_tasks_give_a_config_that_is_ready_to_run(tmp_path
     assert (config.privacy.units, config.privacy.delta) == (2000, 5e-5)
     assert config.evaluate.tasks[0].name == "HumanEval"
     assert "4535" not in out.read_text()
+
+
+def saved_tokenizer(folder: Path, chat: str | None) -> str:
+    tokenizer = load_tokenizer("bundled:junior")
+    tokenizer.chat_template = chat
+    tokenizer.save_pretrained(folder)
+    return str(folder)
+
+
+def test_a_chat_is_proposed_where_the_tokenizer_has_a_chat_template(tmp_path: Path) -> None:
+    chats = saved_tokenizer(tmp_path / "chats", "{{ messages[0]['content'] }}")
+    writes = saved_tokenizer(tmp_path / "writes", None)
+    config = filled(text(models=(chats, writes)))
+    assert (config.junior.model, config.junior.template) == (chats, "chat")
+    assert (config.premium.model, config.premium.template) == (writes, config.premium.template)
+    assert "{prompt}" in config.premium.template
+    assert "A toy that comes with privcode" not in text(models=(chats, writes))
+    assert "A toy that comes with privcode" in text()
+
+
+def test_gaps_in_the_prompts_are_to_be_filled(tmp_path: Path) -> None:
+    (tmp_path / "prompts.jsonl").write_text('{"prefix": "a = ", "suffix": "b"}\n')
+    write_jsonl(tmp_path / "tasks.jsonl", tasks(1, seed=1))
+    options: dict[str, Any] = {"prompts": tmp_path / "prompts.jsonl"}
+    config = filled(text(tasks=[tmp_path / "tasks.jsonl"], **options))
+    assert {config.junior.template, config.premium.template} == {"fim"}
+    assert config.validate_.round_trip.method == "off"
+    assert [task.mode for task in config.evaluate.tasks] == ["complete"]
+
+
+def test_a_model_that_is_not_here_is_named() -> None:
+    with pytest.raises(UserError, match=r"^tokenizer nowhere/at-all: cannot be loaded"):
+        text(models=("nowhere/at-all", "bundled:premium"))

@@ -101,6 +101,12 @@ def init(
             "times a power of ten, and none below 1,000."
         ),
     ] = None,
+    junior: Annotated[
+        str, typer.Option(help="Model to tune with privacy: folder, .gguf file or hub name.")
+    ] = "bundled:junior",
+    premium: Annotated[
+        str, typer.Option(help="Model to tune on the synthetic data, named in the same way.")
+    ] = "bundled:premium",
     prompt_column: Annotated[str | None, typer.Option(help="Default: a usual name.")] = None,
     code_column: Annotated[str | None, typer.Option(help="Default: a usual name.")] = None,
     as_json: Json = False,
@@ -117,7 +123,16 @@ def init(
         raise UserError("--prompt-column and --code-column: give both, or let them be guessed")
     columns = Columns(prompt_column, code_column) if prompt_column and code_column else None
     found = look(data, columns, unit=unit)
-    write_text(out, draft(found, data, out, units=units, prompts=prompts, tasks=tasks or ()))
+    proposal = draft(
+        found,
+        data,
+        out,
+        units=units,
+        prompts=prompts,
+        tasks=tasks or (),
+        models=(junior, premium),
+    )
+    write_text(out, proposal)
     if not is_stdout(out):
         settle(out)
     say_private(lambda: summary(found, proposed_plan(found, units), prompts))

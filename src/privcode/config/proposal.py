@@ -15,20 +15,17 @@ Does not:
 The figures in `summary` are private: they are for the owner's terminal alone.
 """
 
-import inspect
 import math
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from decimal import ROUND_DOWN, Context
 from pathlib import Path
-from typing import Any, Literal, get_args, get_origin
+from typing import Any
 
-import yaml
-from pydantic import BaseModel
-from pydantic.fields import FieldInfo
-
+import privcode.models
 from privcode.config import Config, not_public, plan_from
+from privcode.config.commented import CHANGE_ME, default_of, lines_of, on_one_line
 from privcode.console import epsilon_text
 from privcode.data.prompts import how_many, read_prompts
 from privcode.data.rows import located
@@ -36,13 +33,12 @@ from privcode.data.survey import Findings, Lengths, Repeats
 from privcode.errors import UserError
 from privcode.languages import languages
 from privcode.models.settings import Model
+from privcode.models.templates import CHAT, FIM
 from privcode.privacy.accounting import GROUP_CEILING
 from privcode.privacy.plan import PrivacyPlan
 from privcode.privacy.settings import Privacy
 from privcode.scoring import load_tasks
-
-CHANGE_ME = "CHANGE_ME"
-"""Stands where only the owner can decide. `load_config` refuses a config with it in a section."""
+from privcode.syntax import GAP
 
 _MAIN_SHARE = 0.9  # share of the sampled rows that makes one language the language of the data
 _BATCHES = 4  # for small data: no batch above a quarter, or sampling amplifies nothing
@@ -63,9 +59,8 @@ _NOTES = {
     "privacy.delta": "From units: 1/(10·units), rounded down.",
     "privacy.batch": "From units: a quarter of them, at most 256.",
     "prompts.source": "Say public only if nothing in it is private: no guarantee covers it.",
-    "junior.model": _TOY.format("junior", "Qwen/Qwen2.5-Coder-1.5B"),
-    "premium.model": _TOY.format("premium", "Qwen/Qwen2.5-Coder-7B"),
 }
+_PAPER = {"junior": "Qwen/Qwen2.5-Coder-1.5B", "premium": "Qwen/Qwen2.5-Coder-7B"}
 _LANGUAGE = "Guessed: nine in ten rows of a sample of the code are in this language. Check."
 _LANGUAGES = "All that privcode knows, because a column names the language. Others are left out."
 _TYPED = "As you typed it. Published."
@@ -77,8 +72,6 @@ _TOO_FEW = (
     f"Type a number that you are willing to publish, at most the true one. With fewer than "
     f"{_FEW_UNITS:,} units, privcode takes no number from the data."
 )
-
-_Line = tuple[str, str]  # YAML, and the comment to its right
 
 
 def rounded_down(count: int) -> int | None:
@@ -106,6 +99,7 @@ def draft(
     units: int | None = None,
     prompts: Path | None = None,
     tasks: Sequence[Path] = (),
+    models: tuple[str, str] = ("bundled:junior", "bundled:premium"),
 ) -> str:
     """A commented YAML config for `source`, to be written to `out`.
 
@@ -117,10 +111,12 @@ def draft(
         prompts: file of prompts that the owner states to be public. Without it the config does
             not load until the owner has named one.
         tasks: files of tasks in a benchmark's format.
+        models: junior and premium. A chat is proposed for a model whose tokenizer has a chat
+            template. If the prompts have gaps, the models are to fill them.
 
     Raises:
-        UserError: no row is usable; prompts or tasks cannot be read; the unit is no such column;
-            or `units` is below 1.
+        UserError: no row is usable; prompts, tasks or a tokenizer cannot be read; the unit is no
+            such column; or `units` is below 1.
     """
     if units is not None and units < 1:
         raise UserError(f"--units: is {units}; declare at least 1")
@@ -138,28 +134,36 @@ def draft(
             "languages": list(languages()) if findings.guess.language else None,
         },
         "privacy": _privacy(unit, number),
-        "junior": {"model": "bundled:junior"},
-        "premium": {"model": "bundled:premium"},
-        "evaluate": {"tasks": [_task(path, folder) for path in tasks]} if tasks else {},
     }
+    gaps = findings.guess.suffix is not None
     if prompts:
         if why := not_public(str(prompts), source):
             raise UserError(f"{prompts}: {why}")
-        read_prompts(str(prompts))
+        gaps |= any(GAP in prompt for prompt in read_prompts(str(prompts)))
         values["prompts"] = {"source": "public", "file": _reach(str(prompts), folder)}
+    for role, name in zip(("junior", "premium"), models, strict=True):
+        values[role] = {"model": _reach(name, folder)} | _template(name, gaps)
+    mode = {"mode": "complete"} if gaps else {}
+    if tasks:
+        values["evaluate"] = {"tasks": [_task(path, folder) | mode for path in tasks]}
+    if gaps:
+        values["validate"] = {"round_trip": {"method": "off"}}
     notes = _NOTES | {"privacy.units": _TYPED if units else _ROUNDED if number else _TOO_FEW}
+    for role, name in zip(("junior", "premium"), models, strict=True):
+        if name.startswith("bundled:"):
+            notes[f"{role}.model"] = _TOY.format(role, _PAPER[role])
     if values["data"]["language"]:
         notes["data.language"] = _LANGUAGE
     if values["data"]["languages"]:
         notes["data.languages"] = _LANGUAGES
     if findings.unit_columns and not unit:
-        names = " or ".join(_yaml(column.name) for column in findings.unit_columns)
+        names = " or ".join(on_one_line(column.name) for column in findings.unit_columns)
         notes["data.columns.unit"] = (
             f"Perhaps {names}: then change privacy's unit, units and delta."
         )
     lines = (
         f"{text.ljust(38)}  # {comment}" if comment else text
-        for text, comment in _section(Config, values, "", notes)
+        for text, comment in lines_of(Config, values, "", notes)
     )
     return "\n".join([_HEADER, *lines, ""])
 
@@ -177,7 +181,7 @@ def _privacy(unit: str | None, units: int | None) -> dict[str, Any]:
         derived = {
             "units": units,
             "delta": float(Context(prec=2, rounding=ROUND_DOWN).divide(1, 10 * units)),
-            "batch": min(_default(Privacy.model_fields["batch"]), max(units // _BATCHES, 1)),
+            "batch": min(default_of(Privacy.model_fields["batch"]), max(units // _BATCHES, 1)),
         }
     return derived | {
         "unit": "column" if unit else "record",
@@ -289,7 +293,7 @@ def _warnings(findings: Findings) -> Iterator[str]:
             f"of each of {column.distinct:,} owners"
         )
     longest = (findings.prompt_chars.p90 + findings.code_chars.p90) // _CHARS_PER_TOKEN
-    if longest > (context := _default(Model.model_fields["max_tokens"])):
+    if longest > (context := default_of(Model.model_fields["max_tokens"])):
         yield (
             f"more than one record in ten may be longer than max_tokens, {context:,}, and is cut "
             "there: raise it if the models allow more"
@@ -345,8 +349,17 @@ def _counted(findings: Findings) -> int:
     return known[unit]
 
 
-def _task(path: Path, folder: Path) -> dict[str, str]:
+def _template(model: str, gaps: bool) -> dict[str, str]:
+    """The template to propose for a model, if not the default."""
+    if gaps:
+        return {"template": FIM}
+    # `privcode.models` loads transformers when a name is used.
+    if model.startswith("bundled:") or not privcode.models.load_tokenizer(model).chat_template:
+        return {}
+    return {"template": CHAT}
 
+
+def _task(path: Path, folder: Path) -> dict[str, str]:
     load_tasks(path)
     return {"name": path.name.partition(".")[0], "file": _reach(str(path), folder)}
 
@@ -361,84 +374,3 @@ def _reach(name: str, folder: Path) -> str:
         if near.name and target.is_relative_to(near):
             return os.path.relpath(target, folder)
     return str(target)
-
-
-def _section(
-    section: type[BaseModel], values: Mapping[str, Any], path: str, notes: Mapping[str, str]
-) -> Iterator[_Line]:
-    """The lines of all fields of `section`, also of nested sections, without indentation.
-
-    `values` replace defaults. `notes`, by dotted path, are put above a field.
-    """
-    for name, field in section.model_fields.items():
-        key = field.alias or name
-        here = f"{path}{key}"
-        nested = _nested(field.annotation)
-        value = values.get(key, {} if nested and field.is_required() else _default(field))
-        if not path:
-            yield "", ""
-        if nested:
-            yield from _commented(
-                (line, "") for line in inspect.cleandoc(nested.__doc__ or "").splitlines()
-            )
-        if here in notes:
-            yield f"# {notes[here]}", ""
-        if nested is None:
-            line = f"{key}: {_yaml(value)}", _comment(field)
-            yield from _commented([line]) if value is None else [line]
-        elif get_origin(field.annotation) is list:
-            yield f"{key}:" if value else f"{key}: []", _comment(field)
-            for item in value:
-                yield from _item(_section(nested, item, f"{here}.", notes))
-            if not value:
-                yield from _commented(_item(_section(nested, {}, f"{here}.", notes)))
-        else:
-            block = [(f"{key}:", _comment(field))]
-            inner = _section(nested, value or {}, f"{here}.", notes)
-            block += ((f"  {text}", comment) for text, comment in inner)
-            yield from _commented(block) if value is None else block
-
-
-def _commented(lines: Iterable[_Line]) -> Iterator[_Line]:
-    return ((f"# {text}", comment) for text, comment in lines)
-
-
-def _item(lines: Iterator[_Line]) -> Iterator[_Line]:
-    """One item of a list."""
-    return (
-        (f"{'    ' if number else '  - '}{text}", comment)
-        for number, (text, comment) in enumerate(lines)
-    )
-
-
-def _default(field: FieldInfo) -> Any:
-    if field.is_required():
-        return CHANGE_ME
-    value = field.get_default(call_default_factory=True)
-    return value.model_dump(by_alias=True) if isinstance(value, BaseModel) else value
-
-
-def _nested(annotation: Any) -> type[BaseModel] | None:
-    """The section in a field's type: `S`, `S | None` or `list[S]`."""
-    kinds = (annotation, *get_args(annotation))
-    return next((k for k in kinds if isinstance(k, type) and issubclass(k, BaseModel)), None)
-
-
-def _comment(field: FieldInfo) -> str:
-    """A field's description, and its choices if the description does not name them."""
-    words = field.description or ""
-    kinds = (field.annotation, *get_args(field.annotation))
-    choices = [str(c) for kind in kinds if get_origin(kind) is Literal for c in get_args(kind)]
-    named = all(choice in words for choice in choices)
-    return words if named else "; ".join(filter(None, (words, " | ".join(choices))))
-
-
-def _yaml(value: Any) -> str:
-    """A scalar or a flat list on one line."""
-    text: str = yaml.safe_dump(
-        value, allow_unicode=True, width=math.inf, default_flow_style=True
-    ).removesuffix("...\n")[:-1]
-    if text.isprintable():
-        return text
-    quoted: str = yaml.safe_dump(value, allow_unicode=True, width=math.inf, default_style='"')
-    return quoted.removesuffix("\n")

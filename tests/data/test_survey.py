@@ -98,7 +98,7 @@ def test_repeats_are_counted_in_units_and_the_widest_of_each_kind_is_kept(tmp_pa
 def test_only_what_is_trained_on_counts_as_shared(tmp_path: Path) -> None:
     rows = [{"prompt": "p", "code": f"f{'(' * n}", "email": "x@corp.example"} for n in range(3)]
     found = look(jsonl(tmp_path / "a.jsonl", *rows))
-    assert (found.secrets, found.repeats.widest_secret) == ({"e-mail address": 3}, {})
+    assert (found.secrets, found.repeats.widest_secret) == ({}, {})
     rows = [{"instruction": "p", "input": f"x@corp.example {n}", "output": "c"} for n in range(3)]
     found = look(jsonl(tmp_path / "a.jsonl", *rows))
     assert found.repeats.widest_secret == {"e-mail address": 3}
@@ -141,13 +141,13 @@ def test_a_column_of_lists_is_a_unit_and_rows_with_several_owners_are_told(
         ("secret assigned", "# token: ak_0f3a9b12cd"),
     ],
 )
-@pytest.mark.parametrize("field", ["prompt", "code", "other"])
-def test_signs_of_secrets_are_counted_by_row_in_any_column(
+@pytest.mark.parametrize("field", ["prompt", "input", "code", "other"])
+def test_signs_of_secrets_are_counted_by_row_in_what_is_trained_on(
     kind: str, text: str, field: str, tmp_path: Path
 ) -> None:
-    plain = {"prompt": "p", "code": "c", "other": ""}
+    plain = {"prompt": "p", "input": "", "code": "c", "other": ""}
     found = look(jsonl(tmp_path / "a.jsonl", plain, {**plain, field: f"{text}\n{text}"}))
-    assert found.secrets == {kind: 1}
+    assert found.secrets == ({} if field == "other" else {kind: 1})
     assert text not in repr(found)
 
 

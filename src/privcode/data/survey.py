@@ -15,7 +15,7 @@ owner knows what to ask before training.
 import hashlib
 import re
 from collections import Counter, defaultdict
-from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from statistics import median_low
@@ -93,8 +93,8 @@ class Findings:
     by "FIELD: REASON". `languages` counts usable rows: all of them where `languages_from` is
     "column", a sample of at most `SAMPLE` where it is "sample". "unknown" is what no parser read.
     `repeats` is about usable rows, by the unit in `guess`. `secrets` counts rows with at least one
-    sign of each kind in any column. `unused` are the columns with text in at least half of the rows
-    that `guess` does not name. `alike` says in words if many prompts are the same.
+    sign of each kind in what is trained on. `unused` are the columns with text in at least half of
+    the rows that `guess` does not name. `alike` says in words if many prompts are the same.
     """
 
     rows: int
@@ -235,15 +235,6 @@ def _with_text(rows: Sequence[Row], names: Sequence[str], *, blank: bool) -> lis
     return [name for name in names if 2 * sum(is_text(row.get(name)) for row in rows) >= len(rows)]
 
 
-def _texts(value: object) -> Iterator[str]:
-    """All text in a row, also in its lists and nested columns."""
-    if isinstance(value, str):
-        yield value
-    elif isinstance(value, (list, dict)):
-        for item in value.values() if isinstance(value, dict) else value:
-            yield from _texts(item)
-
-
 def unused_columns(rows: Sequence[Row], columns: Columns | None = None) -> tuple[str, ...]:
     """The columns with text in at least half of the rows that are not read.
 
@@ -347,7 +338,7 @@ def look(
         units.append(whose)
         if named:
             languages[canonical_language(named) or named] += 1
-        secrets.update({sign.kind for text in _texts(row) for sign in signs(text)})
+        secrets.update({sign.kind for text in (prompt, code) for sign in signs(text)})
     if not prompts:
         most, _ = unusable.most_common(1)[0]
         raise UserError(f"{source}: no row is usable; {most}; {remedies[most]}")

@@ -6,7 +6,7 @@ Promises:
   template writes them. It loses the tokens that the tokenizer puts after a text (an end token),
   because an answer follows.
 - An answer gets no special token but one end token after it. Generation stops at that token. In a
-  chat, it is the template's end of turn.
+  chat, it is the template's end of turn. Code that quotes a special token is text.
 
 Does not: render a template, or cut anything to a length.
 """
@@ -54,17 +54,22 @@ def tokenizer_of(section: Model) -> Any:
 
 def prompt_tokens(tokenizer: Any, prompt: str) -> list[int]:
     """The tokens of a rendered prompt. Empty for an empty prompt without a token before it."""
-    # A chat template writes the first token itself.
-    begun = bool(tokenizer.bos_token) and prompt.startswith(tokenizer.bos_token)
     # Not verbose: the tokenizer would print the length of a text that is too long for the model.
-    ids: list[int] = tokenizer(prompt, add_special_tokens=not begun, verbose=False)["input_ids"]
-    behind = 0 if begun else _appended(tokenizer)
-    return ids[: len(ids) - behind] if behind else ids
+    ids: list[int] = tokenizer(prompt, add_special_tokens=False, verbose=False)["input_ids"]
+    before = _put_before(tokenizer)
+    # A chat template writes the first tokens itself.
+    return ids if ids[: len(before)] == before else [*before, *ids]
 
 
 def answer_tokens(tokenizer: Any, text: str) -> Answer:
     """The tokens of an answer. The tokenizer must be a fast one, because offsets are needed."""
-    found = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
+    found = tokenizer(
+        text,
+        add_special_tokens=False,
+        split_special_tokens=True,
+        return_offsets_mapping=True,
+        verbose=False,
+    )
     return Answer(found["input_ids"], found["offset_mapping"])
 
 
@@ -89,7 +94,8 @@ def end_tokens(tokenizer: Any, model: Any) -> list[int]:
     return sorted(ends)
 
 
-def _appended(tokenizer: Any) -> int:
-    """How many special tokens the tokenizer puts after a text."""
-    marks = tokenizer("a", return_special_tokens_mask=True)["special_tokens_mask"]
-    return next((n for n, special in enumerate(reversed(marks)) if not special), 0)
+def _put_before(tokenizer: Any) -> list[int]:
+    """The special tokens that the tokenizer puts before a text."""
+    found = tokenizer("a", return_special_tokens_mask=True)
+    ids: list[int] = found["input_ids"]
+    return ids[: found["special_tokens_mask"].index(0)]

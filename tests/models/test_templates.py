@@ -1,11 +1,13 @@
 """How prompts are put to models, and that every stage puts them in the same way."""
 
+import json
 import re
 from datetime import datetime, timedelta
 from typing import Any
 
 import pytest
 import torch
+import transformers as tf
 import transformers.utils.chat_template_utils as chat_utils
 from tokenizers.processors import TemplateProcessing
 
@@ -13,6 +15,7 @@ from privcode.data.records import Record, Unit
 from privcode.errors import UserError
 from privcode.generation import Sampling, Weights, local
 from privcode.models import (
+    answer_texts,
     answer_tokens,
     around,
     asking,
@@ -26,6 +29,7 @@ from privcode.models import (
 from privcode.models.settings import Lora, Model
 from privcode.models.templates import GAP
 from privcode.training import examples, tuning
+from tests.helpers import families
 from tests.helpers.families import FAMILIES, save
 
 PROMPT = "Write a function that adds."
@@ -113,8 +117,19 @@ def test_answers_come_back_as_they_were_learned(saved: dict[str, str], name: str
     for text in (CODE, "    return é\n", "\tif a:\n\n\n  b  ", " x", "x\n", "\r\n", quoted):
         ids = list(answer_tokens(tokenizer, text).ids)
         assert not set(ids) & set(tokenizer.all_special_ids)
-        back = tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
-        assert back == text
+        assert answer_texts(tokenizer, [ids]) == [text]
+
+
+@pytest.mark.parametrize("kind", [tf.LlamaTokenizer, tf.CodeLlamaTokenizer])
+def test_a_decoder_that_drops_the_first_space_keeps_the_indentation(kind: Any) -> None:
+    made = json.loads(families.tokenizer("mixtral").backend_tokenizer.to_str())["model"]
+    words = made["vocab"] | {"<s>": len(made["vocab"]), "</s>": len(made["vocab"]) + 1}
+    tokenizer = kind(vocab=words, merges=[tuple(pair) for pair in made["merges"]])
+    texts = [CODE, "    return first\n", "  x", "\tx", "\n  x", ""]
+    rows = [list(answer_tokens(tokenizer, text).ids) for text in texts]
+    assert answer_texts(tokenizer, rows) == texts
+    # Where a model begins an answer in the middle of a line, no space was put there.
+    assert answer_texts(tokenizer, [tokenizer.convert_tokens_to_ids(["def"])]) == ["def"]
 
 
 @pytest.mark.parametrize("name", CHATS)

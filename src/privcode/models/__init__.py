@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     )
     from privcode.models.tokens import (
         Answer,
+        answer_texts,
         answer_tokens,
         end_tokens,
         pair_tokens,
@@ -41,6 +42,7 @@ __all__ = [
     "LORA_TARGETS",
     "Answer",
     "Dtype",
+    "answer_texts",
     "answer_tokens",
     "around",
     "asking",
@@ -62,7 +64,15 @@ __all__ = [
     "sizes",
     "tokenizer_of",
 ]
-_TOKENS = ("Answer", "answer_tokens", "end_tokens", "pair_tokens", "prompt_tokens", "tokenizer_of")
+_TOKENS = (
+    "Answer",
+    "answer_texts",
+    "answer_tokens",
+    "end_tokens",
+    "pair_tokens",
+    "prompt_tokens",
+    "tokenizer_of",
+)
 
 
 def __getattr__(name: str) -> Any:

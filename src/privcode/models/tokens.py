@@ -7,6 +7,7 @@ Promises:
   because an answer follows.
 - An answer gets no special token but one end token after it. Generation stops at that token. In a
   chat, it is the template's end of turn. Code that quotes a special token is text.
+- An answer comes back from its tokens as it was, spaces at its beginning included.
 
 Does not: render a template, or cut anything to a length.
 """
@@ -71,6 +72,34 @@ def answer_tokens(tokenizer: Any, text: str) -> Answer:
         verbose=False,
     )
     return Answer(found["input_ids"], found["offset_mapping"])
+
+
+def answer_texts(tokenizer: Any, rows: Sequence[Sequence[int]]) -> list[str]:
+    """The texts of answers, from their tokens. Special tokens are left out.
+
+    SentencePiece tokenizers put a space before a text, some of them only before one that does not
+    begin with a space. Their decoders drop a space from every text that begins with one. So the
+    texts are decoded after another text, and lose the space that `answer_tokens` has put there.
+    """
+
+    def after_a(ids: Sequence[int]) -> str:
+        text = tokenizer.decode(
+            [*first, *ids], skip_special_tokens=True, clean_up_tokenization_spaces=False
+        )
+        return str(text[len(alone) :])
+
+    def put_before(text: str) -> int:
+        return len(after_a(answer_tokens(tokenizer, text).ids)) - len(text)
+
+    first = answer_tokens(tokenizer, "a").ids
+    alone = tokenizer.decode(first, clean_up_tokenization_spaces=False)
+    before_a_word, before_spaces = put_before("a"), put_before("  a")
+    texts = []
+    for text in map(after_a, rows):
+        spaces = len(text) - len(text.lstrip(" "))
+        drop = before_spaces if spaces > before_a_word else min(before_a_word, spaces)
+        texts.append(text[drop:])
+    return texts
 
 
 def pair_tokens(tokenizer: Any, prompt: str, answer: str) -> tuple[list[int], int]:

@@ -33,6 +33,7 @@ from transformers.utils.logging import disable_progress_bar
 from privcode.errors import UserError
 from privcode.files import failed_write, read_json, write_json
 from privcode.models.settings import Dtype
+from privcode.models.trial import try_model
 
 LORA_TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 
@@ -79,12 +80,12 @@ def load_model(name: str, dtype: Dtype = "float32") -> PreTrainedModel:
 
 @cache
 def check_model(name: str, dtype: Dtype) -> None:
-    """Load `name` once, on the CPU, and drop it.
+    """Load `name` once, on the CPU, try it on a few tokens, and drop it.
 
     Raises:
-        UserError: as for `load_model`.
+        UserError: as for `load_model` and `try_model`.
     """
-    _load_whole(AutoModelForCausalLM, name, getattr(torch, dtype))
+    try_model(name, _load_whole(AutoModelForCausalLM, name, getattr(torch, dtype)))
 
 
 def load_encoder(name: str) -> PreTrainedModel:

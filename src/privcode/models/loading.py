@@ -15,6 +15,7 @@ import shutil
 from collections.abc import Iterable
 from functools import cache
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import torch
@@ -25,6 +26,7 @@ from transformers import (
     AutoModel,
     AutoModelForCausalLM,
     AutoTokenizer,
+    GenerationConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
@@ -43,7 +45,20 @@ UNLIMITED = 1 << 40
 _BUNDLED = "bundled:"
 _ASSETS = Path(__file__).parents[1] / "assets"
 # What the libraries raise for a missing, half-written or unsupported model.
-_LOAD_ERRORS = (OSError, ValueError, KeyError, ImportError, RuntimeError, SafetensorError)
+_LOAD_ERRORS = (
+    OSError,
+    ValueError,
+    LookupError,
+    ImportError,
+    RuntimeError,
+    SafetensorError,
+    AssertionError,
+    AttributeError,
+    TypeError,
+    EOFError,
+    UnpicklingError,
+)
+_POINTER = b"version https://git-lfs.github.com/"
 
 
 def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
@@ -242,11 +257,21 @@ def _load(kind: Any, noun: str, name: str, **options: Any) -> Any:
     try:
         loaded = kind.from_pretrained(source, trust_remote_code=False, **options)
     except _LOAD_ERRORS as error:
-        raise UserError(
-            f"{noun} {name}: cannot be loaded ({_reason(error)}); give a model directory, "
-            "a hub name, bundled:junior or bundled:premium"
-        ) from error
+        remedy = _remedy(Path(source)) or (
+            "give a model directory, a hub name, bundled:junior or bundled:premium"
+        )
+        raise UserError(f"{noun} {name}: cannot be loaded ({_reason(error)}); {remedy}") from error
     return loaded
+
+
+def _remedy(folder: Path) -> str | None:
+    """What to do about a folder that is not a whole model, where that can be told."""
+    for file in sorted(folder.glob("*")):
+        if file.is_file() and file.stat().st_size < 1024 and file.read_bytes().startswith(_POINTER):
+            return f"{file.name} is a pointer to a file of Git LFS; fetch it: git lfs pull"
+    if (folder / "adapter_config.json").is_file():
+        return "it is an adapter; merge it into its base model, and give the merged model"
+    return None
 
 
 def _load_whole(
@@ -254,6 +279,11 @@ def _load_whole(
 ) -> PreTrainedModel:
     """A model with all its weights, in eval mode. Weights named `unused`… may be missing."""
     model, found = _load(kind, "model", name, dtype=dtype, output_loading_info=True)
+    if getattr(model, "_hf_peft_config_loaded", False):
+        raise UserError(
+            f"model {name}: has an adapter next to its weights, which would be a part of it; merge "
+            "the two, or move adapter_config.json to another folder"
+        )
     missing = [key for key in found["missing_keys"] if not key.startswith(unused or ("\0",))]
     wrong = [key for key, *_ in found["mismatched_keys"]]
     if missing or wrong:
@@ -263,7 +293,25 @@ def _load_whole(
         )
     _refuse_not_finite(f"model {name}:", model)
     loaded: PreTrainedModel = model
+    loaded.config.return_dict = True  # some configurations ask for tuples
+    _keep_savable(loaded)
     return loaded
+
+
+def _keep_savable(model: PreTrainedModel) -> None:
+    """Drop sampling settings that contradict each other: such a model loads, and cannot be saved.
+
+    Nothing here samples by a model's own settings.
+    """
+    config = getattr(model, "generation_config", None)
+    if config is None:
+        return
+    try:
+        config.validate(strict=True)
+    except ValueError:
+        tokens = ("bos_token_id", "eos_token_id", "pad_token_id")
+        kept = {name: getattr(config, name) for name in tokens}
+        model.generation_config = GenerationConfig(**kept)
 
 
 def _refuse_not_finite(whose: str, model: torch.nn.Module) -> None:

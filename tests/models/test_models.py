@@ -1,5 +1,6 @@
 """A model or adapter without a weight, or with one that is not a number, is refused by name."""
 
+import json
 import math
 import shutil
 from collections.abc import Callable
@@ -17,6 +18,7 @@ from privcode.models import (
     load_adapter,
     load_encoder,
     load_model,
+    load_tokenizer,
     save_model,
 )
 from privcode.pipeline.preflight import refuse_early
@@ -79,6 +81,59 @@ def test_a_weight_too_large_for_the_dtype_is_refused_by_its_name(tmp_path: Path)
 def test_a_tied_head_is_no_missing_weight() -> None:
     assert "lm_head.weight" not in load_file(ASSETS / "junior" / "model.safetensors")
     assert load_model("bundled:junior").config.tie_word_embeddings
+
+
+POINTER = "version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12345\n"
+
+
+@pytest.mark.parametrize("file", ["model.safetensors", "pytorch_model.bin", "tokenizer.json"])
+def test_a_pointer_in_place_of_a_file_is_named(tmp_path: Path, file: str) -> None:
+    folder = Path(shutil.copytree(ASSETS / "junior", tmp_path / "model"))
+    if file.endswith(".bin"):
+        (folder / "model.safetensors").unlink()
+    (folder / file).write_text(POINTER)
+    load: Callable[[str], object] = load_tokenizer if "tokenizer" in file else load_model
+    with pytest.raises(UserError, match=rf"cannot be loaded .*{file} is a pointer .* git lfs pull"):
+        load(str(folder))
+
+
+@pytest.mark.parametrize("files", [[], ["config.json"]])
+def test_an_adapters_folder_is_no_model(adapter: Path, files: list[str]) -> None:
+    for file in files:
+        shutil.copy(ASSETS / "junior" / file, adapter)
+    with pytest.raises(UserError, match=r"cannot be loaded .*it is an adapter; merge it"):
+        load_model(str(adapter))
+
+
+def test_an_adapter_next_to_the_weights_is_refused(adapter: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(ASSETS / "junior", tmp_path / "both"))
+    for file in adapter.iterdir():
+        shutil.copy(file, folder)
+    with pytest.raises(UserError, match="has an adapter next to its weights"):
+        load_model(str(folder))
+
+
+@pytest.fixture
+def junior_with(tmp_path: Path) -> Callable[..., str]:
+    def make(file: str, **fields: object) -> str:
+        path = Path(shutil.copytree(ASSETS / "junior", tmp_path / "changed")) / file
+        path.write_text(
+            json.dumps((json.loads(path.read_text()) if path.exists() else {}) | fields)
+        )
+        return str(path.parent)
+
+    return make
+
+
+def test_a_configuration_that_cannot_be_is_one_line(junior_with: Callable[..., str]) -> None:
+    name = junior_with("config.json", pad_token_id=99999)
+    with pytest.raises(UserError, match=r"cannot be loaded \(Padding_idx must be within"):
+        load_model(name)
+
+
+def test_a_model_that_gives_tuples_can_be_used(junior_with: Callable[..., str]) -> None:
+    model = load_model(junior_with("config.json", return_dict=False))
+    assert model(input_ids=torch.tensor([[3, 4]])).logits.shape[:2] == (1, 2)
 
 
 def config_of(junior: str, premium: str) -> Config:

@@ -1,17 +1,21 @@
 """How prompts are put to models, and that every stage puts them in the same way."""
 
+import json
 import re
 from datetime import datetime, timedelta
 from typing import Any
 
 import pytest
 import torch
+import transformers as tf
 import transformers.utils.chat_template_utils as chat_utils
+from tokenizers.processors import TemplateProcessing
 
 from privcode.data.records import Record, Unit
 from privcode.errors import UserError
 from privcode.generation import Sampling, Weights, local
 from privcode.models import (
+    answer_texts,
     answer_tokens,
     around,
     asking,
@@ -19,11 +23,13 @@ from privcode.models import (
     facts,
     load_model,
     load_tokenizer,
+    prompt_tokens,
     tokenizer_of,
 )
 from privcode.models.settings import Lora, Model
 from privcode.models.templates import GAP
 from privcode.training import examples, tuning
+from tests.helpers import families
 from tests.helpers.families import FAMILIES, save
 
 PROMPT = "Write a function that adds."
@@ -107,10 +113,23 @@ def test_training_and_generation_get_the_same_ids(
 @pytest.mark.parametrize("name", FAMILIES)
 def test_answers_come_back_as_they_were_learned(saved: dict[str, str], name: str) -> None:
     tokenizer = load_tokenizer(saved[name])
-    for text in (CODE, "    return é\n", "\tif a:\n\n\n  b  ", " x", "x\n", "\r\n"):
+    quoted = f"ends = '{FAMILIES[name].eos}', '<s>'  # {FAMILIES[name].end}\n"
+    for text in (CODE, "    return é\n", "\tif a:\n\n\n  b  ", " x", "x\n", "\r\n", quoted):
         ids = list(answer_tokens(tokenizer, text).ids)
-        back = tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
-        assert back == text
+        assert not set(ids) & set(tokenizer.all_special_ids)
+        assert answer_texts(tokenizer, [ids]) == [text]
+
+
+@pytest.mark.parametrize("kind", [tf.LlamaTokenizer, tf.CodeLlamaTokenizer])
+def test_a_decoder_that_drops_the_first_space_keeps_the_indentation(kind: Any) -> None:
+    made = json.loads(families.tokenizer("mixtral").backend_tokenizer.to_str())["model"]
+    words = made["vocab"] | {"<s>": len(made["vocab"]), "</s>": len(made["vocab"]) + 1}
+    tokenizer = kind(vocab=words, merges=[tuple(pair) for pair in made["merges"]])
+    texts = [CODE, "    return first\n", "  x", "\tx", "\n  x", ""]
+    rows = [list(answer_tokens(tokenizer, text).ids) for text in texts]
+    assert answer_texts(tokenizer, rows) == texts
+    # Where a model begins an answer in the middle of a line, no space was put there.
+    assert answer_texts(tokenizer, [tokenizer.convert_tokens_to_ids(["def"])]) == ["def"]
 
 
 @pytest.mark.parametrize("name", CHATS)
@@ -212,10 +231,111 @@ def test_a_template_that_the_model_cannot_have_is_refused_before_any_budget(
         r"junior\.template: the chat template fails",
         refusal(saved["llama"], template="{{ messages[7].x.y }}"),
     )
-    assert "empty text" in refusal(saved["gpt2"], template="{% if false %}{{ 1 }}{% endif %}")
+    assert "empty text" in refusal(saved["gpt2"], template="{suffix}")
     for template, fault in (("Question:", "holds no {prompt}"), ("{prompt}", "only a chat")):
         with pytest.raises(ValueError, match=fault):
             Model(model="x", template=template, system="s" if "{prompt}" in template else None)
+
+
+TURNS = "{% for m in messages %}{{ '<|im_start|>' + m.role + '\n' + m.content + '<|im_end|>\n' }}"
+ASSISTANT = "<|im_start|>assistant\n"
+DROPS = "{% for m in messages %}{% if m.role == 'user' %}{{ m.content }}{% endif %}{% endfor %}"
+PARTS = (
+    "{% for m in messages %}{% for c in m.content %}{% if c.type == 'text' %}{{ c.text }}"
+    "{% endif %}{% endfor %}<|eot_id|>{% endfor %}"
+)
+
+
+@pytest.mark.parametrize("template", [PARTS, "Q: {{prompt}}\nA:", "{{ messages[0].content[0] }}"])
+def test_a_template_that_leaves_out_the_prompt_is_refused(
+    saved: dict[str, str], template: str
+) -> None:
+    assert "leaves out the text of the user turn" in refusal(saved["llama"], template=template)
+
+
+def test_a_template_that_leaves_out_the_system_turn_is_refused(saved: dict[str, str]) -> None:
+    said = refusal(saved["qwen2"], template=DROPS, system="Be brief.")
+    assert "leaves out the text of the system turn; leave out system" in said
+
+
+@pytest.mark.parametrize(
+    ("chat", "before"),
+    [
+        # It has no generation prompt.
+        (TURNS + "{% endfor %}", ASSISTANT),
+        # Its generation prompt ends before the answer does begin (gpt-oss names a channel).
+        (
+            TURNS.replace("m.role + '\n'", "m.role + ('<x>' if m.role == 'assistant' else '\n')")
+            + "{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant{% endif %}",
+            "<|im_start|>assistant<x>",
+        ),
+        # Its generation prompt opens a thought that a whole turn does not show (DeepSeek-R1).
+        (
+            TURNS + "{% endfor %}{% if add_generation_prompt %}" + ASSISTANT + "<think>{% endif %}",
+            ASSISTANT + "<think>",
+        ),
+        # It puts only a space before an answer (Mistral), which the answer's first token has.
+        (
+            "{% for m in messages %}{% if m.role == 'user' %}[INST] {{ m.content }} [/INST]"
+            "{% else %} {{ m.content }}{% endif %}{% endfor %}",
+            " [/INST]",
+        ),
+        # It has no place for an answer.
+        ("{{ messages[-1].content if messages[-1].role == 'user' }}:", ":"),
+    ],
+)
+def test_a_prompt_ends_where_the_template_begins_an_answer(
+    saved: dict[str, str], chat: str, before: str
+) -> None:
+    assert asking(chat, load_tokenizer(saved["qwen2"]))(PROMPT).endswith(before)
+
+
+def test_a_template_without_a_place_for_an_answer_keeps_the_tokenizers_own_end(
+    saved: dict[str, str],
+) -> None:
+    section = Model(model=saved["llama"], template="{{ bos_token }}{{ messages[0].content }}")
+    assert tokenizer_of(section).eos_token == FAMILIES["llama"].eos
+
+
+@pytest.mark.parametrize("start", ["\n  Hello\n", "  {% if true %}Hello\n{% endif %}", "Hello "])
+def test_a_templates_beginning_is_as_transformers_writes_it(
+    saved: dict[str, str], start: str
+) -> None:
+    chat = start + "{{ messages[0].content }}"
+    tokenizer = load_tokenizer(saved["qwen2"])
+    turns = [{"role": "user", "content": PROMPT}]
+    whole = tokenizer.apply_chat_template(turns, chat_template=chat, tokenize=False)
+    assert asking(chat, tokenizer)(PROMPT) == whole
+
+
+def test_several_tokens_before_a_text_come_once(saved: dict[str, str]) -> None:
+    tokenizer = load_tokenizer(saved["qwen3"])  # GLM-4 has two, and no token called BOS
+    first = ["<|im_start|>", "<think>"]
+    tokenizer.backend_tokenizer.post_processor = TemplateProcessing(
+        single="<|im_start|> <think> $A",
+        special_tokens=[(token, tokenizer.convert_tokens_to_ids(token)) for token in first],
+    )
+    for text in ("x", "<|im_start|><think>x"):
+        ids = prompt_tokens(tokenizer, text)
+        assert tokenizer.convert_ids_to_tokens(ids) == [*first, "x"]
+
+
+def test_a_tokenizer_with_templates_of_which_none_is_the_default_names_them(
+    saved: dict[str, str],
+) -> None:
+    tokenizer = load_tokenizer(saved["qwen2"])
+    tokenizer.chat_template = {"tool_use": "{{ 1 }}", "rag": "{{ 2 }}"}
+    with pytest.raises(UserError, match=r"templates \(rag, tool_use\) is called default"):
+        asking("chat", tokenizer)
+
+
+@pytest.mark.parametrize(
+    "template", ["{{ 1 // 0 }}", "{% macro a() %}{{ a() }}{% endmacro %}{{ a() }}"]
+)
+def test_a_template_that_fails_in_any_way_is_refused_in_one_line(
+    saved: dict[str, str], template: str
+) -> None:
+    assert "the chat template fails" in refusal(saved["qwen2"], template=template)
 
 
 def test_an_error_of_a_chat_template_does_not_quote_the_prompt(saved: dict[str, str]) -> None:

@@ -17,6 +17,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, Llama
 import privcode
 from privcode.errors import UserError
 from privcode.files import failed_write, sha256_tree
+from privcode.models import load_model
 from privcode.models.settings import Lora, Model
 from privcode.training import tuning
 from privcode.training.settings import Boost
@@ -41,7 +42,7 @@ def tiny() -> tuple[Any, Any]:
 
 
 def run(tmp: Path, method: Any = "lora", **changes: Any) -> int:
-    model, tokenizer = tiny()
+    model, tokenizer = changes.pop("model", None) or tiny()
     torch.seed()  # what was drawn before must not matter
     progress, pairs = changes.pop("progress", None), changes.pop("pairs", PAIRS)
     section = Model(
@@ -132,6 +133,18 @@ def test_full_writes_a_model_and_tokenizer_that_load_and_the_prompt_is_not_learn
             for x, y in ((head, head), (body, labels))
         ]
     assert gain[1] > 2 * abs(gain[0])
+
+
+def test_a_model_whose_own_sampling_settings_contradict_each_other_can_be_tuned(
+    tmp_path: Path,
+) -> None:
+    model, tokenizer = tiny()
+    model.save_pretrained(tmp_path / "model")
+    file = tmp_path / "model" / "generation_config.json"
+    own = {"temperature": 0.6, "top_p": 0.9, "do_sample": False, "eos_token_id": [1, 5]}
+    file.write_text(json.dumps(own))
+    run(tmp_path, "full", model=(load_model(str(tmp_path / "model")), tokenizer), epochs=1)
+    assert load_model(str(tmp_path / "out")).generation_config.eos_token_id is not None
 
 
 def test_a_second_call_continues_from_the_last_whole_checkpoint(tmp_path: Path) -> None:

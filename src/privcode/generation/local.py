@@ -25,6 +25,7 @@ from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerB
 from privcode.errors import UserError
 from privcode.generation import Sampling, Weights
 from privcode.models import (
+    answer_texts,
     context_length,
     end_tokens,
     load_adapter,
@@ -90,10 +91,7 @@ class LocalGenerator:
             list(takewhile(lambda token: token not in ends, row))
             for row in output[:, longest:].tolist()
         ]
-        texts: list[str] = self.tokenizer.batch_decode(
-            answers, skip_special_tokens=True, clean_up_tokenization_spaces=False
-        )
-        return texts
+        return answer_texts(self.tokenizer, answers)
 
     def _config(self, sampling: Sampling, room: int) -> Any:
         drawn: dict[str, float] = {}

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     )
     from privcode.models.tokens import (
         Answer,
+        answer_texts,
         answer_tokens,
         end_tokens,
         pair_tokens,
@@ -42,6 +43,7 @@ __all__ = [
     "Answer",
     "Dtype",
     "Sizes",
+    "answer_texts",
     "answer_tokens",
     "around",
     "asking",
@@ -64,7 +66,15 @@ __all__ = [
     "sizes",
     "tokenizer_of",
 ]
-_TOKENS = ("Answer", "answer_tokens", "end_tokens", "pair_tokens", "prompt_tokens", "tokenizer_of")
+_TOKENS = (
+    "Answer",
+    "answer_texts",
+    "answer_tokens",
+    "end_tokens",
+    "pair_tokens",
+    "prompt_tokens",
+    "tokenizer_of",
+)
 
 
 def __getattr__(name: str) -> Any:

@@ -2,7 +2,7 @@
 
 Promises: what would end training or sampling later is refused before any budget is spent, by the
 field of the config.
-Does not: run the model. Whether its records can be clipped is found by trial (`training.dp_sgd`).
+Does not: find whether its records can be clipped. A trial does (`training.dp_sgd`).
 """
 
 from typing import Any
@@ -11,7 +11,9 @@ from privcode.errors import UserError
 from privcode.models.loading import check_model, context_length, load_config, load_tokenizer, sizes
 from privcode.models.settings import Model
 from privcode.models.templates import asking
-from privcode.models.tokens import prompt_tokens, tokenizer_of
+from privcode.models.tokens import answer_texts, answer_tokens, prompt_tokens, tokenizer_of
+
+_CODES = ("def f(x):\n    if x:\n\t\treturn  'a'\n\n    return x  # 1\n", "    return x\n")
 
 
 def check(section: Model, field: str) -> None:
@@ -22,14 +24,17 @@ def check(section: Model, field: str) -> None:
         field: its name, "junior" or "premium".
 
     Raises:
-        UserError: the model or its tokenizer cannot be loaded, a special token has no embedding,
-            `max_tokens` is more than the positions of the model, its template cannot be used, or
-            no layer can be adapted.
+        UserError: the model or its tokenizer cannot be loaded; the model fails its trial; a token
+            of a text has no embedding; code does not come back from its tokens; `max_tokens` is
+            more than the positions of the model; its template cannot be used; or no layer can be
+            adapted.
     """
     tokenizer = check_template(section, field)
     check_model(section.model, section.dtype)
     config = load_config(section.model)
     _check_special_tokens(section, field, tokenizer, config)
+    whose = f"{field}.model: the tokenizer of {section.model}"
+    _check_tokenizer(tokenizer, whose, config.get_text_config().vocab_size)
     if section.max_tokens > (context := context_length(config)):
         raise UserError(
             f"{field}.max_tokens: is {section.max_tokens}, and the model has {context} positions; "
@@ -68,4 +73,23 @@ def _check_special_tokens(section: Model, field: str, tokenizer: Any, config: An
                 f"{field}.model: the {kind} token {token} of {section.model}'s tokenizer has the "
                 f"number {number}, and the model has {embeddings} embeddings; choose a {kind} "
                 "token that it has, in tokenizer_config.json, or resize the model"
+            )
+
+
+def _check_tokenizer(tokenizer: Any, whose: str, embeddings: int) -> None:
+    if tokenizer.eos_token_id is None:
+        raise UserError(f"{whose} has no end token; set eos_token in its tokenizer_config.json")
+    # Special tokens are no part of a text: multimodal models have some that only images use.
+    special = {n for n, token in tokenizer.added_tokens_decoder.items() if token.special}
+    last, token = max((n, t) for t, n in tokenizer.get_vocab().items() if n not in special)
+    if last >= embeddings:
+        raise UserError(
+            f"{whose} has a token {token!r} with the number {last}, and the model has {embeddings} "
+            "embeddings; resize the model (resize_token_embeddings), or take its own tokenizer"
+        )
+    for code in _CODES:
+        (back,) = answer_texts(tokenizer, [answer_tokens(tokenizer, code).ids])
+        if back != code:
+            raise UserError(
+                f"{whose} loses spaces or new lines of code; choose a model that is made for code"
             )

@@ -16,6 +16,7 @@ import struct
 from collections.abc import Iterable
 from functools import cache
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any, NamedTuple
 
 import torch
@@ -26,6 +27,7 @@ from transformers import (
     AutoModel,
     AutoModelForCausalLM,
     AutoTokenizer,
+    GenerationConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
@@ -36,6 +38,7 @@ from privcode.files import failed_write, read_json, write_json
 from privcode.models import _gguf
 from privcode.models.layers import Layers, layers_of, left_out
 from privcode.models.settings import Dtype
+from privcode.models.trial import try_model
 
 UNLIMITED = 1 << 40
 """Tokens: more than any text has."""
@@ -51,7 +54,13 @@ _LOAD_ERRORS = (
     RuntimeError,
     SafetensorError,
     struct.error,
+    AssertionError,
+    AttributeError,
+    TypeError,
+    EOFError,
+    UnpicklingError,
 )
+_POINTER = b"version https://git-lfs.github.com/"
 
 
 def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
@@ -90,12 +99,12 @@ def load_model(name: str, dtype: Dtype = "float32") -> PreTrainedModel:
 
 @cache
 def check_model(name: str, dtype: Dtype) -> None:
-    """Load `name` once, on the CPU, and drop it.
+    """Load `name` once, on the CPU, try it on a few tokens, and drop it.
 
     Raises:
-        UserError: as for `load_model`.
+        UserError: as for `load_model` and `try_model`.
     """
-    _load_whole(AutoModelForCausalLM, name, getattr(torch, dtype))
+    try_model(name, _load_whole(AutoModelForCausalLM, name, getattr(torch, dtype)))
 
 
 def load_encoder(name: str) -> PreTrainedModel:
@@ -343,10 +352,20 @@ def _load(kind: Any, noun: str, name: str, **options: Any) -> Any:
                 return kind.from_pretrained(source, trust_remote_code=False, **file, **options)
         return kind.from_pretrained(source, trust_remote_code=False, **options)
     except _LOAD_ERRORS as error:
-        raise UserError(
-            f"{noun} {name}: cannot be loaded ({_reason(error)}); give a model directory, "
-            "a GGUF file, a hub name, bundled:junior or bundled:premium"
-        ) from error
+        remedy = _remedy(Path(source)) or (
+            "give a model directory, a GGUF file, a hub name, bundled:junior or bundled:premium"
+        )
+        raise UserError(f"{noun} {name}: cannot be loaded ({_reason(error)}); {remedy}") from error
+
+
+def _remedy(folder: Path) -> str | None:
+    """What to do about a folder that is not a whole model, where that can be told."""
+    for file in sorted(folder.glob("*")):
+        if file.is_file() and file.stat().st_size < 1024 and file.read_bytes().startswith(_POINTER):
+            return f"{file.name} is a pointer to a file of Git LFS; fetch it: git lfs pull"
+    if (folder / "adapter_config.json").is_file():
+        return "it is an adapter; merge it into its base model, and give the merged model"
+    return None
 
 
 def _load_whole(
@@ -355,6 +374,11 @@ def _load_whole(
     """A model with all its weights, in eval mode. Weights named `unused`… may be missing."""
     options = {"quantization_config": _gguf.unpacked()} if _gguf.is_gguf(name) else {}
     model, found = _load(kind, "model", name, dtype=dtype, output_loading_info=True, **options)
+    if getattr(model, "_hf_peft_config_loaded", False):
+        raise UserError(
+            f"model {name}: has an adapter next to its weights, which would be a part of it; merge "
+            "the two, or move adapter_config.json to another folder"
+        )
     missing = [key for key in found["missing_keys"] if not key.startswith(unused or ("\0",))]
     wrong = [key for key, *_ in found["mismatched_keys"]]
     if missing or wrong:
@@ -364,7 +388,25 @@ def _load_whole(
         )
     _refuse_not_finite(f"model {name}:", model)
     loaded: PreTrainedModel = model
+    loaded.config.return_dict = True  # some configurations ask for tuples
+    _keep_savable(loaded)
     return loaded
+
+
+def _keep_savable(model: PreTrainedModel) -> None:
+    """Drop sampling settings that contradict each other: such a model loads, and cannot be saved.
+
+    Nothing here samples by a model's own settings.
+    """
+    config = getattr(model, "generation_config", None)
+    if config is None:
+        return
+    try:
+        config.validate(strict=True)
+    except ValueError:
+        tokens = ("bos_token_id", "eos_token_id", "pad_token_id")
+        kept = {name: getattr(config, name) for name in tokens}
+        model.generation_config = GenerationConfig(**kept)
 
 
 def _refuse_not_finite(whose: str, model: torch.nn.Module) -> None:

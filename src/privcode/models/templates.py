@@ -3,8 +3,8 @@
 Promises:
 - Only the placeholders of a text template are read, so code may hold any other braces.
 - A prompt gives the same text on any day, whatever a chat template asks of the clock.
-- A chat is one user turn, after a system turn if there is one. The text ends where the model's
-  answer begins.
+- A chat is one user turn, after a system turn if there is one. The text ends where the template
+  writes an answer. A template that leaves out one of the turns is refused.
 
 Does not: make tokens (`models.tokens`), or load a tokenizer.
 """
@@ -12,8 +12,6 @@ Does not: make tokens (`models.tokens`), or load a tokenizer.
 import re
 from collections.abc import Callable
 from typing import Any
-
-from jinja2 import TemplateError
 
 from privcode.errors import UserError
 from privcode.syntax import GAP
@@ -42,9 +40,14 @@ _DAY = {"%d": "26", "%b": "Jul", "%B": "July", "%m": "07", "%Y": "2024", "%y": "
 _CLOCK = (
     "{%- macro strftime_now(form) -%}{{ form"
     + "".join(f" | replace('{code}', '{value}')" for code, value in _DAY.items())
-    + " }}{%- endmacro -%}"
+    + " }}{%- endmacro %}\n"
 )
-"""Jinja: put before a chat template, it stops the clock that transformers gives to it."""
+"""Jinja: put before a chat template, it stops the clock that transformers gives to it.
+
+It writes nothing, and leaves spaces and new lines at the template's beginning as they were.
+"""
+
+_QUESTION, _ANSWER = "question 4711", "answer 4711"
 
 
 def render(template: str, **fields: str) -> str:
@@ -92,12 +95,13 @@ def asking(template: str, tokenizer: Any, system: str | None = None) -> Callable
         system: text of the system turn of a chat.
 
     Raises:
-        UserError: the tokenizer has no chat template or no tokens to fill in the middle; or, from
-            the function, the chat template fails.
+        UserError: the tokenizer has no chat template or no tokens to fill in the middle; the chat
+            template fails, also from the function, or leaves out a turn.
     """
     if is_chat(template):
         chat = _chat_template(template, tokenizer)
-        return lambda prompt: _chat(tokenizer, chat, turns(prompt, system), True)
+        opening, _ = _around_an_answer(tokenizer, chat, system)
+        return lambda prompt: _chat(tokenizer, chat, turns(prompt, system), True) + opening
     text = _fim_template(tokenizer) if template == FIM else template
 
     def ask(prompt: str) -> str:
@@ -110,13 +114,12 @@ def asking(template: str, tokenizer: Any, system: str | None = None) -> Callable
 def after_an_answer(template: str, tokenizer: Any, system: str | None = None) -> str:
     """What a chat template writes after the text of an answer: its end of turn.
 
+    Empty for a template that has no place for an answer.
+
     Raises:
         UserError: see `asking`.
     """
-    chat = _chat_template(template, tokenizer)
-    answer = "ANSWER"
-    conversation = [*turns("prompt", system), {"role": "assistant", "content": answer}]
-    return _chat(tokenizer, chat, conversation, False).rpartition(answer)[2]
+    return _around_an_answer(tokenizer, _chat_template(template, tokenizer), system)[1]
 
 
 def turns(prompt: str, system: str | None = None) -> list[dict[str, str]]:
@@ -128,14 +131,46 @@ def turns(prompt: str, system: str | None = None) -> list[dict[str, str]]:
 def _chat_template(template: str, tokenizer: Any) -> str:
     if template != CHAT:
         return template
-    if isinstance(tokenizer.chat_template, str):
-        return tokenizer.chat_template
-    if isinstance(tokenizer.chat_template, dict) and "default" in tokenizer.chat_template:
-        return str(tokenizer.chat_template["default"])
+    found = tokenizer.chat_template
+    if isinstance(found, str):
+        return found
+    if found and "default" in found:
+        return str(found["default"])
+    if found:
+        raise UserError(
+            f"template: is chat, and none of the tokenizer's chat templates "
+            f"({', '.join(sorted(found))}) is called default; write the one to use as the template"
+        )
     raise UserError(
         "template: is chat, and the tokenizer has no chat template; choose an instruct model, or "
         "write a template"
     )
+
+
+def _around_an_answer(tokenizer: Any, chat: str, system: str | None) -> tuple[str, str]:
+    """What a chat template writes before an answer, beyond its generation prompt, and after it.
+
+    Some templates have no generation prompt, or one that ends before the answer does begin.
+
+    Raises:
+        UserError: the template fails, or leaves out a turn.
+    """
+    conversation = turns(_QUESTION, system)
+    asked = _chat(tokenizer, chat, conversation, True)
+    for turn in conversation:
+        if turn["content"].strip() not in asked:
+            remedy = "leave out system" if turn["role"] == "system" else "write a Jinja template"
+            raise UserError(
+                f"template: the chat template leaves out the text of the {turn['role']} turn; "
+                f"{remedy}"
+            )
+    answered = [*conversation, {"role": "assistant", "content": _ANSWER}]
+    before, found, after = _chat(tokenizer, chat, answered, False).rpartition(_ANSWER)
+    if not found:
+        return "", ""
+    opening = before.removeprefix(asked) if before.startswith(asked) else ""
+    # A space alone is part of the answer's first token.
+    return (opening if opening.strip() else ""), after
 
 
 def _chat(tokenizer: Any, chat: str, conversation: list[dict[str, str]], asks: bool) -> str:
@@ -147,12 +182,14 @@ def _chat(tokenizer: Any, chat: str, conversation: list[dict[str, str]], asks: b
             add_generation_prompt=asks,
             **_VARIABLES,
         )
-    except (TemplateError, TypeError, ValueError, KeyError) as error:
+    except Exception as error:  # a template is a program, and may fail in any way
         # The kind only: a template's message may quote the prompt.
-        system = " with a system turn" if conversation[0]["role"] == "system" else ""
+        roles = [turn["role"] for turn in conversation]
+        answer = " and an answer" if "assistant" in roles else ""
+        system = " with a system turn" if "system" in roles else ""
         raise UserError(
             f"template: the chat template fails ({type(error).__name__}) on one user "
-            f"turn{system}; {'leave out system' if system else 'correct it'}"
+            f"turn{answer}{system}; {'leave out system' if system else 'correct it'}"
         ) from None
     return text
 

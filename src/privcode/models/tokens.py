@@ -6,7 +6,8 @@ Promises:
   template writes them. It loses the tokens that the tokenizer puts after a text (an end token),
   because an answer follows.
 - An answer gets no special token but one end token after it. Generation stops at that token. In a
-  chat, it is the template's end of turn.
+  chat, it is the template's end of turn. Code that quotes a special token is text.
+- An answer comes back from its tokens as it was, spaces at its beginning included.
 
 Does not: render a template, or cut anything to a length.
 """
@@ -54,18 +55,51 @@ def tokenizer_of(section: Model) -> Any:
 
 def prompt_tokens(tokenizer: Any, prompt: str) -> list[int]:
     """The tokens of a rendered prompt. Empty for an empty prompt without a token before it."""
-    # A chat template writes the first token itself.
-    begun = bool(tokenizer.bos_token) and prompt.startswith(tokenizer.bos_token)
     # Not verbose: the tokenizer would print the length of a text that is too long for the model.
-    ids: list[int] = tokenizer(prompt, add_special_tokens=not begun, verbose=False)["input_ids"]
-    behind = 0 if begun else _appended(tokenizer)
-    return ids[: len(ids) - behind] if behind else ids
+    ids: list[int] = tokenizer(prompt, add_special_tokens=False, verbose=False)["input_ids"]
+    before = _put_before(tokenizer)
+    # A chat template writes the first tokens itself.
+    return ids if ids[: len(before)] == before else [*before, *ids]
 
 
 def answer_tokens(tokenizer: Any, text: str) -> Answer:
     """The tokens of an answer. The tokenizer must be a fast one, because offsets are needed."""
-    found = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
+    found = tokenizer(
+        text,
+        add_special_tokens=False,
+        split_special_tokens=True,
+        return_offsets_mapping=True,
+        verbose=False,
+    )
     return Answer(found["input_ids"], found["offset_mapping"])
+
+
+def answer_texts(tokenizer: Any, rows: Sequence[Sequence[int]]) -> list[str]:
+    """The texts of answers, from their tokens. Special tokens are left out.
+
+    SentencePiece tokenizers put a space before a text, some of them only before one that does not
+    begin with a space. Their decoders drop a space from every text that begins with one. So the
+    texts are decoded after another text, and lose the space that `answer_tokens` has put there.
+    """
+
+    def after_a(ids: Sequence[int]) -> str:
+        text = tokenizer.decode(
+            [*first, *ids], skip_special_tokens=True, clean_up_tokenization_spaces=False
+        )
+        return str(text[len(alone) :])
+
+    def put_before(text: str) -> int:
+        return len(after_a(answer_tokens(tokenizer, text).ids)) - len(text)
+
+    first = answer_tokens(tokenizer, "a").ids
+    alone = tokenizer.decode(first, clean_up_tokenization_spaces=False)
+    before_a_word, before_spaces = put_before("a"), put_before("  a")
+    texts = []
+    for text in map(after_a, rows):
+        spaces = len(text) - len(text.lstrip(" "))
+        drop = before_spaces if spaces > before_a_word else min(before_a_word, spaces)
+        texts.append(text[drop:])
+    return texts
 
 
 def pair_tokens(tokenizer: Any, prompt: str, answer: str) -> tuple[list[int], int]:
@@ -89,7 +123,8 @@ def end_tokens(tokenizer: Any, model: Any) -> list[int]:
     return sorted(ends)
 
 
-def _appended(tokenizer: Any) -> int:
-    """How many special tokens the tokenizer puts after a text."""
-    marks = tokenizer("a", return_special_tokens_mask=True)["special_tokens_mask"]
-    return next((n for n, special in enumerate(reversed(marks)) if not special), 0)
+def _put_before(tokenizer: Any) -> list[int]:
+    """The special tokens that the tokenizer puts before a text."""
+    found = tokenizer("a", return_special_tokens_mask=True)
+    ids: list[int] = found["input_ids"]
+    return ids[: found["special_tokens_mask"].index(0)]

@@ -52,6 +52,18 @@ def test_every_relative_link_leads_to_a_file_and_a_heading(page: Path) -> None:
         assert not anchor or anchor in anchors(target), link
 
 
+def test_every_test_that_public_reports_name_exists() -> None:
+    page = (ROOT / "docs/evidence/public-reports.md").read_text(encoding="utf-8")
+    named = {words.strip() for words in re.findall(r"\btest ((?:\w+ )+)(?=\||;)", page)}
+    there = {
+        name.replace("_", " ")
+        for path in (ROOT / "tests").rglob("test_*.py")
+        for name in re.findall(r"^def test_(\w+)", path.read_text(encoding="utf-8"), flags=re.M)
+    }
+    assert len(named) > 30
+    assert named - there == set()
+
+
 @pytest.mark.parametrize("page", PAGES, ids=name_of)
 def test_every_path_of_the_repository_that_a_page_names_exists(page: Path) -> None:
     for name in PLACE.findall(page.read_text(encoding="utf-8")):

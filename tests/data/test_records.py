@@ -156,6 +156,16 @@ def test_every_format_gives_the_same_rows_in_order(name: str, tmp_path: Path) ->
     assert report.languages == {"python": 1, "java": 2}
 
 
+@pytest.mark.parametrize("kind", [pa.large_string(), pa.dictionary(pa.int8(), pa.string())])
+def test_text_of_any_arrow_type_is_read(kind: pa.DataType, tmp_path: Path) -> None:
+    columns = {
+        name: pa.array([row[name] for row in ROWS]).cast(kind) for name in ("prompt", "code")
+    }
+    pq.write_table(pa.table(columns), tmp_path / "a.parquet")
+    found = [(row["prompt"], row["code"]) for _, row in read_rows(str(tmp_path / "a.parquet"))]
+    assert found == [(row["prompt"], row["code"]) for row in ROWS]
+
+
 def test_a_split_of_a_saved_folder_is_chosen_by_name(tmp_path: Path) -> None:
     write_splits(tmp_path / "splits")
     assert len(list(read_rows(f"{tmp_path}/splits:train"))) == 3

@@ -152,6 +152,15 @@ def test_half_a_surrogate_pair_fails_its_own_sample_alone(tmp_path, kind, plus):
     assert {found["plus_status"] for found in theirs[1:]} <= {None, "fail", "pass"}
 
 
+@needs_sandbox
+def test_an_answer_with_carriage_returns_passes():
+    body = "    return a + b\r\n\r\n\r\ndef other():\r\n    pass\r\n"
+    assert score([ADD], [solution(body)]).pass_at == {1: 1.0}
+    answer = "Here:\r\n```python\r\ndef add(a, b):\r\n    return a + b\r\n```\r\n"
+    whole = {"task_id": "t/0", "solution": extract(answer, "instruct", ADD)}
+    assert score([ADD], [whole]).pass_at == {1: 1.0}
+
+
 def test_a_task_without_test_names_the_field(tmp_path):
     row = {key: value for key, value in asdict(ADD).items() if key != "test"}
     with pytest.raises(UserError, match=r"row 1, field test: is missing"):

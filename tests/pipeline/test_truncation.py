@@ -5,9 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from privcode.config import Config, load_config
+from privcode.config import Config, load_config, with_settings
 from privcode.errors import UserError
 from privcode.files import write_jsonl
+from privcode.models import load_model, load_tokenizer
 from privcode.pipeline.planning import planned, shared_by_many
 from privcode.pipeline.run import Run
 
@@ -70,3 +71,21 @@ def test_nothing_is_said_where_nothing_is_cut(tmp_path: Path) -> None:
     chosen = config(tmp_path, [SHORT] * 3)
     with Run(chosen, tmp_path / "run") as run:
         assert "lose code" not in shared_by_many(chosen, run.plan)
+
+
+def test_a_prompt_that_quotes_a_token_without_an_embedding_is_refused_before_budget_is_spent(
+    tmp_path: Path,
+) -> None:
+    model, tokenizer = load_model("bundled:junior"), load_tokenizer("bundled:junior")
+    rows = model.get_input_embeddings().weight.shape[0]
+    tokenizer.add_tokens([f"<image {n}>" for n in range(rows - len(tokenizer) + 1)], True)
+    model.save_pretrained(tmp_path / "model")
+    tokenizer.save_pretrained(tmp_path / "model")
+    quoted = tokenizer.convert_ids_to_tokens(len(tokenizer) - 1)
+    written = config(tmp_path, [SHORT, SHORT | {"prompt": f"Say {quoted}."}])
+    chosen = with_settings(written, {"junior.model": str(tmp_path / "model")}, "here")
+    with Run(chosen, tmp_path / "run") as run:
+        with pytest.raises(UserError, match="special token for which the model has no") as caught:
+            run.do("sanitize")
+        assert quoted not in str(caught.value)
+        assert not run.ledger.exists()

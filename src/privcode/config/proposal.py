@@ -225,7 +225,7 @@ def summary(findings: Findings, plan: PrivacyPlan, prompts: Path | None = None) 
             "duplicates",
             f"{findings.repeats.exact:,} exact, {findings.repeats.near:,} near",
         ),
-        ("secrets", f"rows with {_counts(findings.secrets)}"),
+        ("secrets", f"rows with {_counts(findings.secrets)}" if findings.secrets else "none"),
         ("owners", "; ".join(owners) or "no column looks like one"),
         ("units", f"{_counted(findings):,} {'owners' if guess.unit else 'records'}"),
     ]

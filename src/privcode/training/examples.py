@@ -10,13 +10,14 @@ Does not: read files, or decide what is an error. The caller decides how many cu
 many.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 
 from privcode.data.records import Record
+from privcode.errors import UserError
 from privcode.models import answer_tokens, prompt_tokens
 from privcode.syntax.spans import Span, completion_spans, spans_between, token_mask
 
@@ -75,6 +76,21 @@ def collate(
         scored=padded([[int(i >= e.start) for i in range(len(e.ids))] for e in examples], 0).bool(),
         structure=padded([[int(s) for s in e.structure] for e in examples], 0).bool(),
     )
+
+
+def refuse_unknown_tokens(examples: Iterable[Example], embeddings: int) -> None:
+    """Refuse examples with a token for which the model has no embedding.
+
+    A text may quote a special token that the tokenizer knows and the model does not.
+
+    Raises:
+        UserError: says that there is one. It does not say where, because that is private.
+    """
+    if any(max(example.ids, default=0) >= embeddings for example in examples):
+        raise UserError(
+            "data.source: a prompt quotes a special token for which the model has no embedding; "
+            "take such text out of the data"
+        )
 
 
 def encode(

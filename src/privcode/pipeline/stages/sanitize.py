@@ -26,7 +26,7 @@ from privcode.privacy.ledger import Ledger
 from privcode.privacy.spending import overlaps
 from privcode.training import dp_sgd
 from privcode.training.dp_sgd import Learner
-from privcode.training.examples import encode
+from privcode.training.examples import encode, refuse_unknown_tokens
 from privcode.training.gradient_canaries import GradientCanaries
 from privcode.training.independence import passes
 
@@ -56,6 +56,7 @@ def _work(run: RunDirectory) -> Path:
     field = "premium" if output == run.premium else "junior"
     say_private(lambda: f"sanitize: {line}" if (line := words(lost, section, field)) else "")
     refuse_emptied(lost, field)
+    refuse_unknown_tokens(examples, model.get_input_embeddings().weight.shape[0])
     canaries = _canaries(run, model)
     learner = Learner(model, tokenizer.pad_token_id, section.max_tokens)
     with progress_bar("trial", passes(settings.micro_batch)) as progress:

@@ -4,7 +4,6 @@ import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -17,6 +16,7 @@ from privcode.models.templates import GAP
 from privcode.pipeline.run import Run
 from privcode.scoring import load_tasks, prompt_for
 from tests.helpers.families import FAMILIES, save
+from tests.helpers.real import real_model
 
 pytestmark = pytest.mark.slow
 
@@ -70,7 +70,14 @@ def test_every_stage_of_a_run_puts_a_prompt_in_the_same_ids(
     check_run(tmp_path, save(name, tmp_path), template)
 
 
-def check_run(root: Path, model: str, template: str, **lora: Any) -> None:
+@pytest.mark.parametrize("template", [TEXT, "chat", JINJA])
+def test_every_stage_puts_a_prompt_to_smollm2_in_the_same_ids(
+    tmp_path: Path, template: str
+) -> None:
+    check_run(tmp_path, str(real_model("smollm2-135m-instruct")), template)
+
+
+def check_run(root: Path, model: str, template: str) -> None:
     """Run all stages on a model, and look at the ids that it sees in each."""
     fills = template == "fim"
     prompt = f"def add(x):\n{GAP}\nadd(1)\n" if fills else "Write a function that adds."

@@ -25,7 +25,9 @@ from privcode.generation.local import LocalGenerator
 from privcode.models import check_model, facts, load_model, load_tokenizer
 from privcode.models.loading import UNLIMITED, context_length
 from privcode.models.settings import Lora, Model
+from privcode.models.trial import try_model
 from tests.helpers import families
+from tests.helpers.real import real_model
 
 PROMPT = "Question: add\n\nAnswer:\n"
 
@@ -149,3 +151,11 @@ def test_a_model_without_positions_has_no_longest_prompt(tmp_path: Path) -> None
     generator = LocalGenerator(model, load_tokenizer(name))
     assert generator.fits(PROMPT * 500)
     assert len(generator.generate([PROMPT], Sampling(max_new_tokens=3))) == 1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
+@pytest.mark.parametrize("name", ["smollm2-135m-instruct", "gemma3-270m"])
+def test_real_models_pass_their_trial_in_any_dtype(name: str, dtype: Any) -> None:
+    model = load_model(str(real_model(name)), dtype)
+    try_model(name, model.cpu())

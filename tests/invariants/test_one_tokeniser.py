@@ -70,11 +70,8 @@ def test_every_stage_of_a_run_puts_a_prompt_in_the_same_ids(
     check_run(tmp_path, save(name, tmp_path), template)
 
 
-@pytest.mark.parametrize("template", [TEXT, "chat", JINJA])
-def test_every_stage_puts_a_prompt_to_smollm2_in_the_same_ids(
-    tmp_path: Path, template: str
-) -> None:
-    check_run(tmp_path, str(real_model("smollm2-135m-instruct")), template)
+def test_every_stage_puts_a_prompt_to_smollm2_in_the_same_ids(tmp_path: Path) -> None:
+    check_run(tmp_path, str(real_model("smollm2-135m-instruct")), "chat")
 
 
 def check_run(root: Path, model: str, template: str) -> None:

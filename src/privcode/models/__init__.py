@@ -25,10 +25,9 @@ if TYPE_CHECKING:
         load_model,
         load_tokenizer,
         public_name,
-        save_merged,
-        save_model,
         sizes,
     )
+    from privcode.models.saving import save_merged, save_model
     from privcode.models.tokens import (
         Answer,
         answer_texts,
@@ -66,18 +65,22 @@ __all__ = [
     "sizes",
     "tokenizer_of",
 ]
-_TOKENS = (
-    "Answer",
-    "answer_texts",
-    "answer_tokens",
-    "end_tokens",
-    "pair_tokens",
-    "prompt_tokens",
-    "tokenizer_of",
-)
+_MODULES = {
+    "saving": ("save_merged", "save_model"),
+    "tokens": (
+        "Answer",
+        "answer_texts",
+        "answer_tokens",
+        "end_tokens",
+        "pair_tokens",
+        "prompt_tokens",
+        "tokenizer_of",
+    ),
+}
 
 
 def __getattr__(name: str) -> Any:
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"{__name__}.{'tokens' if name in _TOKENS else 'loading'}"), name)
+    module = next((module for module, names in _MODULES.items() if name in names), "loading")
+    return getattr(import_module(f"{__name__}.{module}"), name)

@@ -105,6 +105,8 @@ def test_an_arm_that_fails_says_why_in_one_line(config: Path) -> None:
 
 def test_what_an_arm_would_refuse_is_refused_before_any_starts(config: Path) -> None:
     (config.parent / "tasks.jsonl").write_text("{}\n")
-    with pytest.raises(UserError, match=r"^[^ ]*tasks\.jsonl, row 1, field task_id"):
+    with pytest.raises(
+        UserError, match=r"^[^ ]*tasks\.jsonl, row 1: has the fields of no known format"
+    ):
         compare(load_config(config), config.parent / "out")
     assert not (config.parent / "out").exists()

@@ -9,6 +9,8 @@ SOURCE = Path(privcode.__file__).parent
 INSIDE = ("execution/", "scoring/drivers/")
 """What confines programs, and what is sent into the sandbox as text."""
 ALLOWED = {
+    "data/collect/collecting.py": "starts privcode itself: processes that read files",
+    "data/collect/git.py": "starts git, with nothing from a repository that runs programs",
     "experiments/compare.py": "starts privcode itself, one process for each run",
     "exercises/tasks.py": "computes answers to made-up exercises, of expressions of its own",
 }

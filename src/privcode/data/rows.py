@@ -83,7 +83,7 @@ def files_of(source: str) -> list[Path]:
         return [path for path in found if not stat.S_ISDIR(_mode(path))]
     name, _, split = source.partition(":")
     folder = Path(name)
-    if not stat.S_ISDIR(_mode(name)) or any((folder / made).exists() for made in _SAVED):
+    if not stat.S_ISDIR(_mode(name)) or any(os.path.exists(folder / made) for made in _SAVED):
         return []
     of_split = re.compile(rf"{re.escape(split)}(?![a-z0-9])" if split else "", re.IGNORECASE)
     return [path for path in _inside(folder) if kind_of_file(path) and of_split.match(path.name)]
@@ -103,7 +103,7 @@ def located(source: str, folder: Path) -> str:
         pattern = os.path.join(glob.escape(str(folder)), source)
         return pattern if files_of(pattern) else source
     name = source if os.path.lexists(folder / source) else source.partition(":")[0]
-    return str(folder / source) if name and (folder / name).exists() else source
+    return str(folder / source) if name and os.path.exists(folder / name) else source
 
 
 def _is_pattern(source: str) -> bool:

@@ -103,6 +103,11 @@ def _inputs(model: PreTrainedModel) -> dict[str, list[tuple[int, ...]]]:
     for name, module in bare.named_modules():
         if isinstance(module, _LINEAR):
             module.register_forward_pre_hook(_noting(shapes, name))
+        elif hasattr(module, "rope_type"):  # other kinds look at values, and change no shape
+            kinds = module.rope_type
+            module.rope_type = (
+                dict.fromkeys(kinds, "default") if isinstance(kinds, dict) else "default"
+            )
         elif "Experts" in type(module).__name__:  # how many tokens each gets depends on values
             module.forward = lambda tokens, *_, **__: tokens
     ids = torch.zeros((_RECORDS, _TOKENS), dtype=torch.long, device="meta")

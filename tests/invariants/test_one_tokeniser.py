@@ -14,7 +14,7 @@ from privcode.files import read_jsonl, write_jsonl
 from privcode.models import answer_tokens, asking, load_tokenizer, prompt_tokens, tokenizer_of
 from privcode.models.templates import GAP
 from privcode.pipeline.run import Run
-from privcode.scoring import load_tasks, prompt_for
+from privcode.scoring import in_language, load_tasks, prompt_for
 from tests.helpers.families import FAMILIES, save
 from tests.helpers.real import real_model
 
@@ -47,7 +47,7 @@ def seen(vocabulary: int) -> Iterator[list[list[int]]]:
     forward = torch.nn.Embedding.forward
 
     def spy(self: torch.nn.Embedding, ids: torch.Tensor) -> torch.Tensor:
-        if ids.dim() == 2 and self.num_embeddings == vocabulary:
+        if ids.dim() == 2 and not ids.is_meta and self.num_embeddings == vocabulary:
             rows.extend(ids.tolist())
         return forward(self, ids)
 
@@ -140,7 +140,7 @@ def check_run(root: Path, model: str, template: str) -> None:
             run.do("evaluate")
         ((task,), file) = load_tasks(str(root / "tasks.jsonl")), config.evaluate.tasks[0]
         text = prompt_for(task, file.mode, file.instruction)
-        text = text if fills else put(text) + file.response
+        text = text if fills else put(text) + in_language(file.response, task)
         assert holds(rows, prompt_tokens(tokenizer, text), at="end")
         with seen(len(tokenizer)) as rows:
             run.do("audit")

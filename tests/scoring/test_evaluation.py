@@ -161,6 +161,15 @@ def test_an_answer_with_carriage_returns_passes():
     assert score([ADD], [whole]).pass_at == {1: 1.0}
 
 
+@pytest.mark.parametrize("value", [["\ud83d"], {"a": "\ud83d"}, 1, None])
+def test_an_answer_that_is_no_text_is_refused_before_anything_runs(tmp_path, value):
+    tasks = write_rows(tmp_path / "tasks.jsonl", asdict(ADD))
+    samples = write_rows(tmp_path / "s.jsonl", {"task_id": "t/0", "completion": value})
+    with pytest.raises(UserError, match=r"s\.jsonl, row 1, field completion"):
+        score_files(tasks, samples)
+    assert not (tmp_path / "s_results.jsonl").exists()
+
+
 def test_a_task_without_test_names_the_field(tmp_path):
     row = {key: value for key, value in asdict(ADD).items() if key != "test"}
     with pytest.raises(UserError, match=r"row 1, field test: is missing"):

@@ -109,7 +109,8 @@ def check_samples(
         if text(sample, "task_id", where) not in known:
             raise UserError(f"{where}, field task_id: no such task; use the ids in the tasks file")
         kind = "solution" if "solution" in sample else "completion"
-        if unwritable(sample.get(kind)) != HALF:  # such a sample fails, and the others count
+        half = isinstance(sample.get(kind), str) and unwritable(sample[kind]) == HALF
+        if not half:  # such a sample fails, and the others count
             text(sample, kind, where)
         for name in ("base_status", "plus_status"):
             if sample.get(name) is not None:

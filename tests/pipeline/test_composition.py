@@ -9,12 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from privcode.config import load_config
+from privcode.config import digest, load_config
 from privcode.data.records import Record, Unit
 from privcode.errors import UserError
 from privcode.experiments.compare import keep
 from privcode.files import read_sealed, sha256_file, write_sealed
-from privcode.pipeline.budget import SELECTED, SWEEP, begin, digest, select
+from privcode.pipeline.budget import SELECTED, SWEEP, begin, select
 from privcode.pipeline.private import DataIdentity
 from privcode.pipeline.results import evidence, verify
 from privcode.pipeline.run import Run

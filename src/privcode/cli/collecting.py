@@ -13,8 +13,6 @@ from privcode.outputs import is_stdout
 if TYPE_CHECKING:
     from privcode.data.collect import Collected
 
-PRIVATE = "These figures were not computed under the guarantee: keep them to yourself."
-
 
 def collect(
     paths: Annotated[list[Path], typer.Argument(help="Git repositories and plain folders.")],
@@ -96,6 +94,7 @@ def _bar(title: str, total: int) -> Any:
 
 def summary(done: "Collected", unit: str, duplicates: str) -> str:
     """The figures of a collection, for its owner's terminal."""
+    from privcode.config.proposal import KEEP
 
     def counts(values: dict[str, int]) -> str:
         ordered = sorted(values.items(), key=lambda entry: (-entry[1], entry[0]))
@@ -123,4 +122,4 @@ def summary(done: "Collected", unit: str, duplicates: str) -> str:
         )
     if near and duplicates == "count":
         lines.append("! what several units hold is not protected by a guarantee for one unit")
-    return "\n".join([*lines, PRIVATE])
+    return "\n".join([*lines, KEEP])

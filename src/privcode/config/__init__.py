@@ -4,7 +4,13 @@ Promises: unknown keys and wrong values are refused in one line that names the f
 Does not: declare the sections. Each is declared in a `settings.py` next to the code it configures.
 """
 
-from privcode.config.loading import dump_config, load_config, parse_config, with_settings
+from privcode.config.loading import (
+    digest,
+    dump_config,
+    load_config,
+    parse_config,
+    with_settings,
+)
 from privcode.config.schema import Config, not_public, plan_from, plan_of
 from privcode.config.several import Ablation, Compare, Compared, Method, Score, Sweep
 
@@ -16,6 +22,7 @@ __all__ = [
     "Method",
     "Score",
     "Sweep",
+    "digest",
     "dump_config",
     "load_config",
     "not_public",

@@ -4,6 +4,7 @@ Promises: unknown keys and wrong values are refused in one line that names the f
 Does not: read data or models.
 """
 
+import hashlib
 import os
 import re
 from collections.abc import Mapping
@@ -155,3 +156,8 @@ def dump_config(config: Config) -> str:
     """The resolved configuration as YAML. `load_config` reads it back to the same values."""
     values = config.model_dump(mode="python", by_alias=True)
     return yaml.safe_dump(values, sort_keys=False, allow_unicode=True)
+
+
+def digest(config: Config) -> str:
+    """SHA-256 of all settings, as a run and a sweep keep them in a file."""
+    return hashlib.sha256(dump_config(config).encode()).hexdigest()

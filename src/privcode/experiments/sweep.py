@@ -21,12 +21,12 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from privcode.config import Config, plan_of
+from privcode.config import Config, digest, plan_of
 from privcode.errors import UserError
 from privcode.experiments.compare import done_in, keep, run_all
 from privcode.files import read_json, read_sealed, settle, write_sealed
 from privcode.pipeline import results
-from privcode.pipeline.budget import SWEEP, digest, select
+from privcode.pipeline.budget import SWEEP, select
 from privcode.pipeline.directory import lock
 from privcode.pipeline.methods import stages_of
 from privcode.pipeline.preflight import refuse_early

@@ -17,7 +17,7 @@ import json
 import secrets
 from pathlib import Path
 
-from privcode.config import Config, dump_config, load_config, with_settings
+from privcode.config import Config, digest, dump_config, load_config, with_settings
 from privcode.config.yaml_file import read_yaml
 from privcode.console import say
 from privcode.errors import UserError
@@ -132,11 +132,6 @@ def _name(config: Config, plan: PrivacyPlan, data: DataIdentity) -> str:
         return secrets.token_hex(16)
     said = json.dumps([dump_config(config), data.exact, bits()], sort_keys=True)
     return hashlib.sha256(said.encode()).hexdigest()[:32]
-
-
-def digest(config: Config) -> str:
-    """SHA-256 of all settings, as a run and a sweep keep them in a file."""
-    return hashlib.sha256(dump_config(config).encode()).hexdigest()
 
 
 def sweep_of(config: Config, plan: PrivacyPlan, ledger: Path) -> str | None:

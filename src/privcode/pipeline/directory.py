@@ -14,7 +14,6 @@ Does not: know what a stage does.
 """
 
 import fcntl
-import hashlib
 import os
 import platform
 import re
@@ -28,7 +27,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from privcode import distributed
-from privcode.config import Config, dump_config, load_config
+from privcode.config import Config, digest, dump_config, load_config
 from privcode.console import say
 from privcode.errors import UserError
 from privcode.files import private_folder, read_sealed, settle, write_sealed, write_text, write_with
@@ -151,7 +150,7 @@ class Workspace:
     def _cannot_become(self, config: Config) -> str | None:
         """Why the settings of this run cannot become those of `config`; None if they can."""
         kept, noted = self.out / "config.yaml", self._noted().get("config", {}).get("config.yaml")
-        if noted not in (None, hash_plain(kept), hash_text(dump_config(config))):
+        if noted not in (None, hash_plain(kept), digest(config)):
             return "it was edited"
         try:
             return fixed(load_config(kept), config, self.done())
@@ -170,8 +169,8 @@ class Workspace:
                 if file not in kept:
                     file.unlink(missing_ok=True)
         if self.manifest.exists():
-            digest = hash_text(dump_config(config))
-            write_sealed(self.manifest, self._noted() | {"config": {"config.yaml": digest}})
+            noted = {"config": {"config.yaml": digest(config)}}
+            write_sealed(self.manifest, self._noted() | noted)
         say(f"{self.out}: {', '.join(changed_sections(before, config))} changed")
 
     def __enter__(self) -> Self:
@@ -326,11 +325,6 @@ def _seconds(manifest: Path) -> dict[str, float]:
     kept = read_private(manifest) if manifest.exists() else {}
     found: dict[str, float] = kept.get("seconds", {})  # older runs have theirs elsewhere
     return found
-
-
-def hash_text(text: str) -> str:
-    """The hash of a file that holds `text`."""
-    return hashlib.sha256(text.encode("utf-8")).hexdigest()
 
 
 def read_manifest(path: Path) -> dict[str, Any]:

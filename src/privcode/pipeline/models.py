@@ -140,6 +140,9 @@ def sampling_of(section: Any, n: int, temperature: float | None = None) -> Sampl
     )
 
 
-def asking_of(section: Model) -> Callable[[str], str]:
-    """The function from a prompt to the text that the section's model gets."""
-    return asking(section.template, tokenizer_of(section), section.system)
+def asking_of(section: Model, tokenizer: Any | None = None) -> Callable[[str], str]:
+    """The function from a prompt to the text that the section's model gets.
+
+    `tokenizer` is that of `tokenizer_of`, where it is loaded already.
+    """
+    return asking(section.template, tokenizer or tokenizer_of(section), section.system)

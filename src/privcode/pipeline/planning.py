@@ -188,7 +188,8 @@ def _cut(config: Config, records: Sequence[Record]) -> str:
     from privcode.training.examples import encode
 
     section = config.sanitized
-    tokenizer, asking = tokenizer_of(section), asking_of(section)
+    tokenizer = tokenizer_of(section)
+    asking = asking_of(section, tokenizer)
     field = "premium" if section is config.premium else "junior"
     encoded = (
         encode(r, asking(r.prompt), tokenizer, section.max_tokens, syntax=False) for r in records

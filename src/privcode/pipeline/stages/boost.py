@@ -37,12 +37,13 @@ def private_pairs(run: RunDirectory) -> list[tuple[str, str]]:
 def tune(run: RunDirectory, pairs: list[tuple[str, str]], output: Path) -> None:
     """Plain tuning of the premium model on `pairs`."""
     config, section = run.config.boost, run.config.premium
-    asking = asking_of(section)
+    tokenizer = tokenizer_of(section)
+    asking = asking_of(section, tokenizer)
     steps = -(-len(pairs) // config.batch_size) * config.epochs
     with progress_bar(output.name, steps, counted=run.config.method != "nondpft") as progress:
         left_out = boost(
             load_model(section.model, section.dtype),
-            tokenizer_of(section),
+            tokenizer,
             [(asking(prompt), completion) for prompt, completion in pairs],
             section,
             config,

@@ -36,7 +36,8 @@ def _work(run: RunDirectory) -> Path:
     settings = run.config.sanitize
     records, counts, data = private_records(run.config)
     say_private(lambda: private_prompts(run.prompts(), (r.prompt for r in records)))
-    tokenizer, asking = tokenizer_of(section), asking_of(section)
+    tokenizer = tokenizer_of(section)
+    asking = asking_of(section, tokenizer)
     model = trainable(run)
     encoded = []
     with progress_bar("read", len(records), counted=False) as progress:

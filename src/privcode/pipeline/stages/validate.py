@@ -72,7 +72,8 @@ def _round_trip(run: RunDirectory) -> list[Filter]:
     if section is None:
         return []
     model = load_model(section.model, section.dtype)
-    score = scorer(trip, model, tokenizer_of(section), asking_of(section))
+    tokenizer = tokenizer_of(section)
+    score = scorer(trip, model, tokenizer, asking_of(section, tokenizer))
     return [says_what_was_asked(score, trip.threshold)]
 
 

@@ -6,7 +6,9 @@ and AdamW. (A real step has tens of micro-batches, so noise weighs more here.) A
 baseline and the peers too, have the product's loss with its chunked head; one more row is the
 baseline with the loss that comes with transformers. The processes take turns, one working at a
 time, so that whatever else the machine does falls on all of them; a ratio is between neighbours in
-one round. Peak memory counts weights and work, not the imported libraries.
+one round. Peak memory counts weights and work, not the imported libraries. On a GPU a process gives
+its free memory back after each turn and takes an untimed step before the next. MFU is the share of
+the card's bf16 peak that the products with weights and between tokens reach.
 
 At the shape "ragged" the records have the lengths of the exercise world's, and the step is over
 `--micro-batches` × 8 of them: privcode puts those together that are padded alike, the others pad
@@ -24,6 +26,7 @@ import statistics
 import sys
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from typing import Any
@@ -57,14 +60,28 @@ class Shape:
     rank: int = 16
     ragged: bool = False
 
+    @property
+    def flops(self) -> float:
+        """Of one token in a step of plain LoRA training. Frozen weights need no gradient."""
+        narrow = self.hidden * self.kv_heads // self.heads
+        layers = [(self.hidden, self.hidden)] * 2 + [(self.hidden, narrow)] * 2
+        layers += [(self.hidden, self.intermediate)] * 3
+        weights = self.layers * sum(a * b for a, b in layers) + self.vocabulary * self.hidden
+        adapter = self.layers * self.rank * sum(a + b for a, b in layers)
+        between = 2 * self.layers * self.hidden * self.tokens  # causal: half of the pairs
+        return 4 * weights + 6 * adapter + 3 * between
+
 
 SHAPES = {
     "256x4x128": Shape(256, 4, 128, 688),
     "384x6x192": Shape(384, 6, 192, 1024),
     "512x8x256": Shape(512, 8, 256, 1376),
     "ragged": Shape(256, 4, 192, 688, ragged=True),
+    "smollm2-135m": Shape(576, 30, 112, 1536, 49_152, heads=9, kv_heads=3, records=64),
     "qwen2.5-coder-1.5b": Shape(1536, 28, 1024, 8960, 151_936, heads=12, kv_heads=2),
 }
+PEAK = {"H100": 989e12, "H200": 989e12, "A100": 312e12}
+"""Dense bf16 operations a second of a card, from its data sheet."""
 DEFAULT = ("256x4x128", "384x6x192", "512x8x256", "ragged")
 
 
@@ -80,16 +97,12 @@ def lengths(shape: Shape, count: int) -> list[int]:
     return [min(shape.tokens, len(tokenizer(text)["input_ids"])) for text in texts]
 
 
-def stepper(engine: str, shape: Shape, parts: int, device: str) -> Callable[[], None]:
-    """A function that takes one step of `parts` micro-batches with `engine`."""
+def random_model(shape: Shape, device: str) -> Any:
+    """A model with a new adapter: bf16 on a GPU, fp32 on the processor."""
     import torch
     from transformers import Qwen2Config, Qwen2ForCausalLM
 
     from privcode.models import attach_lora
-    from privcode.privacy.plan import make_plan
-    from privcode.training.dp_sgd import micro_batches
-    from privcode.training.examples import Example, collate, padded
-    from privcode.training.loss import per_example_losses, split_head
 
     torch.manual_seed(0)
     config = Qwen2Config(
@@ -104,7 +117,24 @@ def stepper(engine: str, shape: Shape, parts: int, device: str) -> Callable[[], 
     dtype = torch.bfloat16 if device == "cuda" else torch.float32
     with torch.device(device):
         base = Qwen2ForCausalLM(config).to(dtype)
-    model: Any = attach_lora(base, shape.rank, 2.0 * shape.rank, 0.0).train()
+    return attach_lora(base, shape.rank, 2.0 * shape.rank, 0.0).train()
+
+
+def stepper(
+    engine: str, shape: Shape, parts: int, device: str, noise: str = "beside"
+) -> Callable[[], None]:
+    """A function that takes one step of `parts` micro-batches with `engine`.
+
+    `noise` is drawn in a thread "beside" the passes, as in the product; "after" them; or "never".
+    """
+    import torch
+
+    from privcode.privacy.plan import make_plan
+    from privcode.training.dp_sgd import micro_batches, same_bits_each_time
+    from privcode.training.examples import Example, collate, padded
+    from privcode.training.loss import per_example_losses, split_head
+
+    model = random_model(shape, device)
     head = split_head(model)
     sizes = lengths(shape, parts * shape.records)
     private = engine.startswith("privcode")
@@ -161,14 +191,22 @@ def stepper(engine: str, shape: Shape, parts: int, device: str) -> Callable[[], 
         )
         clipper, randomness = plan.clipper(model), plan.randomness()
         weight = 1.0 if "PrivSA" in engine else 0.0
+        beside = ThreadPoolExecutor(1)
 
+        @same_bits_each_time()
         def step() -> None:
+            drawn = None
+            if noise == "beside":
+                drawn = beside.submit(plan.noise, clipper, 0, randomness)
             for batch in batches:
                 with clipper.recording(len(batch.ids)):
                     per_example_losses(model, batch, weight, head).sum().backward()
                 clipper.accumulate(torch.arange(len(batch.ids)))
-            noise = plan.noise(clipper, 0, randomness).to(device)
-            clipper.set_gradients((clipper.take_sum() + noise) / plan.expected_batch)
+            total = clipper.take_sum()
+            if noise != "never":
+                of_step = drawn.result() if drawn else plan.noise(clipper, 0, randomness)
+                total += of_step.to(device)
+            clipper.set_gradients(total / plan.expected_batch)
             optimizer.step()
 
     elif engine.startswith("fastDP"):
@@ -259,12 +297,18 @@ def worker(pipe: Connection, engine: str, shape: Shape, parts: int, device: str)
     try:
         step = stepper(engine, shape, parts, device)
         while steps := pipe.recv():
+            if device == "cuda":
+                step()  # takes the memory back that the last turn gave away
+                torch.cuda.synchronize()
             began = time.perf_counter()
             for _ in range(steps):
                 step()
             if device == "cuda":
                 torch.cuda.synchronize()
-            pipe.send((time.perf_counter() - began, peak(device) - start))
+            seconds = time.perf_counter() - began
+            if device == "cuda":
+                torch.cuda.empty_cache()
+            pipe.send((seconds, peak(device) - start))
     except Exception as error:  # the row says why
         reason = (str(error).strip().splitlines() or [""])[0]
         pipe.send(f"{type(error).__name__}: {reason}")
@@ -304,6 +348,17 @@ class Bench:
         self.process.join()
 
 
+def mfu(shape: Shape, tokens_per_second: float, device: str) -> float | None:
+    """Of plain LoRA's operations, as a share of the card's peak. None for an unknown card."""
+    if device != "cuda":
+        return None
+    import torch
+
+    card = torch.cuda.get_device_name()
+    peaks = [peak for name, peak in PEAK.items() if name in card]
+    return round(shape.flops * tokens_per_second / peaks[0], 3) if peaks else None
+
+
 def measure(name: str, shape: Shape, parts: int, device: str, rounds: int) -> list[dict[str, Any]]:
     """One row for each engine."""
     benches = {engine: Bench(engine, shape, parts, device) for engine in ENGINES}
@@ -326,7 +381,7 @@ def measure(name: str, shape: Shape, parts: int, device: str, rounds: int) -> li
         ratios = [a / b for a, b in zip(bench.seconds, base.seconds, strict=True)]
         real = sum(lengths(shape, parts * shape.records))
         tokens = real / statistics.median(bench.seconds)
-        row |= {"tokens_per_second": round(tokens, 1)}
+        row |= {"tokens_per_second": round(tokens, 1), "mfu": mfu(shape, tokens, device)}
         row |= {"time_ratio": round(statistics.median(ratios), 3)}
         row |= {"time_ratio_min": round(min(ratios), 3), "time_ratio_max": round(max(ratios), 3)}
         row |= {"memory_ratio": round(bench.megabytes / base.megabytes, 3)}
@@ -336,17 +391,20 @@ def measure(name: str, shape: Shape, parts: int, device: str, rounds: int) -> li
 
 def table(rows: list[dict[str, Any]]) -> str:
     lines = [
-        "| shape | engine | tokens/s | time ÷ non-private (min–max) | memory ÷ non-private | MB |",
-        "|---|---|---|---|---|---|",
+        "| shape | engine | tokens/s | MFU | time ÷ non-private (min–max) "
+        "| memory ÷ non-private | MB |",
+        "|---|---|---|---|---|---|---|",
     ]
     for row in rows:
         if "error" in row:
-            lines.append(f"| {row['shape']} | {row['engine']} | – | {row['error']} | – | – |")
+            lines.append(f"| {row['shape']} | {row['engine']} | – | – | {row['error']} | – | – |")
             continue
         spread = f"({row['time_ratio_min']:.2f}–{row['time_ratio_max']:.2f})"
+        share = "–" if row["mfu"] is None else f"{row['mfu']:.2f}"
         lines.append(
-            f"| {row['shape']} | {row['engine']} | {row['tokens_per_second']:,.0f} "
-            f"| {row['time_ratio']:.2f} {spread} | {row['memory_ratio']:.2f} | {row['peak_mb']:,} |"
+            f"| {row['shape']} | {row['engine']} | {row['tokens_per_second']:,.0f} | {share} "
+            f"| {row['time_ratio']:.2f} {spread} | {row['memory_ratio']:.2f} "
+            f"| {row['peak_mb']:,} |"
         )
     return "\n".join(lines)
 

@@ -47,6 +47,7 @@ def by_hand(model: Any, tokenizer: Any, prompt: str, limit: int) -> str:
     return str(tokenizer.decode(ids[0, width:]))
 
 
+@pytest.mark.gpu
 def test_greedy_equals_a_loop_written_by_hand(
     generator: Generator, model: Any, tokenizer: Any
 ) -> None:
@@ -74,6 +75,7 @@ def test_each_prompt_gets_n_texts_that_differ(generator: Generator) -> None:
     assert len({text for answers in texts for text in answers}) > 2 * len(PROMPTS)
 
 
+@pytest.mark.gpu
 def test_any_chunk_can_be_drawn_again_by_itself(generator: Generator) -> None:
     first, second = (generator.generate(PROMPTS, WARM, chunk) for chunk in (0, 1))
     torch.rand(100)
@@ -81,6 +83,7 @@ def test_any_chunk_can_be_drawn_again_by_itself(generator: Generator) -> None:
     assert first != second
 
 
+@pytest.mark.gpu
 def test_another_seed_and_another_batch_draw_other_texts(generator: Generator) -> None:
     one, other = (Sampling(temperature=3.0, max_new_tokens=24, n=2, seed=s) for s in (5, 6))
     assert generator.generate(PROMPTS, one) != generator.generate(PROMPTS, other)
@@ -88,6 +91,7 @@ def test_another_seed_and_another_batch_draw_other_texts(generator: Generator) -
     assert texts[:4] != texts[4:]
 
 
+@pytest.mark.gpu
 def test_the_global_random_state_is_left_as_it_was(generator: Generator) -> None:
     torch.manual_seed(3)
     expected = torch.rand(4)
@@ -96,6 +100,7 @@ def test_the_global_random_state_is_left_as_it_was(generator: Generator) -> None
     assert torch.equal(torch.rand(4), expected)
 
 
+@pytest.mark.gpu
 def test_training_mode_is_off_while_sampling_and_restored(tokenizer: Any) -> None:
     torch.manual_seed(0)
     tuned = attach_lora(load_model("bundled:junior"), r=4, alpha=8, dropout=0.9)

@@ -38,6 +38,7 @@ from privcode.training.dp_sgd import Learner, sanitize, try_out
 from privcode.training.examples import Example, collate, encode
 from privcode.training.loss import per_example_losses, split_head
 from privcode.training.settings import Sanitize
+from tests.helpers.device import DEVICE
 
 TOKENIZER = load_tokenizer("bundled:junior")
 FAMILIES: dict[str, Any] = {
@@ -79,12 +80,12 @@ def tiny(
     for name, weight in model.named_parameters():
         if "lora_B" in name:  # away from zero, where half of the gradient and the KL vanish
             nn.init.normal_(weight, std=0.2)
-    return model.train()
+    return model.to(DEVICE).train()
 
 
 def plain_loss(model: Any, example: Example) -> torch.Tensor:
     """One example's loss as the paper writes it."""
-    ids = torch.tensor([example.ids])
+    ids = torch.tensor([example.ids], device=model.device)
     predicted = slice(example.start - 1, len(example.ids) - 1)
     logits = model(input_ids=ids).logits[0, predicted].float()
     loss = cross_entropy(logits, ids[0, example.start :])
@@ -123,7 +124,7 @@ def clipped_sum(
     for start in range(0, len(examples), size):
         part = examples[start : start + size]
         with clipper.recording(len(part)):
-            per_example_losses(model, collate(part, 0), WEIGHT, head).sum().backward()
+            per_example_losses(model, collate(part, 0, model.device), WEIGHT, head).sum().backward()
         clipper.accumulate(torch.arange(len(part)))
     return clipper.take_sum()
 
@@ -137,6 +138,7 @@ def test_every_language_has_structure_in_these_tests() -> None:
     assert all(any(example.structure) for example in EXAMPLES)
 
 
+@pytest.mark.gpu
 @pytest.mark.parametrize("checkpointing", [None, True, False], ids=["none", "reentrant", "non"])
 @pytest.mark.parametrize("size", [11, 4, 1])
 @pytest.mark.parametrize("family", FAMILIES)
@@ -151,6 +153,7 @@ def test_the_clipped_sum_in_every_language_equals_a_loop_over_single_examples(
     assert distance(clipped_sum(model, EXAMPLES, clip, size), expected) < 1e-5
 
 
+@pytest.mark.gpu
 @pytest.mark.parametrize("targets", [None, ["q_proj", "v_proj"], ["down_proj"], ["lm_head"]])
 @pytest.mark.parametrize("rank", [4, 16, 64])
 def test_any_rank_and_any_linear_layers_will_do(rank: int, targets: list[str] | None) -> None:
@@ -159,6 +162,7 @@ def test_any_rank_and_any_linear_layers_will_do(rank: int, targets: list[str] | 
     assert distance(clipped_sum(model, EXAMPLES, clip), expected) < 1e-5
 
 
+@pytest.mark.gpu
 @pytest.mark.parametrize("family", ["llama", "qwen2", "gemma"])
 def test_a_bf16_base_under_fp32_adapters_agrees_with_the_loop_to_bf16_rounding(family: str) -> None:
     model = tiny(family, dtype=torch.bfloat16)
@@ -167,6 +171,7 @@ def test_a_bf16_base_under_fp32_adapters_agrees_with_the_loop_to_bf16_rounding(f
     assert distance(clipped_sum(model, EXAMPLES, clip), expected) < 3e-2
 
 
+@pytest.mark.gpu
 @pytest.mark.parametrize("chunk", [1, 3 * len(TOKENIZER), 1 << 22])
 @pytest.mark.parametrize("family", FAMILIES)
 def test_the_losses_are_those_of_the_whole_logits_however_they_are_cut(
@@ -176,7 +181,7 @@ def test_the_losses_are_those_of_the_whole_logits_however_they_are_cut(
     model = tiny(family)
     head = split_head(model)
     assert (head is None) == (family == "gemma2")
-    got = per_example_losses(model, collate(EXAMPLES, 0), WEIGHT, head)
+    got = per_example_losses(model, collate(EXAMPLES, 0, model.device), WEIGHT, head)
     expected = torch.stack([plain_loss(model, e) for e in EXAMPLES])
     torch.testing.assert_close(got, expected, rtol=1e-5, atol=1e-5)
 
@@ -243,6 +248,7 @@ class Flattening(nn.Module):
         return self.inner(x.flatten(0, 1)).view(*x.shape[:2], -1)
 
 
+@pytest.mark.gpu
 @pytest.mark.parametrize(
     ("fault", "says"),
     [(Mixing, "depends on the others"), (Twice, "2 gradients"), (Flattening, "flattens")],

@@ -22,6 +22,7 @@ from privcode.training.examples import collate, encode
 from privcode.training.loss import per_example_losses, syntax_weight
 from privcode.training.settings import Sanitize, Syntax
 from tests.helpers.bundled import ASSETS
+from tests.helpers.device import DEVICE
 
 TOKENIZER = AutoTokenizer.from_pretrained(ASSETS / "junior")
 RECORDS = [
@@ -59,7 +60,7 @@ def tiny() -> torch.nn.Module:
 
 
 def adapter(model: torch.nn.Module) -> torch.Tensor:
-    return torch.cat([p.detach().flatten() for p in model.parameters() if p.requires_grad])
+    return torch.cat([p.detach().flatten() for p in model.parameters() if p.requires_grad]).cpu()
 
 
 def train(
@@ -72,7 +73,7 @@ def train(
     plan = plan or plan_for()
     ledger = Ledger(folder / "ledger.jsonl")
     ledger.begin(plan, data="fingerprint")
-    model = tiny()
+    model = tiny().to(DEVICE)
     done = 0
 
     def progress(steps: int) -> None:
@@ -94,6 +95,7 @@ def train(
     return adapter(model), ledger
 
 
+@pytest.mark.gpu
 @pytest.mark.parametrize("stop", [1, 2, 3, 5])
 def test_a_seeded_run_interrupted_anywhere_ends_bit_for_bit_the_same(
     tmp_path: Path, stop: int
@@ -107,6 +109,7 @@ def test_a_seeded_run_interrupted_anywhere_ends_bit_for_bit_the_same(
     assert spent_in(resumed.entries).steps == 5
 
 
+@pytest.mark.gpu
 def test_a_step_lost_with_cryptographic_noise_stays_spent_and_is_not_taken_again(
     tmp_path: Path,
 ) -> None:
@@ -163,6 +166,7 @@ def test_every_noise_drawn_over_all_resumptions_has_its_own_ledger_line(
     assert len(drawn) == plan.steps
 
 
+@pytest.mark.gpu
 def test_two_runs_with_cryptographic_randomness_differ(tmp_path: Path) -> None:
     plan = plan_for(reproducible_seed=None)
     assert not torch.equal(train(tmp_path / "a", plan)[0], train(tmp_path / "b", plan)[0])
@@ -186,6 +190,7 @@ def test_the_update_does_not_depend_on_the_micro_batch(tmp_path: Path, micro_bat
     assert torch.allclose(*sums, rtol=1e-4, atol=1e-6 * float(sums[0].norm()))
 
 
+@pytest.mark.gpu
 def test_an_empty_batch_still_takes_a_noised_and_counted_step(tmp_path: Path) -> None:
     plan = plan_for(units=1000, delta=1e-4, batch=1, steps=2)
     assert len(plan.sample(len(RECORDS), 0, plan.randomness())) == 0

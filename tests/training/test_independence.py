@@ -36,6 +36,7 @@ from privcode.training.dp_sgd import Learner, sanitize, try_out
 from privcode.training.examples import Example, encode
 from privcode.training.independence import Grouping, has_experts, passes, refuse_by_name, rope_types
 from privcode.training.settings import Sanitize, Syntax
+from tests.helpers.device import DEVICE
 
 CLIP = 0.05
 ATTENTION = ["q_proj", "k_proj", "v_proj", "o_proj"]
@@ -91,7 +92,7 @@ def adapted(base: Any, targets: list[str] | None = None) -> Any:
     for name, weight in model.named_parameters():
         if "lora_B" in name:
             nn.init.normal_(weight, std=0.1)
-    return model
+    return model.to(DEVICE)
 
 
 def example(seed: int, length: int) -> Example:
@@ -161,6 +162,7 @@ def moves_by_its_own(
 RAGGED = [example(i, 10 + 7 * i % 50) for i in range(24)]
 
 
+@pytest.mark.gpu
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("family", FAMILIES)
 def test_one_unit_less_changes_no_bit_of_what_the_others_give(
@@ -171,6 +173,7 @@ def test_one_unit_less_changes_no_bit_of_what_the_others_give(
     moves_by_its_own(lambda: tiny(family, dtype), RAGGED, gone)
 
 
+@pytest.mark.gpu
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_one_unit_less_changes_no_bit_of_the_bundled_juniors_step(dtype: Any) -> None:
     tokenizer = load_tokenizer("bundled:junior")
@@ -192,6 +195,7 @@ def test_one_unit_less_changes_no_bit_of_the_bundled_juniors_step(dtype: Any) ->
     )
 
 
+@pytest.mark.gpu
 @settings(max_examples=12, deadline=None)
 @given(data=st.data())
 @pytest.mark.parametrize("family", DENSE)
@@ -215,6 +219,7 @@ def test_the_progress_of_a_trial_ends_at_its_number_of_passes(micro_batch: int) 
     assert sum(done) == passes(micro_batch)
 
 
+@pytest.mark.gpu
 @pytest.mark.parametrize("micro_batch", [1, 5, 8, 80])
 def test_a_step_has_the_same_bits_however_it_is_cut(micro_batch: int) -> None:
     units = [[0, 1, 2], [3, 4], *([i] for i in range(5, 24))]

@@ -17,15 +17,19 @@ from privcode.config import Config, load_config
 from privcode.exercises.corpus import prelude, private_records, public_prompts, tasks
 from privcode.files import write_jsonl, write_text
 
-RECORDS, PROMPTS, TASKS = 64_000, 4_000, 200
+RECORDS, PROMPTS, TASKS, MORE_TASKS = 64_000, 4_000, 200, 1_000
 
 
 def write_world(folder: Path) -> None:
-    """Write private.jsonl, prompts.jsonl, validation.jsonl, tasks.jsonl and house.py."""
+    """Write private.jsonl, prompts.jsonl, house.py, and the tasks.
+
+    Tasks are validation.jsonl, tasks.jsonl (200 of the test split) and tasks-1000.jsonl (1,000 more).
+    """
     write_jsonl(folder / "private.jsonl", private_records(RECORDS, seed=0))
     write_jsonl(folder / "prompts.jsonl", public_prompts(PROMPTS, seed=0))
     write_jsonl(folder / "validation.jsonl", tasks(TASKS, seed=0, split="validation"))
     write_jsonl(folder / "tasks.jsonl", tasks(TASKS, seed=3, split="test"))
+    write_jsonl(folder / "tasks-1000.jsonl", tasks(MORE_TASKS, seed=4, split="test"))
     write_text(folder / "house.py", prelude())
 
 

@@ -162,7 +162,7 @@ def _recorded(
 
 
 @contextmanager
-def _same_bits_each_time() -> Iterator[None]:
+def same_bits_each_time() -> Iterator[None]:
     """On GPUs, use kernels that sum in a fixed order, where such kernels exist."""
     before = torch.are_deterministic_algorithms_enabled()
     warned = torch.is_deterministic_algorithms_warn_only_enabled()
@@ -175,7 +175,7 @@ def _same_bits_each_time() -> Iterator[None]:
         torch.use_deterministic_algorithms(before, warn_only=warned)
 
 
-@_same_bits_each_time()
+@same_bits_each_time()
 def try_out(
     learner: Learner,
     clipper: Clipper,
@@ -231,7 +231,7 @@ def noised_sum(clipped: torch.Tensor, noise: torch.Tensor | None) -> torch.Tenso
     return sum_(clipped)
 
 
-@_same_bits_each_time()
+@same_bits_each_time()
 def sanitize(
     learner: Learner,
     examples: Sequence[Example],

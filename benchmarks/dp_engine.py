@@ -164,7 +164,7 @@ def stepper(
             for group, width in zip(groups, widths, strict=True)
         ]
     trained = [p for p in model.parameters() if p.requires_grad]
-    optimizer: Any = torch.optim.AdamW(trained, lr=1e-4, foreach=False)
+    optimizer: Any = torch.optim.AdamW(trained, lr=1e-4, foreach=device != "cpu")
 
     if engine in (BASELINE, THEIR_LOSS):
 

@@ -155,7 +155,7 @@ def bits(small: bool, out: Path, config: Path) -> dict[str, Any]:
 
 
 def head(small: bool, out: Path, config: Path) -> list[dict[str, Any]]:
-    """Seconds and memory of one layer and the loss, by `loss.CHUNK`."""
+    """Milliseconds and memory of one layer and the loss, by `loss.CHUNK`."""
     from privcode.training import loss
     from privcode.training.examples import Example, collate
 
@@ -178,7 +178,7 @@ def head(small: bool, out: Path, config: Path) -> list[dict[str, Any]]:
             def work(weight: float = weight) -> None:
                 loss.per_example_losses(model, batch, weight, split).sum().backward()
 
-            loss.CHUNK = chunk
+            loss.CHUNK = {DEVICE: chunk}
             try:
                 with peak() as most:
                     taken = seconds(work, 0.0 if small else 0.5)

@@ -23,7 +23,7 @@ RECORDS, PROMPTS, TASKS, MORE_TASKS = 64_000, 4_000, 200, 1_000
 def write_world(folder: Path) -> None:
     """Write private.jsonl, prompts.jsonl, house.py, and the tasks.
 
-    Tasks are validation.jsonl, tasks.jsonl (200 of the test split) and tasks-1000.jsonl (1,000 more).
+    Tasks are validation.jsonl, and of the test split tasks.jsonl (200) and tasks-1000.jsonl.
     """
     write_jsonl(folder / "private.jsonl", private_records(RECORDS, seed=0))
     write_jsonl(folder / "prompts.jsonl", public_prompts(PROMPTS, seed=0))

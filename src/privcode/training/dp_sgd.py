@@ -26,7 +26,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +43,7 @@ from privcode.privacy.plan import PrivacyPlan
 from privcode.training.examples import Example, collate, padded
 from privcode.training.gradient_canaries import GradientCanaries
 from privcode.training.independence import (
+    WAYS,
     Grouping,
     grouping_of,
     has_experts,
@@ -145,15 +146,13 @@ def _recorded(
     clipper: Clipper,
     examples: Sequence[Example],
     weight: float,
-    fill: int = 0,
+    more: Sequence[Example] = (),
 ) -> torch.Tensor:
     """[examples] losses of a micro-batch. The clipper has recorded their gradients.
 
-    `fill` made-up rows are added at the end.
+    The rows of `more` are added at the end.
     """
     width = padded(max(len(e.ids) for e in examples), learner.max_tokens)
-    tokens = _vocabulary(learner.model) if fill else torch.empty(0)
-    more = [made_up(width, tokens, row) for row in range(fill)]
     batch = collate([*examples, *more], learner.pad, clipper.device, width)
     with clipper.recording(len(batch.ids)):
         losses = per_example_losses(learner.model, batch, weight, head)
@@ -166,13 +165,17 @@ def same_bits_each_time() -> Iterator[None]:
     """On GPUs, use kernels that sum in a fixed order, where such kernels exist."""
     before = torch.are_deterministic_algorithms_enabled()
     warned = torch.is_deterministic_algorithms_warn_only_enabled()
+    deterministic: Any = torch.utils.deterministic
+    filled = deterministic.fill_uninitialized_memory
     if torch.cuda.is_available():
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         torch.use_deterministic_algorithms(True, warn_only=True)
+        deterministic.fill_uninitialized_memory = False  # it would write all twice
     try:
         yield
     finally:
         torch.use_deterministic_algorithms(before, warn_only=warned)
+        deterministic.fill_uninitialized_memory = filled
 
 
 @same_bits_each_time()
@@ -196,14 +199,16 @@ def try_out(
     model = learner.model
     _without_dropout(model)
     refuse_by_name(model, learner.max_tokens)
-    head = split_head(model)
+    head, vocabulary = split_head(model), _vocabulary(model)
     calls = 0
 
     def gradients(examples: Sequence[Example], fill: int) -> torch.Tensor:
         nonlocal calls
         calls += 1
         torch.manual_seed(calls)  # reveals a model that still drops out at random
-        _recorded(learner, head, clipper, examples, 1.0, fill)
+        width = padded(max(len(e.ids) for e in examples), learner.max_tokens)
+        more = [made_up(width, vocabulary, row) for row in range(fill)]
+        _recorded(learner, head, clipper, examples, 1.0, more)
         progress(1)
         return clipper.take_rows()[: len(examples)]
 
@@ -212,12 +217,23 @@ def try_out(
         return grouping_of(
             gradients,
             clipper.layer_of,
-            _vocabulary(model),
+            vocabulary,
             micro_batch,
             learner.max_tokens,
             torch.finfo(weights.dtype).eps,
-            alone=has_experts(model),
+            _ways(model, clipper.device),
         )
+
+
+def _ways(model: Any, device: torch.device) -> Sequence[Grouping]:
+    """The ways to group records that are worth a trial.
+
+    A GPU's libraries choose a kernel by the shape of a product. So on a GPU all products of a
+    length must have one shape, whatever a trial of a few shapes says.
+    """
+    if has_experts(model):
+        return WAYS[2:]
+    return WAYS if device.type == "cpu" else WAYS[1:]
 
 
 def noised_sum(clipped: torch.Tensor, noise: torch.Tensor | None) -> torch.Tensor:
@@ -278,10 +294,19 @@ def sanitize(
     _without_dropout(model)
     grouping = learner.grouping or try_out(learner, clipper, settings.micro_batch)
     together = 1 if grouping == "alone" else settings.micro_batch
+    vocabulary = _vocabulary(model)
+
+    @cache
+    def filling(width: int) -> list[Example]:
+        return [made_up(width, vocabulary, row) for row in range(together)]
+
     if canaries is not None:
         clipper.reserve(canaries.coordinates)
     optimizer = torch.optim.AdamW(
-        trained, lr=settings.learning_rate, weight_decay=settings.weight_decay, foreach=False
+        trained,
+        lr=settings.learning_rate,
+        weight_decay=settings.weight_decay,
+        foreach=device.type != "cpu",
     )
     randomness = plan.randomness()
     beside = ThreadPoolExecutor(1)  # draws noise on the processor while an accelerator works
@@ -339,14 +364,17 @@ def sanitize(
         weight = syntax_weight(
             step, syntax.schedule, syntax.lambda_max, syntax.lambda_min, syntax.decay
         )
-        total = 0.0
+        total = torch.zeros((), dtype=torch.float64, device=device)
         for group in micro_batches(drawn, lengths, together, rank(), world()):
             rows = [(unit, index) for unit in group for index in drawn[unit]]
             records = [examples[index] for _, index in rows]
-            fill = max(0, together - len(rows)) if grouping == "always as many" else 0
-            losses = _recorded(learner, head, clipper, records, weight, fill)
+            more: list[Example] = []
+            if grouping == "always as many":
+                width = padded(max(len(record.ids) for record in records), learner.max_tokens)
+                more = filling(width)[len(rows) :]
+            losses = _recorded(learner, head, clipper, records, weight, more)
             clipper.accumulate(torch.tensor([unit for unit, _ in rows]))
-            total += float(losses.nan_to_num(0.0, 0.0, 0.0).sum())  # the curve is JSON
+            total += losses.nan_to_num(0.0, 0.0, 0.0).sum()  # the curve is JSON
         if canaries is not None:
             mine = (chosen[chosen >= len(units)] - len(units))[rank() :: world()]
             for rows_given in canaries.gradients(mine, settings.micro_batch, device):
@@ -358,9 +386,8 @@ def sanitize(
         for group_settings in optimizer.param_groups:
             group_settings["lr"] = _rate(step, plan.steps, settings)
         optimizer.step()
-        total = float(sum_(torch.tensor(total, dtype=torch.float64, device=device)))
         taken = sum(map(len, drawn))
-        curve.append({"step": step, "records": taken, "loss": total / max(1, taken)})
+        curve.append({"step": step, "records": taken, "loss": float(sum_(total)) / max(1, taken)})
         due = (step + 1) % settings.checkpoint_every == 0 or step + 1 == plan.steps
         if due and rank() == 0:
             save(step + 1)

@@ -30,6 +30,9 @@ from privcode.errors import UserError
 from privcode.training.examples import Example, padded
 
 Grouping = Literal["any number", "always as many", "alone"]
+WAYS: tuple[Grouping, ...] = ("any number", "always as many", "alone")
+_ALONE = 16
+"""The most records of a trial that are computed alone. Their passes take most of its time."""
 Gradients = Callable[[Sequence[Example], int], torch.Tensor]
 """Examples, and how many made-up rows are added -> the gradients [examples, parameters]."""
 
@@ -146,7 +149,7 @@ def grouping_of(
     micro_batch: int,
     max_tokens: int,
     precision: float,
-    alone: bool,
+    ways: Sequence[Grouping] = WAYS,
 ) -> Grouping:
     """The first way to group records in which each record's gradient keeps its bits.
 
@@ -158,13 +161,12 @@ def grouping_of(
         max_tokens: the length of the longest possible record.
         precision: the precision of the model's numbers. A relative difference above its square
             root is not rounding.
-        alone: try only the way "alone".
+        ways: those to try, in this order.
 
     Raises:
         UserError: no way fits. Names the first module whose gradient differs.
     """
-    ways: list[Grouping] = ["any number", "always as many", "alone"]
-    for way in ways[2:] if alone or micro_batch == 1 else ways:
+    for way in WAYS[2:] if micro_batch == 1 else ways:
         differing = None
         for expected, got in _pairs(gradients, way, vocabulary, micro_batch, max_tokens):
             if torch.equal(got, expected):
@@ -188,8 +190,14 @@ def grouping_of(
 
 def passes(micro_batch: int) -> int:
     """How many passes a trial takes if the first way fits. Each further way takes as many again."""
-    at_most_two = min(micro_batch, 2)
-    return micro_batch + 5 * at_most_two  # alone, of two other lengths, and in company of three
+    at_most_two = min(micro_batch, 2)  # of two other lengths alone, and in company of three
+    return len(_places(micro_batch)) + 5 * at_most_two
+
+
+def _places(count: int) -> list[int]:
+    """The records of `count` that are computed alone: all, or the first, the last and between."""
+    few = min(count, _ALONE)
+    return sorted({round(i * (count - 1) / max(1, few - 1)) for i in range(few)})
 
 
 def _pairs(
@@ -199,8 +207,8 @@ def _pairs(
 
     The shortest records, medium ones and the longest take turns, first in this order and then in
     reverse. So what a model remembers from longer or shorter records shows. Each set has as many
-    records as the run puts together. Of the shortest, every record is also computed alone. Of the
-    others, the first and the last are.
+    records as the run puts together. Of the shortest, up to `_ALONE` records are also computed
+    alone. Of the others, the first and the last are.
     """
     count = 1 if way == "alone" else most
     lengths = sorted({min(16, max_tokens), min(padded(max_tokens // 3), max_tokens), max_tokens})
@@ -216,7 +224,7 @@ def _pairs(
     first: list[dict[int, torch.Tensor]] = []
     for records in sets:
         first.append({})
-        for one in range(count) if records is sets[0] else {0, count - 1}:
+        for one in _places(count) if records is sets[0] else {0, count - 1}:
             first[-1] |= computed(records, [one])
     turned = list(range(count))[::-1]
     for records, known in zip(reversed(sets), reversed(first), strict=True):

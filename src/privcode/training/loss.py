@@ -30,8 +30,9 @@ from torch.nn.functional import linear, log_softmax
 
 from privcode.training.examples import Batch
 
-CHUNK = 1 << 22
-"""Number of logits (fp32) held at a time."""
+CHUNK = {"cpu": 1 << 22, "cuda": 1 << 27}
+"""Number of logits (fp32) held at a time, by kind of device. What fits a processor's cache leaves a
+GPU idle."""
 
 
 def syntax_weight(
@@ -108,27 +109,32 @@ class _TokenLosses(torch.autograd.Function):
         losses = torch.empty(len(hidden), dtype=torch.float32, device=hidden.device)
         gradient = torch.empty_like(hidden)
         width = hidden.shape[1] if head is None else len(head.weight)
-        size = max(1, CHUNK // width)
+        size = max(1, CHUNK.get(hidden.device.type, CHUNK["cuda"]) // width)
         ends = list(accumulate(counts))
         pieces = [
             (at, min(at + size, end))
             for end, count in zip(ends, counts, strict=True)
             for at in range(end - count, end, size)
         ]
-        edges = torch.searchsorted(taught, torch.tensor(pieces).to(taught)).tolist()
+        edges = [[0, 0]] * len(pieces)
+        if len(taught):
+            edges = torch.searchsorted(taught, torch.tensor(pieces).to(taught)).tolist()
         for (start, stop), (first, last) in zip(pieces, edges, strict=True):
             rows = slice(start, stop)
             log_p = log_softmax(logits(hidden[rows]), dim=-1)
             target, weight = targets[rows, None], share[rows, None]
             losses[rows] = -(log_p.gather(1, target) * weight)[:, 0]
-            at = slice(first, last)  # the structural tokens of these rows, perhaps none
-            within, teach = taught[at] - start, syntax_share[at, None]
-            log_q = log_softmax(logits(teacher[at]), dim=-1)
-            q = log_q.exp()
-            losses[taught[at]] += (q * (log_q - log_p[within])).sum(-1) * teach[:, 0]
-            slope = log_p.exp_()
-            towards = (slope[within] - q) * teach
-            slope.mul_(weight).scatter_add_(1, target, -weight).index_add_(0, within, towards)
+            if first == last:
+                slope = log_p.exp_().mul_(weight).scatter_add_(1, target, -weight)
+            else:
+                at = slice(first, last)  # the structural tokens of these rows
+                within, teach = taught[at] - start, syntax_share[at, None]
+                log_q = log_softmax(logits(teacher[at]), dim=-1)
+                q = log_q.exp()
+                losses[taught[at]] += (q * (log_q - log_p[within])).sum(-1) * teach[:, 0]
+                slope = log_p.exp_()
+                towards = (slope[within] - q) * teach
+                slope.mul_(weight).scatter_add_(1, target, -weight).index_add_(0, within, towards)
             gradient[rows] = slope if head is None else slope.to(head.weight.dtype) @ head.weight
         ctx.save_for_backward(gradient)
         return losses

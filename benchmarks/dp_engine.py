@@ -32,10 +32,12 @@ from multiprocessing.connection import Connection
 from typing import Any
 
 BASELINE = "non-private LoRA"
+AUTOCAST = "non-private LoRA, autocast"
 THEIR_LOSS = "non-private LoRA, transformers' loss"
 ENGINES = {
     BASELINE: "plain backward pass of the mean loss",
     THEIR_LOSS: "the same with model(labels=…), which holds all logits",
+    AUTOCAST: "the same under bf16 autocast, as transformers' Trainer runs it (on a GPU)",
     "privcode": "privcode.privacy.clipping, cryptographic noise",
     "privcode + PrivSA": "the same with the syntax term: its teacher and a KL on every other token",
     "opacus hooks": "opacus.GradSampleModule, DPOptimizer",
@@ -166,11 +168,12 @@ def stepper(
     trained = [p for p in model.parameters() if p.requires_grad]
     optimizer: Any = torch.optim.AdamW(trained, lr=1e-4, foreach=device != "cpu")
 
-    if engine in (BASELINE, THEIR_LOSS):
+    if engine in (BASELINE, THEIR_LOSS, AUTOCAST):
 
         def loss(batch: Any) -> torch.Tensor:
-            if engine == BASELINE:
-                return per_example_losses(model, batch, 0.0, head).mean()
+            if engine != THEIR_LOSS:
+                with torch.autocast(device, torch.bfloat16, enabled=engine == AUTOCAST):
+                    return per_example_losses(model, batch, 0.0, head).mean()
             labels = batch.ids.masked_fill(~batch.scored, -100)
             return model(input_ids=batch.ids, attention_mask=batch.attention, labels=labels).loss
 
@@ -361,7 +364,8 @@ def mfu(shape: Shape, tokens_per_second: float, device: str) -> float | None:
 
 def measure(name: str, shape: Shape, parts: int, device: str, rounds: int) -> list[dict[str, Any]]:
     """One row for each engine."""
-    benches = {engine: Bench(engine, shape, parts, device) for engine in ENGINES}
+    chosen = [engine for engine in ENGINES if device == "cuda" or engine != AUTOCAST]
+    benches = {engine: Bench(engine, shape, parts, device) for engine in chosen}
     order = list(benches)
     warm = min(bench.take(1) for bench in benches.values())
     steps = max(1, round(1.0 / warm)) if warm < float("inf") else 1

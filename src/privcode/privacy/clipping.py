@@ -25,6 +25,7 @@ per-record weight gradients gᵀx into one [records, parameters] buffer.
 import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import torch
@@ -32,6 +33,7 @@ from torch import nn
 from torch.nn.functional import linear
 
 from privcode.errors import UserError
+from privcode.privacy import lora
 
 _GRID_BITS = 32
 _MARGIN = 1 - 2.0**-17
@@ -57,7 +59,7 @@ class _Tap(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor | None, None, None, None]:
         x, weight = ctx.saved_tensors
-        ctx.clipper._receive(ctx.slot, x.detach(), gradient.detach())
+        ctx.clipper._receive(ctx.slot, x, gradient)
         return gradient @ weight if ctx.needs_input_grad[0] else None, None, None, None
 
 
@@ -77,6 +79,7 @@ class Clipper:
         """
         self.clip_norm = clip_norm
         self.grid = 2.0 ** (math.floor(math.log2(clip_norm)) - _GRID_BITS)
+        self._model = model
         self._layers: list[tuple[str, nn.Linear, int]] = []
         seen: dict[int, str] = {}
         offset = 0
@@ -132,12 +135,19 @@ class Clipper:
         self._hits = [0] * len(self._layers)
         if len(self._buffer) < records:
             self._buffer = self._buffer.new_empty(records, self.parameters)
-        for slot, (_, module, _) in enumerate(self._layers):
-            module.forward = self._tapped(slot, module)  # type: ignore[method-assign]
+        slots = {module: slot for slot, (_, module, _) in enumerate(self._layers)}
+        forwards: dict[nn.Module, Any] = {m: self._tapped(slot, m) for m, slot in slots.items()}
+        for module in self._model.modules():
+            parts = lora.halves(module)
+            if parts and {parts.a, parts.b} <= slots.keys():
+                receivers = (partial(self._receive, slots[half]) for half in (parts.a, parts.b))
+                forwards[module] = lora.forward(module, parts, *receivers)
+        for module, forward in forwards.items():
+            module.forward = forward
         try:
             yield
         finally:
-            for _, module, _ in self._layers:
+            for module in forwards:
                 del module.__dict__["forward"]
         # If any layer did not write its part, there are no rows: the buffer still holds the
         # gradients of other records.
@@ -156,7 +166,10 @@ class Clipper:
 
         return forward
 
-    def _receive(self, slot: int, x: torch.Tensor, gradient: torch.Tensor) -> None:
+    def _receive(
+        self, slot: int, x: torch.Tensor, gradient: torch.Tensor, factor: float = 1.0
+    ) -> None:
+        """Keep each record's factor · gradientᵀ x of a layer, [records, out, in], in fp32."""
         name, module, offset = self._layers[slot]
         self._hits[slot] += 1
         if x.dim() < 3 or x.shape[0] != self._records:
@@ -168,8 +181,12 @@ class Clipper:
         weight = module.weight
         part = self._buffer[: self._records, offset : offset + weight.numel()]
         rows = part.view(-1, *weight.shape)
-        x, gradient = x.flatten(1, -2), gradient.flatten(1, -2)
-        rows.copy_(torch.bmm(gradient.transpose(1, 2).float(), x.float()))
+        x, gradient = x.flatten(1, -2).detach(), gradient.flatten(1, -2).detach().transpose(1, 2)
+        if x.dtype == gradient.dtype == torch.float32 or x.device.type == "cpu":
+            product = torch.bmm(gradient.float(), x.float())
+        else:  # the same products, added up in fp32 without a copy of either in fp32
+            product = torch.bmm(gradient, x.to(gradient.dtype), out_dtype=torch.float32)
+        torch.mul(product, factor, out=rows) if factor != 1.0 else rows.copy_(product)
 
     def take_rows(self) -> torch.Tensor:
         """[records, parameters] fp32: a copy of what was recorded, which is then forgotten."""

@@ -107,6 +107,14 @@ def distance(a: torch.Tensor, b: torch.Tensor) -> float:
     return ((a - b).double().norm() / b.double().norm()).item()
 
 
+@pytest.fixture(params=["one by one", "together"])
+def adding(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The way in which a processor adds the rows of a micro-batch, and that of a GPU."""
+    if request.param == "together":
+        monkeypatch.setattr(Clipper, "_add_one_by_one", Clipper._add_together)
+
+
+@pytest.mark.usefixtures("adding")
 @pytest.mark.parametrize("checkpointing", [None, True, False], ids=["none", "reentrant", "non"])
 @pytest.mark.parametrize("size", [8, 4, 1])
 @pytest.mark.parametrize("family", FAMILIES)
@@ -130,6 +138,7 @@ def test_the_clip_norm_of_these_tests_clips_some_records_and_not_others() -> Non
     assert distance(got, looped_sum(model, records(), range(8), clip)) < 1e-5
 
 
+@pytest.mark.usefixtures("adding")
 @pytest.mark.parametrize("size", [8, 4])
 @pytest.mark.parametrize("family", FAMILIES)
 def test_a_unit_of_several_records_is_summed_then_clipped_once(family: str, size: int) -> None:
@@ -149,6 +158,7 @@ def test_adapters_in_fp32_on_a_bf16_base_agree_to_bf16_rounding(family: str) -> 
     assert distance(got, looped_sum(model, records(), range(8))) < 3e-2
 
 
+@pytest.mark.usefixtures("adding")
 def test_each_units_contribution_is_at_most_the_clip_norm() -> None:
     model = tiny_model()
     for clip in (1e-3, 0.1, 1.0):
@@ -157,6 +167,7 @@ def test_each_units_contribution_is_at_most_the_clip_norm() -> None:
             assert norm <= clip
 
 
+@pytest.mark.usefixtures("adding")
 def test_sums_are_exact_so_their_order_changes_no_bit() -> None:
     model, batch = tiny_model(), records()
     clipper = Clipper(model, CLIP)
@@ -172,6 +183,7 @@ def test_sums_are_exact_so_their_order_changes_no_bit() -> None:
     assert torch.equal(whole, clipper.round(whole))
 
 
+@pytest.mark.usefixtures("adding")
 def test_the_rounding_of_many_coordinates_stays_within_the_clip_norm() -> None:
     model = tiny_model()
     for clip in (0.3, 1.0, 7.0):
@@ -195,6 +207,7 @@ def test_noise_has_all_the_low_bits_that_the_sum_has() -> None:
         assert abs(share - 0.5) < 0.01
 
 
+@pytest.mark.usefixtures("adding")
 @settings(max_examples=8, deadline=None)
 @given(seed=st.integers(0, 10**6), clip=st.floats(1e-3, 10))
 def test_adding_a_unit_moves_the_sum_by_at_most_the_sensitivity(seed: int, clip: float) -> None:
@@ -207,6 +220,7 @@ def test_adding_a_unit_moves_the_sum_by_at_most_the_sensitivity(seed: int, clip:
     assert (both - without).double().norm().item() <= bound
 
 
+@pytest.mark.usefixtures("adding")
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
 def test_a_record_that_is_not_finite_contributes_exactly_nothing(bad: float) -> None:
     model, batch = tiny_model(), records()
@@ -227,6 +241,7 @@ def test_a_record_that_is_not_finite_contributes_exactly_nothing(bad: float) -> 
     assert not clipper.take_sum().any()
 
 
+@pytest.mark.usefixtures("adding")
 def test_a_unit_with_one_record_that_is_not_finite_contributes_exactly_nothing() -> None:
     model, batch = tiny_model(), records(2)
     clipper = Clipper(model, CLIP)

@@ -72,10 +72,12 @@ def _layers(had: list[Any]) -> str:
 
 
 def _records(had: list[Any], micro_batch: int, max_tokens: int) -> str:
-    from privcode.training.dp_sgd import Learner, try_out
+    from privcode.training.dp_sgd import Learner, attend_plainly, try_out
 
     model, clipper = had
-    way = try_out(Learner(model, 0, max_tokens), clipper, micro_batch)
+    learner = Learner(model, 0, max_tokens)
+    attend_plainly(learner)
+    way = try_out(learner, clipper, micro_batch)
     return (
         f"a record of up to {max_tokens} tokens gives the same bits in any company: trained "
         f"{_WAYS[way].format(micro_batch)}; nothing is added to the sensitivity"

@@ -6,7 +6,7 @@ Promises:
 - The gradient of each record is handed out in two parts, one for A and one for B.
 
 Does not: know any layer but peft's plain one over an ordinary linear layer. A layer with active
-dropout, several adapters, or a variant like DoRA keeps its own forward pass.
+dropout, several adapters, hooks, or a variant like DoRA keeps its own forward pass.
 """
 
 import sys
@@ -42,8 +42,14 @@ def halves(module: nn.Module) -> Halves | None:
     found = Halves(layer.base_layer, layer.lora_A[name], layer.lora_B[name], layer.scaling[name])
     dropout = layer.lora_dropout[name]
     drops = dropout.training and not isinstance(dropout, nn.Identity)
-    plain = all(type(part) is nn.Linear for part in found[:3])
+    plain = all(map(_is_plain, (found.base, found.a, found.b)))
     return found if plain and not drops and name not in layer.lora_variant else None
+
+
+def _is_plain(part: nn.Module) -> bool:
+    """Whether it is a linear layer that nobody changed or listens to."""
+    watched = part._forward_hooks or part._forward_pre_hooks or "forward" in vars(part)
+    return type(part) is nn.Linear and not watched
 
 
 def forward(layer: nn.Module, parts: Halves, to_a: Receive, to_b: Receive) -> Any:

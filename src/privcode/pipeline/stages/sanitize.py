@@ -60,6 +60,7 @@ def _work(run: RunDirectory) -> Path:
     refuse_unknown_tokens(examples, model.get_input_embeddings().weight.shape[0])
     canaries = _canaries(run, model)
     learner = Learner(model, tokenizer.pad_token_id, section.max_tokens)
+    dp_sgd.attend_plainly(learner)
     with progress_bar("trial", passes(settings.micro_batch)) as progress:
         clipper = run.plan.clipper(model)
         grouping = dp_sgd.try_out(learner, clipper, settings.micro_batch, progress)

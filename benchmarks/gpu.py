@@ -33,6 +33,10 @@ from xml.etree import ElementTree
 import dp_engine
 import torch
 
+from privcode.exercises import corpus
+from privcode.experiments.demo import write_world
+from privcode.files import write_jsonl, write_text
+
 ROOT = Path(__file__).resolve().parents[1]
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 SMALL = dp_engine.Shape(64, 2, 48, 128, 512, heads=4, kv_heads=2, records=4, rank=4)
@@ -109,7 +113,7 @@ def tests(small: bool, out: Path, config: Path) -> dict[str, Any]:
 
 
 class Fault(Exception):
-    """A part that found something wrong: a message, and the figures."""
+    """A part that found something wrong: a message, and figures if there are any."""
 
 
 def bits(small: bool, out: Path, config: Path) -> dict[str, Any]:
@@ -215,8 +219,44 @@ def engine(small: bool, out: Path, config: Path) -> list[dict[str, Any]]:
     ]
 
 
+SMALLEST = """\
+data: {source: private.jsonl, language: python, public: true}
+privacy: {epsilon: 4, delta: 1.0e-5, units: 64000, batch: 8, steps: 2, clip_norm: 0.1}
+prompts: {source: public, file: prompts.jsonl}
+junior: {model: "bundled:junior", lora: {r: 2, alpha: 4}, max_tokens: 256}
+validate: {execution: {prelude: house.py}, round_trip: {method: "off"}}
+premium: {model: "bundled:junior", lora: {r: 2, alpha: 4}, max_tokens: 256}
+boost: {epochs: 1, batch_size: 4, micro_batch: 4}
+evaluate:
+  tasks:
+    - {name: house, file: tasks.jsonl, prelude: house.py, instruction: "{problem}", response: ""}
+  max_new_tokens: 48
+compare: {methods: [base, privcode]}
+"""
+
+
+def smallest(world: Path) -> Path:
+    """A comparison of seconds on the bundled junior, whose answers are already good."""
+    world.mkdir(parents=True, exist_ok=True)
+    rows = {
+        "private": corpus.private_records(64, seed=0),
+        "prompts": corpus.public_prompts(24, seed=0),
+        "tasks": corpus.tasks(4, seed=0),
+    }
+    for name, found in rows.items():
+        write_jsonl(world / f"{name}.jsonl", found)
+    write_text(world / "house.py", corpus.prelude())
+    write_text(world / "smallest.yaml", SMALLEST)
+    return world / "smallest.yaml"
+
+
 def method(small: bool, out: Path, config: Path) -> dict[str, Any]:
     """`privcode compare` on the house world."""
+    world = ROOT / "runs" / "exercises"
+    if small:
+        config = smallest(out / "world")
+    elif not (world / "house.py").exists():
+        write_world(world)
     began = time.perf_counter()
     command = [sys.executable, "-m", "privcode", "compare", str(config)]
     done = subprocess.run(
@@ -263,7 +303,7 @@ def main() -> int:
     parser.add_argument("--config", type=Path, help="of the comparison in the part method")
     parser.add_argument("--out", type=Path, default=Path("runs/gpu"))
     chosen = parser.parse_args()
-    default = ROOT / "configs" / "real" / ("smallest.yaml" if chosen.small else "house.yaml")
+    default = ROOT / "configs" / "real" / "house.yaml"
     chosen.out.mkdir(parents=True, exist_ok=True)
     found: dict[str, Any] = {"machine": machine()}
     failed = False
@@ -274,7 +314,9 @@ def main() -> int:
         except Exception as error:
             failed = True
             figures = {"error": f"{type(error).__name__}: {error}"}
-            if not isinstance(error, Fault):
+            if isinstance(error, Fault):
+                figures = {"error": error.args[0], **(error.args[1] if error.args[1:] else {})}
+            else:
                 traceback.print_exc()
         found[name] = figures
         taken = time.perf_counter() - began

@@ -32,7 +32,7 @@ from privcode.models import attach_lora, load_model, load_tokenizer
 from privcode.privacy.clipping import Clipper
 from privcode.privacy.ledger import Ledger
 from privcode.privacy.plan import make_plan
-from privcode.training.dp_sgd import Learner, sanitize, try_out
+from privcode.training.dp_sgd import Learner, _ways, attend_plainly, sanitize, try_out
 from privcode.training.examples import Example, encode
 from privcode.training.independence import Grouping, has_experts, passes, refuse_by_name, rope_types
 from privcode.training.settings import Sanitize, Syntax
@@ -171,6 +171,29 @@ def test_one_unit_less_changes_no_bit_of_what_the_others_give(
     order = sorted(range(len(RAGGED)), key=lambda i: len(RAGGED[i].ids))
     gone = (order[0], order[11])  # the longer ones move up
     moves_by_its_own(lambda: tiny(family, dtype), RAGGED, gone)
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("family", DENSE)
+def test_one_unit_less_changes_no_bit_where_short_texts_attend_plainly(
+    family: str, dtype: torch.dtype
+) -> None:
+    def make() -> Any:
+        model = tiny(family, dtype).cpu()
+        attend_plainly(Learner(model, 0, 64))
+        assert model.get_base_model().config._attn_implementation == "eager"
+        return model
+
+    moves_by_its_own(make, RAGGED, [4])
+
+
+def test_long_texts_and_an_attention_that_was_chosen_keep_theirs() -> None:
+    long, chosen = tiny(), tiny(attn_implementation="eager")
+    before = long.get_base_model().config._attn_implementation
+    attend_plainly(Learner(long, 0, 257))
+    attend_plainly(Learner(chosen, 0, 64))
+    assert long.get_base_model().config._attn_implementation == before == "sdpa"
+    assert chosen.get_base_model().config._attn_implementation == "eager"
 
 
 @pytest.mark.gpu
@@ -351,6 +374,17 @@ def test_mixtures_of_experts_go_one_unit_at_a_time_and_others_together(family: s
     model = tiny(family)
     assert has_experts(model) == (family in SPARSE)
     assert tried(model) == ("alone" if family in SPARSE else "any number")
+
+
+def test_on_a_gpu_a_length_always_has_as_many_rows_or_one_unit() -> None:
+    gpu = torch.device("cuda")
+    assert _ways(tiny(), gpu) == ("always as many", "alone")
+    assert _ways(tiny("mixtral"), gpu) == ("alone",)
+
+
+def test_of_a_large_micro_batch_the_first_the_last_and_some_between_are_computed_alone() -> None:
+    assert [passes(n) for n in (1, 2, 16, 17, 128)] == [6, 12, 26, 26, 26]
+    assert tried(tiny(), micro_batch=40) == "any number"
 
 
 class Rounding(nn.Module):

@@ -182,7 +182,7 @@ def head(small: bool, out: Path, config: Path) -> list[dict[str, Any]]:
             def work(weight: float = weight) -> None:
                 loss.per_example_losses(model, batch, weight, split).sum().backward()
 
-            loss.CHUNK = {DEVICE: chunk}
+            loss.CHUNK = default | {DEVICE: chunk}
             try:
                 with peak() as most:
                     taken = seconds(work, 0.0 if small else 0.5)

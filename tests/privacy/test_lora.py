@@ -101,6 +101,48 @@ def test_a_base_of_another_kind_keeps_its_own_pass() -> None:
     assert not any(lora.halves(layer) for layer in layers_of(model))
 
 
+def test_a_base_in_fp16_or_one_that_is_trained_keeps_its_own_pass() -> None:
+    assert not any(lora.halves(layer) for layer in layers_of(model_with(torch.float16)))
+    model = model_with()
+    for layer in layers_of(model):
+        layer.base_layer.weight.requires_grad_(True)
+    assert not any(lora.halves(layer) for layer in layers_of(model))
+
+
+def test_a_layer_without_an_active_adapter_or_with_a_pass_of_somebody_elses_keeps_it() -> None:
+    model = model_with()
+    for layer in layers_of(model):
+        own = layer.forward
+        layer.forward = lambda x, own=own: own(x)  # type: ignore[method-assign]
+    assert not any(lora.halves(layer) for layer in layers_of(model))
+    with Clipper(model, 1.0).recording(2):
+        logits(model).sum().backward()
+    assert all("forward" in vars(layer) for layer in layers_of(model))
+    other = model_with()
+    for layer in layers_of(other):
+        layer._active_adapter = []
+    assert not any(lora.halves(layer) for layer in layers_of(other))
+
+
+def test_a_model_may_change_what_a_layer_gives_in_place() -> None:
+    model = model_with()  # Qwen2's q_proj has a bias
+
+    attention = model.get_base_model().model.layers[0].self_attn
+
+    class Capped(nn.Module):
+        def __init__(self, inner: nn.Module) -> None:
+            super().__init__()
+            self.inner = inner
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            found: torch.Tensor = self.inner(x)
+            return found.clamp_(-0.1, 0.1)
+
+    attention.q_proj = Capped(attention.q_proj)
+    with Clipper(model, 1.0).recording(2):
+        logits(model).sum().backward()
+
+
 @pytest.mark.parametrize("part", ["base_layer", "lora_A", "lora_B"])
 def test_a_layer_with_a_part_that_somebody_listens_to_keeps_its_own_pass(part: str) -> None:
     model, heard = model_with(), list[int]()

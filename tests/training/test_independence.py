@@ -34,7 +34,15 @@ from privcode.privacy.ledger import Ledger
 from privcode.privacy.plan import make_plan
 from privcode.training.dp_sgd import Learner, _ways, attend_plainly, sanitize, try_out
 from privcode.training.examples import Example, encode
-from privcode.training.independence import Grouping, has_experts, passes, refuse_by_name, rope_types
+from privcode.training.independence import (
+    WAYS,
+    Grouping,
+    grouping_of,
+    has_experts,
+    passes,
+    refuse_by_name,
+    rope_types,
+)
 from privcode.training.settings import Sanitize, Syntax
 from tests.helpers.device import DEVICE
 
@@ -235,7 +243,7 @@ def test_whatever_the_company_a_units_rows_have_the_same_bits(
     moves_by_its_own(lambda: tiny(family, dtype), examples, [gone], micro_batch=micro_batch)
 
 
-@pytest.mark.parametrize("micro_batch", [1, 2, 5])
+@pytest.mark.parametrize("micro_batch", [1, 2, 5, 18])
 def test_the_progress_of_a_trial_ends_at_its_number_of_passes(micro_batch: int) -> None:
     model, done = tiny("qwen2"), list[int]()
     try_out(Learner(model, 0, 64), Clipper(model, CLIP), micro_batch, done.append)
@@ -383,8 +391,20 @@ def test_on_a_gpu_a_length_always_has_as_many_rows_or_one_unit() -> None:
 
 
 def test_of_a_large_micro_batch_the_first_the_last_and_some_between_are_computed_alone() -> None:
-    assert [passes(n) for n in (1, 2, 16, 17, 128)] == [6, 12, 26, 26, 26]
+    assert [passes(n) for n in (1, 2, 16, 17, 128)] == [6, 12, 26, 29, 29]
     assert tried(tiny(), micro_batch=40) == "any number"
+
+
+@pytest.mark.parametrize("seen", range(63))
+def test_a_record_of_a_large_micro_batch_that_its_neighbour_changes_is_found(seen: int) -> None:
+    def gradients(examples: Sequence[Example], fill: int) -> torch.Tensor:
+        rows = torch.tensor([[float(sum(e.ids)), float(len(e.ids))] for e in examples])
+        if len(examples) + fill == 64 and len(examples) > seen + 1:
+            rows[seen] += 1e-6 * rows[seen + 1]
+        return rows
+
+    with pytest.raises(UserError, match="module layer: "):
+        grouping_of(gradients, lambda _: "layer", torch.arange(9), 64, 64, 1e-30, WAYS[1:2])
 
 
 class Rounding(nn.Module):

@@ -31,25 +31,34 @@ class Halves(NamedTuple):
 
 
 def halves(module: nn.Module) -> Halves | None:
-    """The parts of `module`, if it is a plain LoRA layer whose adapter is on."""
+    """The parts of `module`, if it is a plain LoRA layer whose adapter is on.
+
+    Not for a base in fp16: gradients on their way to A would vanish there while B is small.
+    """
     peft: Any = sys.modules.get("peft.tuners.lora.layer")  # not loaded: no layer is one of its own
-    if peft is None or type(module) is not peft.Linear:
+    if peft is None or type(module) is not peft.Linear or _is_watched(module):
         return None
     layer: Any = module
-    (name, *more) = layer.active_adapters
-    if more or layer.merged or layer.disable_adapters or name not in layer.lora_A:
+    if len(layer.active_adapters) != 1 or layer.merged or layer.disable_adapters:
+        return None
+    (name,) = layer.active_adapters
+    if name not in layer.lora_A or name in layer.lora_variant:
         return None
     found = Halves(layer.base_layer, layer.lora_A[name], layer.lora_B[name], layer.scaling[name])
     dropout = layer.lora_dropout[name]
-    drops = dropout.training and not isinstance(dropout, nn.Identity)
-    plain = all(map(_is_plain, (found.base, found.a, found.b)))
-    return found if plain and not drops and name not in layer.lora_variant else None
+    if dropout.training and not isinstance(dropout, nn.Identity):
+        return None
+    if any(type(part) is not nn.Linear or _is_watched(part) for part in found[:3]):
+        return None
+    weight = found.base.weight
+    exact = weight.dtype in (torch.float32, torch.bfloat16)
+    return found if exact and not weight.requires_grad else None
 
 
-def _is_plain(part: nn.Module) -> bool:
-    """Whether it is a linear layer that nobody changed or listens to."""
-    watched = part._forward_hooks or part._forward_pre_hooks or "forward" in vars(part)
-    return type(part) is nn.Linear and not watched
+def _is_watched(part: nn.Module) -> bool:
+    """Whether somebody has changed the passes of a module, or listens to them."""
+    hooks = (part._forward_hooks, part._forward_pre_hooks)
+    return any((*hooks, part._backward_hooks, part._backward_pre_hooks)) or "forward" in vars(part)
 
 
 def forward(layer: nn.Module, parts: Halves, to_a: Receive, to_b: Receive) -> Any:
@@ -80,11 +89,13 @@ class _Lora(torch.autograd.Function):
         to_b: Receive,
     ) -> torch.Tensor:
         narrow = linear(x, a.to(x.dtype))
-        y = linear(x, weight, bias)
-        y.view(-1, y.shape[-1]).addmm_(narrow.flatten(0, -2), b.to(x.dtype).t(), alpha=scaling)
+        y = linear(x.flatten(0, -2), weight, bias)
+        y.addmm_(narrow.flatten(0, -2), b.to(x.dtype).t(), alpha=scaling)
         ctx.save_for_backward(x, narrow, weight, a, b)
         ctx.scaling, ctx.to_a, ctx.to_b = scaling, to_a, to_b
-        return y
+        # No view, which the model could not change in place, as some do to cap a projection.
+        whole: torch.Tensor = torch.ops.aten._unsafe_view(y, [*x.shape[:-1], y.shape[-1]])
+        return whole
 
     @staticmethod
     def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
@@ -94,8 +105,6 @@ class _Lora(torch.autograd.Function):
         ctx.to_a(x, back, ctx.scaling)
         if not ctx.needs_input_grad[0]:
             return (None,) * 8
-        total = gradient @ weight
-        total.view(-1, total.shape[-1]).addmm_(
-            back.flatten(0, -2), a.to(gradient.dtype), alpha=ctx.scaling
-        )
-        return total, *[None] * 7
+        total = gradient.flatten(0, -2) @ weight
+        total.addmm_(back.flatten(0, -2), a.to(gradient.dtype), alpha=ctx.scaling)
+        return total.view(x.shape), *[None] * 7

@@ -190,8 +190,8 @@ def grouping_of(
 
 def passes(micro_batch: int) -> int:
     """How many passes a trial takes if the first way fits. Each further way takes as many again."""
-    at_most_two = min(micro_batch, 2)  # of two other lengths alone, and in company of three
-    return len(_places(micro_batch)) + 5 * at_most_two
+    two = min(micro_batch, 2)  # of two other lengths alone, and in the company of three
+    return len(_places(micro_batch)) + 5 * two + (3 if micro_batch > _ALONE else 0)
 
 
 def _places(count: int) -> list[int]:
@@ -208,7 +208,8 @@ def _pairs(
     The shortest records, medium ones and the longest take turns, first in this order and then in
     reverse. So what a model remembers from longer or shorter records shows. Each set has as many
     records as the run puts together. Of the shortest, up to `_ALONE` records are also computed
-    alone. Of the others, the first and the last are.
+    alone. Of the others, the first and the last are. If some of the shortest were not, both halves
+    of a set are computed beside all of it, so no record is seen in one company alone.
     """
     count = 1 if way == "alone" else most
     lengths = sorted({min(16, max_tokens), min(padded(max_tokens // 3), max_tokens), max_tokens})
@@ -228,7 +229,7 @@ def _pairs(
             first[-1] |= computed(records, [one])
     turned = list(range(count))[::-1]
     for records, known in zip(reversed(sets), reversed(first), strict=True):
-        for company in (turned, turned[1::2]):
+        for company in (turned, turned[1::2], turned[::2] if count > _ALONE else []):
             if company:
                 for one, row in computed(records, company).items():
                     yield known.setdefault(one, row), row

@@ -109,7 +109,7 @@ class _TokenLosses(torch.autograd.Function):
         losses = torch.empty(len(hidden), dtype=torch.float32, device=hidden.device)
         gradient = torch.empty_like(hidden)
         width = hidden.shape[1] if head is None else len(head.weight)
-        size = max(1, CHUNK.get(hidden.device.type, CHUNK["cuda"]) // width)
+        size = max(1, CHUNK["cpu" if hidden.device.type == "cpu" else "cuda"] // width)
         ends = list(accumulate(counts))
         pieces = [
             (at, min(at + size, end))

@@ -27,7 +27,9 @@ class Sanitize(Section):
     )
     warmup_steps: Count = Field(5, description="steps in which the learning rate rises")
     weight_decay: Amount = Field(0.05, description="weight decay (AdamW)")
-    micro_batch: Size = Field(8, description="records in one pass; affects memory, not the result")
+    micro_batch: Size = Field(
+        8, description="records in one pass; affects memory, and on a GPU the last bits"
+    )
     checkpoint_every: Positive = Field(10, description="number of steps between checkpoints")
     syntax: Syntax = Field(default_factory=lambda: Syntax())
     merge: bool = Field(False, description="write the whole model too, with the adapter merged in")

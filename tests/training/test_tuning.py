@@ -49,6 +49,7 @@ def run(tmp: Path, method: Any = "lora", **changes: Any) -> int:
         model="bundled:junior",
         max_tokens=changes.pop("max_tokens", 128),
         lora=Lora(r=4, alpha=8, dropout=0.1),
+        gradient_checkpointing=changes.pop("gradient_checkpointing", False),
     )
     settings = Boost(
         **{
@@ -145,6 +146,15 @@ def test_a_model_whose_own_sampling_settings_contradict_each_other_can_be_tuned(
     file.write_text(json.dumps(own))
     run(tmp_path, "full", model=(load_model(str(tmp_path / "model")), tokenizer), epochs=1)
     assert load_model(str(tmp_path / "out")).generation_config.eos_token_id is not None
+
+
+@pytest.mark.parametrize("wanted", [False, True])
+def test_activations_are_recomputed_if_the_models_section_says_so(
+    tmp_path: Path, wanted: bool
+) -> None:
+    model, tokenizer = tiny()
+    run(tmp_path, model=(model, tokenizer), epochs=1, gradient_checkpointing=wanted)
+    assert any(getattr(m, "gradient_checkpointing", False) for m in model.modules()) == wanted
 
 
 def test_a_second_call_continues_from_the_last_whole_checkpoint(tmp_path: Path) -> None:

@@ -165,7 +165,7 @@ def boost(
             output_dir=str(checkpoints),
             use_cpu=on_cpu,
             bf16=not on_cpu and bool(torch.cuda.is_bf16_supported()),
-            gradient_checkpointing=not on_cpu,
+            gradient_checkpointing=section.gradient_checkpointing,
             max_length=None,  # `encode` has left out the pairs that are too long
             dataset_kwargs={"skip_prepare_dataset": True},
             save_strategy="steps",

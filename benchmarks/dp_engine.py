@@ -388,7 +388,8 @@ def measure(name: str, shape: Shape, parts: int, device: str, rounds: int) -> li
         row |= {"tokens_per_second": round(tokens, 1), "mfu": mfu(shape, tokens, device)}
         row |= {"time_ratio": round(statistics.median(ratios), 3)}
         row |= {"time_ratio_min": round(min(ratios), 3), "time_ratio_max": round(max(ratios), 3)}
-        row |= {"memory_ratio": round(bench.megabytes / base.megabytes, 3)}
+        ratio = round(bench.megabytes / base.megabytes, 3) if base.megabytes else None
+        row |= {"memory_ratio": ratio}  # a tiny model's work needs no more than its imports did
         rows.append(row | {"peak_mb": round(bench.megabytes), "rounds": rounds, "steps": steps})
     return rows
 
@@ -404,10 +405,12 @@ def table(rows: list[dict[str, Any]]) -> str:
             lines.append(f"| {row['shape']} | {row['engine']} | – | – | {row['error']} | – | – |")
             continue
         spread = f"({row['time_ratio_min']:.2f}–{row['time_ratio_max']:.2f})"
-        share = "–" if row["mfu"] is None else f"{row['mfu']:.2f}"
+        share, memory = (
+            "–" if row[name] is None else f"{row[name]:.2f}" for name in ("mfu", "memory_ratio")
+        )
         lines.append(
             f"| {row['shape']} | {row['engine']} | {row['tokens_per_second']:,.0f} | {share} "
-            f"| {row['time_ratio']:.2f} {spread} | {row['memory_ratio']:.2f} "
+            f"| {row['time_ratio']:.2f} {spread} | {memory} "
             f"| {row['peak_mb']:,} |"
         )
     return "\n".join(lines)

@@ -1,3 +1,6 @@
+import json
+import subprocess
+import sys
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -246,3 +249,76 @@ def test_rendering_reads_the_templates_braces_only() -> None:
     assert render("{language}: {prompt}", prompt="p") == "{language}: p"
     with pytest.raises(TypeError, match="author"):
         render("{author}", author="x")
+
+
+TOO_LITTLE_MEMORY = """
+import resource, sys
+import torch
+from privcode.generation import Sampling
+from privcode.generation.local import LocalGenerator
+from privcode.models import load_model, load_tokenizer
+
+torch.set_num_threads(1)
+tokenizer = load_tokenizer("bundled:junior")
+generator = LocalGenerator(load_model("bundled:junior").cpu(), tokenizer, 512)
+prompts = [f"Question: Write a function that adds {n}." + " And so on." * 60 for n in range(512)]
+sampling = Sampling(temperature=1.0, max_new_tokens=2, seed=3)
+generator.generate(prompts[:1], sampling)
+held = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
+resource.setrlimit(resource.RLIMIT_AS, (held + int(sys.argv[1]) * 2**20, resource.RLIM_INFINITY))
+again = [generator.generate(prompts, sampling) for _ in range(2)]
+assert again[0] == again[1]
+assert all(len(texts) == 1 for texts in again[0])
+print(generator._too_many)
+"""
+
+
+@pytest.mark.slow
+def test_a_batch_for_which_memory_is_too_small_is_drawn_in_halves() -> None:
+    command = [sys.executable, "-c", TOO_LITTLE_MEMORY, "400"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
+    tried = json.loads(done.stdout)
+    assert tried[0] == 512
+    assert tried == sorted(tried, reverse=True)
+
+
+def test_halves_are_the_same_whether_or_not_it_is_known_that_the_whole_does_not_fit(
+    model: Any, tokenizer: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    draw = LocalGenerator._continue
+
+    def small(self: LocalGenerator, batch: list[list[int]], sampling: Sampling) -> list[str]:
+        if len(batch) > 2:
+            raise torch.OutOfMemoryError("too large")
+        return draw(self, batch, sampling)
+
+    monkeypatch.setattr(LocalGenerator, "_continue", small)
+    generator = LocalGenerator(model, tokenizer, batch_size=8)
+    first = generator.generate(PROMPTS, WARM)
+    assert generator._too_many == [8, 4]
+    assert generator.generate(PROMPTS, WARM) == first
+    assert generator._too_many == [8, 4]
+    assert len({text for texts in first for text in texts}) > len(PROMPTS)
+
+
+def test_one_text_that_is_too_large_is_one_line(
+    model: Any, tokenizer: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: Any) -> None:
+        raise torch.OutOfMemoryError("too large")
+
+    monkeypatch.setattr(LocalGenerator, "_continue", full)
+    with pytest.raises(UserError, match="memory is too small for one text of"):
+        LocalGenerator(model, tokenizer).generate(PROMPTS, WARM)
+
+
+def test_an_error_that_is_not_about_memory_is_not_taken_for_one(
+    model: Any, tokenizer: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: Any) -> None:
+        raise RuntimeError("shape mismatch")
+
+    monkeypatch.setattr(LocalGenerator, "_continue", broken)
+    with pytest.raises(RuntimeError, match="shape mismatch"):
+        LocalGenerator(model, tokenizer).generate(PROMPTS, WARM)

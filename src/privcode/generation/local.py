@@ -3,17 +3,18 @@
 Promises:
 - The same prompts, sampling, chunk and batch size give the same texts on the same machine,
   whatever was drawn before.
+- A batch for which memory is too small is drawn in halves. Only a single text may be too large.
 - The global random state is left as it was.
 - Texts are drawn from the model's distribution as `Sampling` says. Of the model's own
   generation_config only the end tokens are applied.
 
-Does not: recover from a full GPU, or spread a chunk over devices.
+Does not: spread a chunk over devices. Where memory was short, another machine draws other texts.
 """
 
 import hashlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import takewhile
 from typing import Any
 
@@ -42,6 +43,7 @@ class LocalGenerator:
     model: PreTrainedModel | PeftModel
     tokenizer: PreTrainedTokenizerBase
     batch_size: int = 64
+    _too_many: list[int] = field(default_factory=list)  # sequences that did not fit in memory
 
     def generate(
         self, prompts: Sequence[str], sampling: Sampling, chunk: int = 0
@@ -66,13 +68,46 @@ class LocalGenerator:
             with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
                 for start in range(0, len(rows), self.batch_size):
                     batch = rows[start : start + self.batch_size]
-                    torch.manual_seed(_seed(sampling.seed, chunk, start // self.batch_size))
-                    answers = self._continue([encoded[index] for index in batch], sampling)
+                    seed = _seed(sampling.seed, chunk, start // self.batch_size)
+                    answers = self._fitting([encoded[index] for index in batch], sampling, seed)
                     for index, answer in zip(batch, answers, strict=True):
                         texts[index].append(answer)
         finally:
             self.model.train(training)
         return [answers * (sampling.n // copies) for answers in texts]
+
+    def _fitting(self, batch: list[list[int]], sampling: Sampling, seed: int) -> list[str]:
+        """One continuation of each row, all at once or, where memory is too small, in halves.
+
+        What did not fit once is not tried again. A half has a seed of its own, so the texts are the
+        same whether or not it was known before that the whole does not fit.
+
+        Raises:
+            UserError: a single row does not fit.
+        """
+        if len(batch) < min(self._too_many, default=len(batch) + 1):
+            torch.manual_seed(seed)
+            try:
+                return self._continue(batch, sampling)
+            except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
+                if not _is_for_memory(error):
+                    raise
+            if torch.cuda.is_available():
+                torch.cuda.empty_cache()
+            if len(batch) == 1:
+                raise UserError(
+                    f"memory is too small for one text of {len(batch[0])} + "
+                    f"{sampling.max_new_tokens} tokens; lower max_new_tokens, or take a smaller "
+                    "model, or dtype: bfloat16"
+                )
+            self._too_many.append(len(batch))
+        half = len(batch) // 2
+        halves = (batch[:half], batch[half:])
+        return [
+            t
+            for i, rows in enumerate(halves)
+            for t in self._fitting(rows, sampling, _seed(seed, 0, i))
+        ]
 
     def _continue(self, batch: list[list[int]], sampling: Sampling) -> list[str]:
         """One continuation of each row of token ids, drawn with the global random generator."""
@@ -133,6 +168,13 @@ def load(weights: Weights, batch_size: int) -> LocalGenerator:
     if weights.end:
         tokenizer.eos_token = weights.end
     return LocalGenerator(model, tokenizer, batch_size)
+
+
+def _is_for_memory(error: Exception) -> bool:
+    """Whether memory ran out: a GPU's, or, by its allocator's words, the processor's."""
+    if isinstance(error, torch.OutOfMemoryError | MemoryError):
+        return True
+    return "DefaultCPUAllocator: can't allocate memory" in str(error)
 
 
 @contextmanager

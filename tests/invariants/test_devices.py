@@ -4,7 +4,6 @@ Where there is no GPU, both sides of a comparison are the processor.
 """
 
 from itertools import islice
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -116,9 +115,7 @@ for fd in range(3, 256):
 
 @pytest.mark.skipif(not BOXES, reason="no sandbox works on this machine")
 @pytest.mark.parametrize("box", BOXES)
-def test_a_process_that_uses_the_device_runs_programs_that_cannot_open_it(
-    box: str, tmp_path: Path
-) -> None:
+def test_a_process_that_uses_the_device_runs_programs_that_cannot_open_it(box: str) -> None:
     assert float(torch.ones(2, device=DEVICE).sum()) == 2
     programs = [Program("right", "print(6 * 7)"), Program("device", OPENS_A_DEVICE)]
     done = list(execute(programs, sandbox=box, workers=1))

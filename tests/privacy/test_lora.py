@@ -126,7 +126,6 @@ def test_a_layer_without_an_active_adapter_or_with_a_pass_of_somebody_elses_keep
 
 def test_a_model_may_change_what_a_layer_gives_in_place() -> None:
     model = model_with()  # Qwen2's q_proj has a bias
-
     attention = model.get_base_model().model.layers[0].self_attn
 
     class Capped(nn.Module):

@@ -89,7 +89,7 @@ class LocalGenerator:
             torch.manual_seed(seed)
             try:
                 return self._continue(batch, sampling)
-            except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
+            except (MemoryError, RuntimeError) as error:
                 if not _is_for_memory(error):
                     raise
             if torch.cuda.is_available():

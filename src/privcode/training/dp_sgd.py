@@ -26,7 +26,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cache, partial
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -215,15 +215,14 @@ def try_out(
     _without_dropout(model)
     refuse_by_name(model, learner.max_tokens)
     head, vocabulary = split_head(model), _vocabulary(model)
+    filler = made_up(1, vocabulary, 0)
     calls = 0
 
     def gradients(examples: Sequence[Example], fill: int) -> torch.Tensor:
         nonlocal calls
         calls += 1
         torch.manual_seed(calls)  # reveals a model that still drops out at random
-        width = padded(max(len(e.ids) for e in examples), learner.max_tokens)
-        more = [made_up(width, vocabulary, row) for row in range(fill)]
-        _recorded(learner, head, clipper, examples, 1.0, more)
+        _recorded(learner, head, clipper, examples, 1.0, [filler] * fill)
         progress(1)
         return clipper.take_rows()[: len(examples)]
 
@@ -309,12 +308,8 @@ def sanitize(
     _without_dropout(model)
     grouping = learner.grouping or try_out(learner, clipper, settings.micro_batch)
     together = 1 if grouping == "alone" else settings.micro_batch
-    vocabulary = _vocabulary(model)
-
-    @cache
-    def filling(width: int) -> list[Example]:
-        return [made_up(width, vocabulary, 0)] * together
-
+    # Padded like any record. Without a scored token it costs no logits.
+    filling = [made_up(1, _vocabulary(model), 0)] * together if grouping == "always as many" else []
     if canaries is not None:
         clipper.reserve(canaries.coordinates)
     optimizer = torch.optim.AdamW(
@@ -383,11 +378,7 @@ def sanitize(
         for group in micro_batches(drawn, lengths, together, rank(), world()):
             rows = [(unit, index) for unit in group for index in drawn[unit]]
             records = [examples[index] for _, index in rows]
-            more: list[Example] = []
-            if grouping == "always as many":
-                width = padded(max(len(record.ids) for record in records), learner.max_tokens)
-                more = filling(width)[len(rows) :]
-            losses = _recorded(learner, head, clipper, records, weight, more)
+            losses = _recorded(learner, head, clipper, records, weight, filling[len(rows) :])
             clipper.accumulate(torch.tensor([unit for unit, _ in rows]))
             total += losses.nan_to_num(0.0, 0.0, 0.0).sum()  # the curve is JSON
         if canaries is not None:

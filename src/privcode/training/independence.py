@@ -209,7 +209,7 @@ def _pairs(
     reverse. So what a model remembers from longer or shorter records shows. Each set has as many
     records as the run puts together. Of the shortest, up to `_ALONE` records are also computed
     alone. Of the others, the first and the last are. If some of the shortest were not, both halves
-    of a set are computed beside all of it, so no record is seen in one company alone.
+    of a set are computed as well as all of it, so every record is seen in two companies.
     """
     count = 1 if way == "alone" else most
     lengths = sorted({min(16, max_tokens), min(padded(max_tokens // 3), max_tokens), max_tokens})

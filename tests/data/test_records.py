@@ -24,6 +24,7 @@ from privcode.data.records import (
     hold_out,
     owner,
     read_records,
+    stored,
 )
 from privcode.data.rows import read_rows
 from privcode.errors import UserError
@@ -482,7 +483,7 @@ def test_without_one_owner_the_data_differ_in_at_most_that_owners_bound(
             except BadField:
                 continue
             records.append(Record("p", str(row["code"]), None, Unit("owner", unit), number))
-        return [(r.unit, r.completion) for r in bound_contributions(records, bound, 0)[0]]
+        return [(r.unit, r.completion) for r in bound_contributions(stored(records), bound, 0)[0]]
 
     rows = authors(*lists)
     present, absent = kept(rows), kept([row for row in rows if gone not in row["who"]])  # type: ignore[operator]
@@ -597,7 +598,7 @@ def test_contributions_are_bounded_in_order_and_one_unit_does_not_move_another(
     units: list[int], bound: int, seed: int
 ) -> None:
     records = records_of(units)
-    kept, dropped = bound_contributions(records, bound, seed)
+    kept, dropped = bound_contributions(stored(records), bound, seed)
     assert len(kept) + dropped == len(records)
     assert [r.row for r in kept] == sorted(r.row for r in kept)
     sizes = Counter(r.unit for r in records)
@@ -605,13 +606,13 @@ def test_contributions_are_bounded_in_order_and_one_unit_does_not_move_another(
     # Without unit 0 the file is shorter, so the rows of the others have other numbers.
     fewer = [r for r in records if r.unit.name != "u0"]
     renumbered = [replace(r, row=number) for number, r in enumerate(fewer, start=1)]
-    assert [r.completion for r in bound_contributions(renumbered, bound, seed)[0]] == [
+    assert [r.completion for r in bound_contributions(stored(renumbered), bound, seed)[0]] == [
         r.completion for r in kept if r.unit.name != "u0"
     ]
 
 
 def test_the_choice_of_records_follows_the_seed_and_is_not_by_position() -> None:
-    records = [Record("p", f"c{i}", None, Unit("owner", "u"), i) for i in range(50)]
+    records = stored(Record("p", f"c{i}", None, Unit("owner", "u"), i) for i in range(50))
     chosen = [tuple(r.row for r in bound_contributions(records, 10, seed)[0]) for seed in range(20)]
     assert chosen[0] == tuple(r.row for r in bound_contributions(records, 10, 0)[0])
     assert len(set(chosen)) == 20
@@ -620,7 +621,7 @@ def test_the_choice_of_records_follows_the_seed_and_is_not_by_position() -> None
 
 
 def held_out(records: list[Record], share: float = 0.5, seed: int = 0) -> set[str]:
-    return {record.prompt for record in hold_out(records, share, seed)[1]}
+    return {record.prompt for record in hold_out(stored(records), share, seed)[1]}
 
 
 @given(st.lists(st.integers(0, 5), min_size=1, max_size=20), st.integers(0, 5))
@@ -628,14 +629,14 @@ def test_units_are_held_out_whole_and_one_unit_does_not_move_another(
     units: list[int], gone: int
 ) -> None:
     records = records_of(units)
-    trained, left_out = hold_out(records, 0.5, seed=0)
+    trained, left_out = map(list, hold_out(stored(records), 0.5, seed=0))
     assert sorted([*trained, *left_out], key=lambda r: r.row) == records
     assert not {r.unit for r in trained} & {r.unit for r in left_out}
     rest = [record for record in records if record.unit.name != str(gone)]
-    assert hold_out(rest, 0.5, seed=0) == (
+    assert [list(part) for part in hold_out(stored(rest), 0.5, seed=0)] == [
         [record for record in trained if record in rest],
         [record for record in left_out if record in rest],
-    )
+    ]
 
 
 def test_whether_a_row_is_held_out_does_not_depend_on_its_number_or_on_its_neighbours() -> None:
@@ -651,7 +652,7 @@ def test_whether_a_row_is_held_out_does_not_depend_on_its_number_or_on_its_neigh
     for gone in range(0, 100, 9):
         rest = prompts[:gone] + prompts[gone + 1 :]
         assert held_out(rows(rest)) == chosen - {prompts[gone]}
-    assert len(hold_out(rows(["same"] * 50), 0.5, seed=0)[1]) in (0, 50)
+    assert len(hold_out(stored(rows(["same"] * 50)), 0.5, seed=0)[1]) in (0, 50)
 
 
 def test_about_the_asked_share_is_held_out_and_the_seed_chooses_which() -> None:
@@ -665,7 +666,7 @@ def test_about_the_asked_share_is_held_out_and_the_seed_chooses_which() -> None:
 
 def test_a_bound_below_one_is_refused() -> None:
     with pytest.raises(UserError, match="at least 1"):
-        bound_contributions([], 0, 1)
+        bound_contributions(stored([]), 0, 1)
 
 
 @pytest.mark.skipif(not DATA.is_dir(), reason="needs the shared data folder")

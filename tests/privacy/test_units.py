@@ -54,7 +54,7 @@ def test_an_owner_named_like_a_canary_shares_no_unit_with_it(tmp_path: Path) -> 
     (tmp_path / "d.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     records, _, _ = private_records(config(tmp_path / "d.jsonl"))
     assert len(records) == len(owners) + len(PLANTED)
-    assert by_unit(records) == [[i] for i in range(len(records))]
+    assert list(by_unit(records)) == [[i] for i in range(len(records))]
 
 
 def test_planted_records_of_all_kinds_are_units_of_their_own() -> None:

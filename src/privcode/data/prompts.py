@@ -8,6 +8,7 @@ Does not: decide whether prompts are public. That is the owner's statement. The 
 only what was not put into the prompts.
 """
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -134,8 +135,9 @@ def _rows(source: str) -> Iterator[tuple[int, Row]]:
 
 def private_prompts(prompts: Sequence[str], private: Iterable[str]) -> str:
     """What the owner should know if private records hold some prompts. It is itself private."""
-    known = {prompt.strip() for prompt in private}
-    same = sum(prompt.strip() in known for prompt in prompts)
+    public = Counter(prompt.strip() for prompt in prompts)
+    found = {text for prompt in private if (text := prompt.strip()) in public}
+    same = sum(public[text] for text in found)
     if not same:
         return ""
     return (

@@ -6,6 +6,8 @@ Promises:
 - A record is a whole row, never cut or joined.
 - A record has one owner. A record with several owners is refused.
 - Which of a unit's records `bound_contributions` keeps depends on that unit alone.
+- Records are read once, in their order, and lie on disk (`arrow`). Memory holds a few numbers for
+  each.
 
 Does not:
 - Quote a record in an error, or the names of columns: without a header, these are a record.
@@ -20,11 +22,16 @@ import hashlib
 import hmac
 import json
 import unicodedata
-from collections import Counter, defaultdict
-from collections.abc import Collection, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from pathlib import Path
+from typing import Literal, NamedTuple, overload
 
+import numpy as np
+import pyarrow as pa
+
+from privcode.data.arrow import Table, write
 from privcode.data.columns import (
     BadField,
     Columns,
@@ -35,6 +42,7 @@ from privcode.data.columns import (
     value_of,
 )
 from privcode.data.rows import read_rows
+from privcode.data.units import Names, Units, numbered, numbered_names
 from privcode.errors import UserError
 from privcode.files import Row
 from privcode.languages import canonical_language
@@ -61,6 +69,128 @@ class Record:
     language: str | None
     unit: Unit
     row: int
+
+
+_SCHEMA = pa.schema(
+    [
+        ("prompt", pa.large_string()),
+        ("completion", pa.large_string()),
+        ("language", pa.string()),
+        ("kind", pa.string()),
+        ("name", pa.string()),
+        ("row", pa.int64()),
+    ]
+)
+
+
+class Records(Sequence[Record]):
+    """Records that lie on disk, and after them a few that lie in memory. `stored` makes them.
+
+    Attributes:
+        unit_numbers: [records] int64, equal where two records belong to one unit.
+    """
+
+    def __init__(
+        self,
+        table: Table,
+        numbers: np.ndarray,
+        index: np.ndarray | None = None,
+        more: tuple[Record, ...] = (),
+    ) -> None:
+        """Use `stored`.
+
+        Args:
+            table: rows of records.
+            numbers: [rows] the unit of each, as a number.
+            index: the rows that belong to these records, ascending. None for all.
+            more: records of other units that come last.
+        """
+        self._table, self._numbers, self._index, self._more = table, numbers, index, more
+        self._own = len(table) if index is None else len(index)
+
+    def __len__(self) -> int:
+        return self._own + len(self._more)
+
+    @overload
+    def __getitem__(self, index: int) -> Record: ...
+    @overload
+    def __getitem__(self, index: slice) -> "Records": ...
+    def __getitem__(self, index: "int | slice") -> "Record | Records":
+        places = range(len(self))[index]
+        if isinstance(places, range):
+            if places.step != 1:
+                raise ValueError("records are taken in their order: a step is 1")
+            own = range(min(places.start, self._own), min(places.stop, self._own))
+            after = slice(max(places.start - self._own, 0), max(places.stop - self._own, 0))
+            kept = self._rows()[own.start : own.stop]
+            return Records(self._table, self._numbers, kept, self._more[after])
+        if places >= self._own:
+            return self._more[places - self._own]
+        return _record(*self._table[places if self._index is None else int(self._index[places])])
+
+    def __iter__(self) -> Iterator[Record]:
+        for fields in self._table.rows(self._index):
+            yield _record(*fields)
+        yield from self._more
+
+    @property
+    def unit_numbers(self) -> np.ndarray:
+        """See the class."""
+        own = self._numbers if self._index is None else self._numbers[self._index]
+        if not self._more:
+            return own
+        first = int(self._numbers.max(initial=-1)) + 1
+        return np.concatenate([own, first + numbered_names(one.unit for one in self._more)])
+
+    def where(self, chosen: np.ndarray) -> "Records":
+        """Those for which `chosen`, [records] bool, holds."""
+        if self._more:
+            raise ValueError("choose before other records are put after these")
+        return Records(self._table, self._numbers, self._rows()[chosen])
+
+    def followed_by(self, more: Sequence[Record]) -> "Records":
+        """These, and then made-up records, which have units of their own."""
+        if any(one.unit.kind in ("owner", "row") for one in more):
+            raise ValueError("only made-up records follow: their units are no one else's")
+        return Records(self._table, self._numbers, self._index, (*self._more, *more))
+
+    def _rows(self) -> np.ndarray:
+        return np.arange(self._own) if self._index is None else self._index
+
+
+def _record(
+    prompt: str,
+    completion: str,
+    language: str | None,
+    kind: Literal["owner", "row", "canary", "coin canary"],
+    name: str,
+    row: int,
+) -> Record:
+    return Record(prompt, completion, language, Unit(kind, name), row)
+
+
+def stored(records: Iterable[Record], folder: Path | None = None) -> Records:
+    """Put records into a nameless file in `folder`. Default: where temporary files lie.
+
+    Raises:
+        UserError: the file cannot be written.
+    """
+    names = Names()
+
+    def fields() -> Iterator[tuple[str | int | None, ...]]:
+        for one in records:
+            names.add(*one.unit)
+            yield one.prompt, one.completion, one.language, *one.unit, one.row
+
+    table = write(fields(), _SCHEMA, folder)
+    return Records(table, names.numbered())
+
+
+def units_of(records: Sequence[Record]) -> Units:
+    """The indices of each unit's records, with the units in order of first appearance."""
+    if isinstance(records, Records):
+        return Units(numbered(records.unit_numbers))
+    return Units(numbered_names(record.unit for record in records))
 
 
 @dataclass(frozen=True)
@@ -130,8 +260,10 @@ def read_records(
     languages: Collection[str] | None = None,
     contains: str | None = None,
     on_bad_row: Literal["refuse", "skip"] = "refuse",
-) -> tuple[list[Record], ReadReport]:
-    """Read private records and report what was left out.
+    folder: Path | None = None,
+    seen: Callable[[Record], object] = lambda record: None,
+) -> tuple[Records, ReadReport]:
+    """Read private records, once and in their order, and report what was left out.
 
     Args:
         source: see `read_rows`.
@@ -143,66 +275,78 @@ def read_records(
             others count as "not selected".
         on_bad_row: "skip" leaves bad rows out, counted as "FIELD: REASON". A source that cannot
             be parsed is always refused.
+        folder: see `stored`.
+        seen: called with each record that is kept, in their order.
 
     Raises:
         UserError: what `read_rows` raises; a bad row (unless skipped): missing column, null, not a
-            string, empty, broken Unicode, unknown language, no owner or several; no row left.
+            string, empty, broken Unicode, unknown language, no owner or several; no row left; the
+            records cannot be written to `folder`.
     """
     given = next(iter(_canonical([language])), None) if language else None
     wanted = None if languages is None else _canonical(languages)
-    records: list[Record] = []
     left_out: Counter[str] = Counter()
+    kept: Counter[str] = Counter()
     rows = 0
-    for number, row in read_rows(source):
-        rows += 1
-        try:
-            named = columns or guess_of_row(row)
-            if named is None:
-                raise BadField(
-                    "prompt and code", "no known pair of columns", "name them in data.columns"
-                )
-            name = text_field(row, named.language) if named.language else None
-            spoken = canonical_language(name) if name else given
-            if wanted is not None and spoken not in wanted:
-                left_out["other language"] += 1
-                continue
-            if named.language and spoken is None:
-                raise BadField(
-                    named.language,
-                    "unknown language",
-                    f"use {', '.join(all_languages())}, or keep only some with data.languages",
-                )
-            record = Record(
-                prompt=prompt_text(row, named),
-                completion=completion_text(row, named),
-                language=spoken,
-                unit=Unit("owner", owner(row, named.unit))
-                if named.unit
-                else Unit("row", f"row-{number}"),
-                row=number,
+
+    def read(number: int, row: Row) -> Record | str:
+        """The record in a row, or why the row is left out."""
+        named = columns or guess_of_row(row)
+        if named is None:
+            raise BadField(
+                "prompt and code", "no known pair of columns", "name them in data.columns"
             )
-        except BadField as bad:
-            if on_bad_row == "refuse":
-                raise bad.at(source, number) from None
-            left_out[f"{bad.field}: {bad.reason}"] += 1
-            continue
+        name = text_field(row, named.language) if named.language else None
+        spoken = canonical_language(name) if name else given
+        if wanted is not None and spoken not in wanted:
+            return "other language"
+        if named.language and spoken is None:
+            raise BadField(
+                named.language,
+                "unknown language",
+                f"use {', '.join(all_languages())}, or keep only some with data.languages",
+            )
+        record = Record(
+            prompt=prompt_text(row, named),
+            completion=completion_text(row, named),
+            language=spoken,
+            unit=Unit("owner", owner(row, named.unit))
+            if named.unit
+            else Unit("row", f"row-{number}"),
+            row=number,
+        )
         if (
             contains
             and contains.casefold() not in f"{record.prompt}\0{record.completion}".casefold()
         ):
-            left_out["not selected"] += 1
-            continue
-        records.append(record)
+            return "not selected"
+        return record
+
+    def each() -> Iterator[Record]:
+        nonlocal rows
+        for number, row in read_rows(source):
+            rows += 1
+            try:
+                found = read(number, row)
+            except BadField as bad:
+                if on_bad_row == "refuse":
+                    raise bad.at(source, number) from None
+                found = f"{bad.field}: {bad.reason}"
+            if isinstance(found, str):
+                left_out[found] += 1
+                continue
+            kept[found.language or "unknown"] += 1
+            seen(found)
+            yield found
+
+    records = stored(each(), folder)
     if not records:
         reasons = ", ".join(left_out)
         raise UserError(f"{source}: no row is left ({reasons}); keep more rows or fix the data")
-    kept = Counter(record.language or "unknown" for record in records)
     return records, ReadReport(rows, len(records), dict(left_out), dict(kept))
 
 
-def bound_contributions(
-    records: Sequence[Record], max_per_unit: int, seed: int
-) -> tuple[list[Record], int]:
+def bound_contributions(records: Records, max_per_unit: int, seed: int) -> tuple[Records, int]:
     """Keep at most `max_per_unit` records of each unit, in their order, and count the rest.
 
     A unit's records are ranked by a hash of the seed, the unit and the record's own content. Row
@@ -215,18 +359,21 @@ def bound_contributions(
     if max_per_unit < 1:
         raise UserError("the bound on records per unit must be at least 1")
     key = str(seed).encode()
-    ranked: defaultdict[Unit, list[tuple[bytes, int]]] = defaultdict(list)
-    for index, record in enumerate(records):
-        content = json.dumps([record.unit.name, record.prompt, record.completion, record.language])
-        rank = hmac.digest(key, content.encode(), hashlib.sha256)
-        ranked[record.unit].append((rank, index))
-    kept = sorted(index for unit in ranked.values() for _, index in sorted(unit)[:max_per_unit])
-    return [records[index] for index in kept], len(records) - len(kept)
+
+    def rank(index: int) -> tuple[bytes, int]:
+        one = records[index]
+        content = json.dumps([one.unit.name, one.prompt, one.completion, one.language])
+        return hmac.digest(key, content.encode(), hashlib.sha256), index
+
+    units = units_of(records)
+    kept = np.ones(len(records), bool)
+    for unit in np.flatnonzero(units.sizes > max_per_unit).tolist():
+        ranked = sorted(map(rank, units[unit]))
+        kept[[index for _, index in ranked[max_per_unit:]]] = False
+    return records if kept.all() else records.where(kept), int(np.count_nonzero(~kept))
 
 
-def hold_out(
-    records: Sequence[Record], share: float, seed: int
-) -> tuple[list[Record], list[Record]]:
+def hold_out(records: Records, share: float, seed: int) -> tuple[Records, Records]:
     """The records to train on, and those of about a `share` of the units, left out whole.
 
     A hash of the seed and of a unit's own records decides whether it is left out. Nothing else
@@ -237,16 +384,19 @@ def hold_out(
     and does not change.) Units with the same content share their fate.
     """
     key = f"privcode holdout {seed}".encode()
-    units: defaultdict[Unit, list[str]] = defaultdict(list)
-    for one in records:
-        units[one.unit].append(json.dumps([one.prompt, one.completion, one.language]))
 
-    def left_out(content: list[str]) -> bool:
-        digest = hmac.digest(key, "\0".join(sorted(content)).encode(), hashlib.sha256)
+    def left_out(members: list[Record]) -> bool:
+        content = sorted(json.dumps([one.prompt, one.completion, one.language]) for one in members)
+        digest = hmac.digest(key, "\0".join(content).encode(), hashlib.sha256)
         return int.from_bytes(digest[:8], "big") < share * 2**64
 
-    chosen = {unit for unit, content in units.items() if left_out(content)}
-    return (
-        [one for one in records if one.unit not in chosen],
-        [one for one in records if one.unit in chosen],
-    )
+    chosen = np.zeros(len(records), bool)
+    if share > 0:
+        units = units_of(records)
+        alone = len(units) == len(records)  # then one pass in their order is enough
+        each = ([one] for one in records) if alone else ([records[i] for i in u] for u in units)
+        for unit, members in enumerate(each):
+            if left_out(members):
+                chosen[units[unit]] = True
+    trained = records.where(~chosen) if chosen.any() else records
+    return trained, records.where(chosen)

@@ -184,7 +184,7 @@ def _cut(config: Config, records: Sequence[Record]) -> str:
     """What the context cuts off the records: private."""
     from privcode.models import tokenizer_of
     from privcode.pipeline.models import asking_of
-    from privcode.pipeline.truncation import truncation, words
+    from privcode.pipeline.truncation import looked_at, truncation, words
     from privcode.training.examples import encode
 
     section = config.sanitized
@@ -192,9 +192,10 @@ def _cut(config: Config, records: Sequence[Record]) -> str:
     asking = asking_of(section, tokenizer)
     field = "premium" if section is config.premium else "junior"
     encoded = (
-        encode(r, asking(r.prompt), tokenizer, section.max_tokens, syntax=False) for r in records
+        encode(r, asking(r.prompt), tokenizer, section.max_tokens, syntax=False)
+        for r in (records[index] for index in looked_at(len(records)))
     )
-    return words(truncation(encoded), section, field)
+    return words(truncation(encoded, len(records)), section, field)
 
 
 def _selection(config: Config, plan: PrivacyPlan) -> tuple[dict[str, Any], str]:

@@ -10,13 +10,39 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 from privcode.audit import canaries, coin_canaries
 from privcode.config import Config
 from privcode.data.columns import Columns
-from privcode.data.records import Record, bound_contributions, hold_out, read_records
+from privcode.data.records import Record, Records, bound_contributions, hold_out, read_records
 from privcode.privacy.sketch import Sketch, sketch
+
+
+class Digests:
+    """Two digests of records, which are added one by one."""
+
+    def __init__(self) -> None:
+        self._texts, self._all, self._between = hashlib.sha256(), hashlib.sha256(), ""
+
+    def add(self, r: Record) -> None:
+        """One more record."""
+        text = f"{self._between}{r.unit.name}\x01{r.prompt}\x01{r.completion}"
+        self._texts.update(text.encode())
+        self._between = "\x00"
+        row = json.dumps([*r.unit, r.prompt, r.completion, r.language])
+        self._all.update(row.encode() + b"\n")
+
+    @property
+    def fingerprint(self) -> str:
+        """See `DataIdentity`."""
+        return self._texts.hexdigest()
+
+    @property
+    def exact(self) -> str:
+        """See `DataIdentity`."""
+        return self._all.hexdigest()
 
 
 @dataclass(frozen=True)
@@ -25,24 +51,30 @@ class DataIdentity:
 
     Attributes:
         records: all records that were read, those left out of training too.
+        noted: their digests, if they were made while the records were read.
     """
 
     records: Sequence[Record]
+    noted: Digests | None = None
 
     @cached_property
+    def _digests(self) -> Digests:
+        if self.noted:
+            return self.noted
+        made = Digests()
+        for record in self.records:
+            made.add(record)
+        return made
+
+    @property
     def fingerprint(self) -> str:
         """Of texts, owners and order, as files name data since there are ledgers."""
-        texts = (f"{r.unit.name}\x01{r.prompt}\x01{r.completion}" for r in self.records)
-        return hashlib.sha256("\x00".join(texts).encode()).hexdigest()
+        return self._digests.fingerprint
 
-    @cached_property
+    @property
     def exact(self) -> str:
         """Of everything that training depends on: languages and kinds of units, too."""
-        digest = hashlib.sha256()
-        for r in self.records:
-            row = json.dumps([*r.unit, r.prompt, r.completion, r.language])
-            digest.update(row.encode() + b"\n")
-        return digest.hexdigest()
+        return self._digests.exact
 
     def sketch(self, secret: bytes) -> Sketch:
         """Of the texts alone; made once."""
@@ -54,28 +86,29 @@ class DataIdentity:
 
 
 def private_records(
-    config: Config, limit: int | None = None
-) -> tuple[list[Record], dict[str, Any], DataIdentity]:
+    config: Config, limit: int | None = None, folder: Path | None = None
+) -> tuple[Records, dict[str, Any], DataIdentity]:
     """What is trained on: bounded private records with their canaries; counts; which data they are.
 
-    All three are private. `limit` takes only the first so many records, and all canaries.
+    All three are private. `limit` takes only the first so many records, and all canaries. For
+    `folder` see `data.records.stored`.
 
     Raises:
         UserError: the data cannot be read, or no record is left.
     """
-    kept, _, counts, identity = split_records(config)
+    kept, _, counts, identity = split_records(config, folder)
     audit = config.audit
     planted = canaries.records(canaries.plant(audit.repetitions, audit.seed))
     planted += coin_canaries.records(coin_canaries.throw(audit.coin_canaries, audit.seed))
-    return [*kept[:limit], *planted], counts | {"canaries": len(planted)}, identity
+    return kept[:limit].followed_by(planted), counts | {"canaries": len(planted)}, identity
 
 
 def split_records(
-    config: Config,
-) -> tuple[list[Record], list[Record], dict[str, Any], DataIdentity]:
+    config: Config, folder: Path | None = None
+) -> tuple[Records, Records, dict[str, Any], DataIdentity]:
     """Bounded private records to train on, and those held out; counts; which data all of them are.
 
-    All four are private.
+    All four are private. For `folder` see `data.records.stored`.
 
     Raises:
         UserError: the data cannot be read, or no record is left.
@@ -84,6 +117,7 @@ def split_records(
     columns = Columns(**data.columns.model_dump()) if data.columns else None
     if columns and privacy.unit == "record":
         columns = replace(columns, unit=None)
+    digests = Digests()
     records, report = read_records(
         data.source,
         columns,
@@ -91,6 +125,8 @@ def split_records(
         languages=data.languages,
         contains=data.contains,
         on_bad_row=data.on_bad_row,
+        folder=folder,
+        seen=digests.add,
     )
     trained, held_out = hold_out(records, config.audit.holdout / privacy.units, config.audit.seed)
     (kept, dropped), (others, also) = (
@@ -98,4 +134,4 @@ def split_records(
         for some in (trained, held_out)
     )
     counts = {**asdict(report), "over_the_bound": dropped + also, "held_out": len(others)}
-    return kept, others, counts, DataIdentity(records)
+    return kept, others, counts, DataIdentity(records, digests)

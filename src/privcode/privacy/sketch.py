@@ -20,6 +20,7 @@ import hashlib
 import struct
 from collections.abc import Iterable
 from dataclasses import dataclass
+from itertools import islice
 
 import numpy as np
 
@@ -36,6 +37,7 @@ FEWEST = 100
 _MAGIC = b"privcode sketch 1\n"
 _HEAD = struct.Struct("<16sBQQ")
 _DROPPED = str.maketrans("", "", "\"'`,;()\\")
+_DROPPED_ASCII = bytes(code for code in range(128) if chr(code).isspace() or code in _DROPPED)
 
 
 @dataclass(frozen=True, eq=False)
@@ -76,12 +78,15 @@ def from_bytes(data: bytes) -> Sketch:
 def sketch(texts: Iterable[tuple[str, str]], secret: bytes) -> Sketch:
     """The sketch of some (prompt, code) pairs under a secret of 32 bytes."""
     hashes = (_hash(text, secret) for pair in texts for text in pair)
-    both = np.fromiter(hashes, dtype=np.uint64)
-    prompts, codes = np.unique(both[::2]), np.unique(both[1::2])
+    codes, prompts = np.empty(0, np.uint64), np.empty(0, np.uint64)
     halvings = 0
-    while max(len(codes), len(prompts)) > SAMPLE:
-        halvings += 1
-        codes, prompts = _below(codes, halvings), _below(prompts, halvings)
+    # A part needs no more halvings than the whole, so they may be taken as soon as a part does.
+    while len(both := np.fromiter(islice(hashes, 2 * SAMPLE), np.uint64)):
+        prompts = _below(np.union1d(prompts, both[::2]), halvings)
+        codes = _below(np.union1d(codes, both[1::2]), halvings)
+        while max(len(codes), len(prompts)) > SAMPLE:
+            halvings += 1
+            codes, prompts = _below(codes, halvings), _below(prompts, halvings)
     name = hashlib.blake2b(b"privcode key", key=secret, digest_size=16).digest()
     return Sketch(name, halvings, codes, prompts)
 
@@ -115,6 +120,9 @@ def _below(hashes: np.ndarray, halvings: int) -> np.ndarray:
 
 
 def _hash(text: str, secret: bytes) -> int:
-    said = "".join(text.split()).translate(_DROPPED) or text
-    digest = hashlib.blake2b(said.encode(), key=secret, digest_size=8).digest()
+    if text.isascii():  # the same bytes, ten times as fast
+        said = text.encode().translate(None, _DROPPED_ASCII) or text.encode()
+    else:
+        said = ("".join(text.split()).translate(_DROPPED) or text).encode()
+    digest = hashlib.blake2b(said, key=secret, digest_size=8).digest()
     return int.from_bytes(digest, "little")

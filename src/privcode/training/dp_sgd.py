@@ -22,7 +22,7 @@ import hashlib
 import io
 import math
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -33,14 +33,15 @@ from typing import Any
 import numpy as np
 import torch
 
-from privcode.data.records import Record, Unit
+from privcode.data.records import Record, units_of
+from privcode.data.units import Units
 from privcode.distributed import from_first, rank, start, sum_, world
 from privcode.errors import UserError
 from privcode.files import write_with
 from privcode.privacy.clipping import Clipper
 from privcode.privacy.ledger import Ledger
 from privcode.privacy.plan import PrivacyPlan
-from privcode.training.examples import Example, collate, padded
+from privcode.training.examples import Example, Examples, ahead, collate, lengths, padded
 from privcode.training.gradient_canaries import GradientCanaries
 from privcode.training.independence import (
     WAYS,
@@ -74,18 +75,21 @@ class Learner:
     grouping: Grouping | None = None
 
 
-def by_unit(records: Sequence[Record]) -> list[list[int]]:
+def by_unit(records: Sequence[Record]) -> Units:
     """Indices of each unit's records, with the units in order of first appearance."""
-    units: dict[Unit, list[int]] = {}
-    for index, record in enumerate(records):
-        units.setdefault(record.unit, []).append(index)
-    return list(units.values())
+    return units_of(records)
 
 
 def micro_batches(
-    units: Sequence[Sequence[int]], sizes: Sequence[int], most: int, rank: int = 0, world: int = 1
+    units: Sequence[Sequence[int]],
+    sizes: Mapping[int, int] | Sequence[int],
+    most: int,
+    rank: int = 0,
+    world: int = 1,
 ) -> Iterator[list[int]]:
     """Groups of unit numbers: whole units, at most `most` records a group, padded to one length.
+
+    `sizes` gives the length in tokens of each of their records.
 
     A unit with more than `most` records is a group by itself. Each of `world` ranks gets every
     `world`-th unit in order of length. The shares are equal and no unit comes twice.
@@ -113,8 +117,6 @@ def _rate(step: int, steps: int, settings: Sanitize) -> float:
 
 def _insist_on_the_same(*values: object) -> None:
     """Refuse to start if the ranks number their units differently: a unit could be drawn twice."""
-    if world() == 1:
-        return
     digest = hashlib.sha256(repr(values).encode()).hexdigest()
     same = torch.tensor(int(digest == from_first(lambda: digest)))
     if int(sum_(same)) < world():
@@ -277,7 +279,7 @@ def sanitize(
 
     Args:
         learner: the model.
-        examples: all records, encoded.
+        examples: of all records. Of `Examples`, only those that a step draws are made.
         units: for each unit present, the indices of its (bounded) examples.
         plan: decides sampling, clipping, noise and divisor.
         settings: optimisation.
@@ -296,9 +298,11 @@ def sanitize(
     start()
     model, syntax = learner.model, settings.syntax
     public = () if canaries is None else canaries.coordinates.tolist()
-    _insist_on_the_same(units, examples, plan, settings, public)
-    lengths = [len(e.ids) for e in examples]
-    if max(lengths, default=0) > learner.max_tokens:
+    examples = examples if isinstance(examples, Examples) else Examples(examples)
+    if world() > 1:
+        whose = units.facts if isinstance(units, Units) else units
+        _insist_on_the_same(whose, examples.facts, plan, settings, public)
+    if examples.longest > learner.max_tokens:
         raise UserError(
             "sanitize: an example is longer than max_tokens, up to which the model was tried out"
         )
@@ -320,6 +324,7 @@ def sanitize(
     )
     randomness = plan.randomness()
     beside = ThreadPoolExecutor(1)  # draws noise on the processor while an accelerator works
+    encoder = ThreadPoolExecutor(1)  # makes the next micro-batches' examples meanwhile
     curve: list[dict[str, float]] = []
 
     def state(step: int) -> dict[str, Any]:
@@ -375,9 +380,14 @@ def sanitize(
             step, syntax.schedule, syntax.lambda_max, syntax.lambda_min, syntax.decay
         )
         total = torch.zeros((), dtype=torch.float64, device=device)
-        for group in micro_batches(drawn, lengths, together, rank(), world()):
-            rows = [(unit, index) for unit in group for index in drawn[unit]]
-            records = [examples[index] for _, index in rows]
+        # Of one rank: two that disagreed on a length would take a unit twice, or not at all.
+        sizes = from_first(partial(lengths, examples, drawn))
+        groups = [
+            [(unit, index) for unit in group for index in drawn[unit]]
+            for group in micro_batches(drawn, sizes, together, rank(), world())
+        ]
+        indices = [[index for _, index in rows] for rows in groups]
+        for rows, records in zip(groups, ahead(examples, indices, encoder), strict=True):
             losses = _recorded(learner, head, clipper, records, weight, filling[len(rows) :])
             clipper.accumulate(torch.tensor([unit for unit, _ in rows]))
             total += losses.nan_to_num(0.0, 0.0, 0.0).sum()  # the curve is JSON

@@ -5,14 +5,18 @@ Promises:
 - An example is one whole pair. If it is longer than the context, its end is cut off. It is never
   split into several examples.
 - The padded length of an example depends on the example's own length alone.
+- Records become tokens when a step draws them, and not before.
 
 Does not: read files, or decide what is an error. The caller decides how many cut pairs are too
 many.
 """
 
-from collections.abc import Iterable, Sequence
+import hashlib
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from concurrent.futures import Executor
 from dataclasses import dataclass
-from typing import Any
+from functools import cached_property
+from typing import Any, overload
 
 import torch
 
@@ -78,19 +82,165 @@ def collate(
     )
 
 
-def refuse_unknown_tokens(examples: Iterable[Example], embeddings: int) -> None:
+class Examples(Sequence[Example]):
+    """Examples that are made already."""
+
+    def __init__(self, made: Sequence[Example]) -> None:
+        self._made = made
+
+    def __len__(self) -> int:
+        return len(self._made)
+
+    @overload
+    def __getitem__(self, index: int) -> Example: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[Example]: ...
+    def __getitem__(self, index: int | slice) -> Example | list[Example]:
+        if isinstance(index, slice):
+            return [self.one(i) for i in range(*index.indices(len(self)))]
+        if not -len(self) <= index < len(self):
+            raise IndexError(index)
+        return self.one(index % len(self))
+
+    def one(self, index: int) -> Example:
+        """The example with this number, from 0."""
+        return self._made[index]
+
+    def length(self, index: int) -> int:
+        """How many tokens it has."""
+        return len(self.one(index).ids)
+
+    @property
+    def longest(self) -> int:
+        """No example has more tokens."""
+        return max((len(example.ids) for example in self._made), default=0)
+
+    @cached_property
+    def facts(self) -> str:
+        """A digest of all of them. Equal where the examples are equal."""
+        digest = hashlib.sha256()
+        for example in self._made:
+            digest.update(repr(example).encode())
+        return digest.hexdigest()
+
+
+class Encoded(Examples):
+    """Records as examples, each made whenever it is asked for. Nothing is kept."""
+
+    def __init__(
+        self,
+        records: Sequence[Record],
+        make: Callable[[Record, bool], tuple[Example, bool]],
+        max_tokens: int,
+        how: str,
+    ) -> None:
+        """What is made of which records.
+
+        Args:
+            records: one for each example.
+            make: `encode` for a record, with or without its structure. It depends on the record
+                alone, and may be called in another thread.
+            max_tokens: the most tokens of an example.
+            how: whatever else decides what `make` returns: the template, the tokenizer.
+        """
+        self._records, self._make, self._most, self._how = records, make, max_tokens, how
+
+    def __len__(self) -> int:
+        return len(self._records)
+
+    def one(self, index: int) -> Example:
+        """The example with this number, from 0."""
+        return self._make(self._records[index], True)[0]
+
+    def length(self, index: int) -> int:
+        """How many tokens it has. Its structure is not looked for."""
+        return len(self.look(index)[0].ids)
+
+    def look(
+        self, index: int, progress: Callable[[int], object] = lambda examples: None
+    ) -> tuple[Example, bool]:
+        """The example with this number without its structure, and whether it was cut."""
+        made = self._make(self._records[index], False)
+        progress(1)
+        return made
+
+    @property
+    def longest(self) -> int:
+        """No example has more tokens."""
+        return self._most
+
+    @cached_property
+    def facts(self) -> str:
+        """A digest of the records and of how they are encoded, in place of the examples."""
+        digest = hashlib.sha256(f"{self._how}\n{self._most}\n".encode())
+        for record in self._records:
+            digest.update(repr(record).encode("utf-8", "surrogatepass"))
+        return digest.hexdigest()
+
+
+def lengths(examples: Examples, units: Iterable[Sequence[int]]) -> dict[int, int]:
+    """The length in tokens of each example of these units, by its index."""
+    return {index: examples.length(index) for unit in units for index in unit}
+
+
+def ahead(
+    examples: Examples, groups: Sequence[Sequence[int]], worker: Executor
+) -> Iterator[list[Example]]:
+    """The examples of each group. A worker makes the next groups while one is in use.
+
+    Args:
+        examples: all.
+        groups: indices.
+        worker: of one thread, so that one example is made at a time.
+    """
+
+    def made(group: Sequence[int]) -> list[Example]:
+        return [examples[index] for index in group]
+
+    for waiting in [worker.submit(made, group) for group in groups]:
+        yield waiting.result()
+
+
+def refuse_unknown_tokens(
+    texts: Iterable[str], examples: Sequence[Example], tokenizer: Any, embeddings: int
+) -> None:
     """Refuse examples with a token for which the model has no embedding.
 
-    A text may quote a special token that the tokenizer knows and the model does not.
+    A text may quote a special token that the tokenizer knows and the model does not. If the
+    tokenizer knows no such token, no example is made. If it knows some by their words alone, only
+    the examples with these words are.
+
+    Args:
+        texts: for each example, the text that it is made of.
+        examples: made when they are asked for.
+        tokenizer: a fast tokenizer.
+        embeddings: how many the model has.
 
     Raises:
         UserError: says that there is one. It does not say where, because that is private.
     """
-    if any(max(example.ids, default=0) >= embeddings for example in examples):
-        raise UserError(
-            "data.source: a prompt quotes a special token for which the model has no embedding; "
-            "take such text out of the data"
-        )
+    unknown = {id: text for text, id in tokenizer.get_vocab().items() if id >= embeddings}
+    if not unknown:
+        return
+    quoted = list(unknown.values()) if _only_quoted(unknown, tokenizer) else [""]
+    for text, index in zip(texts, range(len(examples)), strict=True):
+        if (
+            any(word in text for word in quoted)
+            and max(examples[index].ids, default=0) >= embeddings
+        ):
+            raise UserError(
+                "data.source: a prompt quotes a special token for which the model has no "
+                "embedding; take such text out of the data"
+            )
+
+
+def _only_quoted(tokens: Collection[int], tokenizer: Any) -> bool:
+    """Whether a text has one of these tokens only if it holds the token's own words."""
+    learned = tokenizer.backend_tokenizer.get_vocab(with_added_tokens=False).values()
+    put = {tokenizer.eos_token_id, *tokenizer("a")["input_ids"]}  # put around every text
+    # The words of some tokens are looked for in a text that the tokenizer has changed before.
+    changed = {id for id, token in tokenizer.added_tokens_decoder.items() if token.normalized}
+    return not any(set(tokens) & set(others) for others in (learned, put, changed))
 
 
 def encode(

@@ -4,29 +4,31 @@ Promises: the ledger begins before a step is taken, and not before the trial has
 model can be clipped per unit. This and what is labelled internal is all that reads private records.
 """
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from privcode.console import epsilon_text, progress_bar, say, say_private
 from privcode.data.prompts import private_prompts
+from privcode.data.records import Record
 from privcode.distributed import from_first, rank
 from privcode.errors import UserError
 from privcode.files import settle, write_json, write_jsonl
-from privcode.models import around, save_model, tokenizer_of
+from privcode.models import around, is_chat, save_model, tokenizer_of
 from privcode.pipeline.budget import begin
 from privcode.pipeline.layout import RunDirectory
 from privcode.pipeline.models import asking_of, merge, merged, trainable
 from privcode.pipeline.private import DataIdentity, private_records
 from privcode.pipeline.spending import runs_beside, spent_beside
 from privcode.pipeline.stages._stage import Stage
-from privcode.pipeline.truncation import refuse_emptied, truncation, words
+from privcode.pipeline.truncation import looked_at, refuse_emptied, truncation, words
 from privcode.privacy.accounting import unit_words
 from privcode.privacy.ledger import Ledger
 from privcode.privacy.spending import overlaps
 from privcode.training import dp_sgd
 from privcode.training.dp_sgd import Learner
-from privcode.training.examples import encode, refuse_unknown_tokens
+from privcode.training.examples import Encoded, Example, encode, refuse_unknown_tokens
 from privcode.training.gradient_canaries import GradientCanaries
 from privcode.training.independence import passes
 
@@ -34,30 +36,13 @@ from privcode.training.independence import passes
 def _work(run: RunDirectory) -> Path:
     section, output, checkpoint = run.config.sanitized, run.sanitized, _checkpoint(run)
     settings = run.config.sanitize
-    records, counts, data = private_records(run.config)
+    records, counts, data = private_records(run.config, folder=run.private)
     say_private(lambda: private_prompts(run.prompts(), (r.prompt for r in records)))
     tokenizer = tokenizer_of(section)
-    asking = asking_of(section, tokenizer)
     model = trainable(run)
-    encoded = []
-    with progress_bar("read", len(records), counted=False) as progress:
-        for record in records:
-            pair = encode(
-                record,
-                asking(record.prompt),
-                tokenizer,
-                section.max_tokens,
-                syntax=settings.syntax.schedule != "off",
-                code_around=around(section.template, record.prompt),
-            )
-            encoded.append(pair)
-            progress(1)
-    examples = [example for example, _ in encoded]
-    lost = truncation(encoded[: len(encoded) - counts["canaries"]])
-    field = "premium" if output == run.premium else "junior"
-    say_private(lambda: f"sanitize: {line}" if (line := words(lost, section, field)) else "")
-    refuse_emptied(lost, field)
-    refuse_unknown_tokens(examples, model.get_input_embeddings().weight.shape[0])
+    embeddings = model.get_input_embeddings().weight.shape[0]
+    examples = _examples(run, records, tokenizer)
+    cut = _look(run, records, len(records) - counts["canaries"], examples, tokenizer, embeddings)
     canaries = _canaries(run, model)
     learner = Learner(model, tokenizer.pad_token_id, section.max_tokens)
     dp_sgd.attend_plainly(learner)
@@ -68,8 +53,7 @@ def _work(run: RunDirectory) -> Path:
     from_first(lambda: begin_ledger(run, data))
     ledger = Ledger(run.ledger)  # whole by now: the first rank has mended and begun it
     if first:
-        counts["truncated"] = sum(cut for _, cut in encoded)
-        counts["without_code"] = lost.emptied
+        counts |= cut
         write_json(run.private / "data.json", counts, mode=0o600)
     if first and (others := runs_beside(run, data)):
         charge = run.plan.charge([other.spent for other in others.values()])
@@ -101,6 +85,68 @@ def _work(run: RunDirectory) -> Path:
         if settings.merge:
             merge(run, "tuned" if output == run.premium else "junior", output)
     return output
+
+
+def _examples(run: RunDirectory, records: Sequence[Record], tokenizer: Any) -> Encoded:
+    """The records as examples, which are made when a step draws them."""
+    section, syntax = run.config.sanitized, run.config.sanitize.syntax.schedule != "off"
+    asking = asking_of(section, tokenizer)
+
+    def make(record: Record, structure: bool) -> tuple[Example, bool]:
+        return encode(
+            record,
+            asking(record.prompt),
+            tokenizer,
+            section.max_tokens,
+            syntax=syntax and structure,
+            code_around=around(section.template, record.prompt),
+        )
+
+    how = [section.template, section.system, syntax, str(tokenizer.eos_token)]
+    told = f"{how}\n{tokenizer.backend_tokenizer.to_str()}"
+    return Encoded(records, make, section.max_tokens, told)
+
+
+def _look(
+    run: RunDirectory,
+    records: Sequence[Record],
+    own: int,
+    examples: Encoded,
+    tokenizer: Any,
+    embeddings: int,
+) -> dict[str, int]:
+    """Refuse records that cannot be trained on. Returns what the context cuts off: private counts.
+
+    Args:
+        run: the run.
+        records: the first `own` of them are private, and canaries come after them.
+        own: see there.
+        examples: the same records, as examples.
+        tokenizer: the model's.
+        embeddings: how many it has.
+
+    Raises:
+        UserError: no record has code within the context; the model has no embedding for a token;
+            the chat template fails.
+    """
+    section = run.config.sanitized
+    field = "premium" if section is run.config.premium else "junior"
+    seen, canaries = looked_at(own), range(own, len(records))
+    with progress_bar("read", len(seen), counted=False) as progress:
+        lost = truncation((examples.look(i, progress) for i in seen), own)
+    say_private(lambda: f"sanitize: {line}" if (line := words(lost, section, field)) else "")
+    refuse_emptied(lost, field, lambda index: examples.look(index)[0])
+    asking = asking_of(section, tokenizer)
+    texts = (asking(record.prompt) + record.completion for record in records)
+    refuse_unknown_tokens(texts, examples, tokenizer, embeddings)
+    if is_chat(section.template):  # a program, which may fail on any prompt
+        for record in records:
+            asking(record.prompt)
+    counts = {
+        "truncated": lost.cut + sum(examples.look(i)[1] for i in canaries),
+        "without_code": lost.emptied,
+    }
+    return counts if lost.records == lost.all else counts | {"looked_at": lost.records}
 
 
 def begin_ledger(run: RunDirectory, data: DataIdentity) -> None:

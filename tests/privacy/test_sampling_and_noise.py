@@ -127,3 +127,15 @@ def test_an_unseeded_stream_never_repeats() -> None:
 
 def test_no_noise_is_exactly_zero() -> None:
     assert not gaussian(1000, 0.0, SECRET.stream("noise", 0)).any()
+
+
+@pytest.mark.parametrize("rate", [0.01, 0.5, 1.0])
+@pytest.mark.parametrize("units", [0, 1, 999, 1000, 1001, 4321])
+def test_units_are_drawn_as_if_all_draws_were_in_memory_at_once(
+    units: int, rate: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    draws = np.frombuffer(SEEDED.stream("sampling", 3)(8 * units), dtype=np.uint64)
+    expected = [i for i, draw in enumerate(draws.tolist()) if rate == 1 or draw < rate * 2**64]
+    assert poisson_sample(units, rate, SEEDED.stream("sampling", 3)).tolist() == expected
+    monkeypatch.setattr("privcode.privacy.sampling._TOGETHER", 1000)
+    assert poisson_sample(units, rate, SEEDED.stream("sampling", 3)).tolist() == expected

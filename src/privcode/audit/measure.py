@@ -151,10 +151,12 @@ def sides(
     trained: Sequence[Record], held_out: Sequence[Record], seed: int
 ) -> tuple[list[list[Record]], list[list[Record]]]:
     """Members and non-members, by unit: a random sample of trained units, as many as held out."""
-    units, others = (
-        [[records[i] for i in unit] for unit in by_unit(records)] for records in (trained, held_out)
+    units, others = by_unit(trained), by_unit(held_out)
+    chosen = random.Random(seed).sample(range(len(units)), min(len(units), len(others)))
+    return (
+        [[trained[i] for i in units[unit]] for unit in chosen],
+        [[held_out[i] for i in unit] for unit in others],
     )
-    return random.Random(seed).sample(units, min(len(units), len(others))), others
 
 
 def membership(

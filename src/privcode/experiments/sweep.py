@@ -99,7 +99,7 @@ def _drawn(config: Config, private: Path) -> list[Settings]:
     """The trials' settings: drawn the first time, and read from then on."""
     path = private / SWEEP
     if not path.exists():
-        _, _, data = private_records(config)
+        _, _, data = private_records(config, folder=private)
         identity, plan = secrets.token_hex(16), plan_of(config)
         if not config.data.public:
             registry.register(

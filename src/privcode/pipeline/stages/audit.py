@@ -105,7 +105,7 @@ def _one_run(run: RunDirectory, targets: list[Target]) -> dict[str, Any]:
 def _membership(run: RunDirectory, targets: list[Target]) -> Path:
     """Membership inference: the one thing after training that reads private records."""
     limit = run.config.boost.limit if run.config.method == "nondpft" else None
-    trained, held_out, _, data = split_records(run.config)
+    trained, held_out, _, data = split_records(run.config, run.private)
     if any(entry["data"] != data.fingerprint for entry in read_ledger(run.ledger)[:1]):
         raise UserError(
             f"{run.config.data.source}: was changed since sanitize; restore it, or the audit "

@@ -30,7 +30,7 @@ def _work(run: RunDirectory) -> Path:
 
 def private_pairs(run: RunDirectory) -> list[tuple[str, str]]:
     """The private records as pairs: for the methods that train without privacy."""
-    records, _, _ = private_records(run.config, run.config.boost.limit)
+    records, _, _ = private_records(run.config, run.config.boost.limit, run.private)
     return [(r.prompt, r.completion) for r in records]
 
 

@@ -5,10 +5,11 @@ model of one layer on it, in a process of its own: a few steps with the same exp
 more process reads the rows of the file and does nothing with them: one pass over the file. Then the
 file is removed. A size that was measured is not measured again while `--results` holds it.
 
-Reported: seconds of the pass; seconds of the start, which is all until the first step is noted, and
-what of it is beyond the pass; the median step; the peak of resident memory, and of the part that
-is the process's own. Pages of the mapped file belong to the other part, which the system takes back
-where it needs memory.
+Reported: seconds of the pass; seconds of the start, which is all until the first step is noted; the
+median step; each with the processor's seconds in brackets, which other work on the machine changes
+less. The peak of resident memory, and of the part that is the process's own: pages of the mapped
+file belong to the other part, which the system takes back where it needs memory. The load of the
+machine while it was measured.
 
     python benchmarks/scale.py [--sizes 10000 100000 1000000 10000000] [--unit record|column]
         [--folder /tmp] [--results scale.json] [--steps 12]
@@ -54,14 +55,17 @@ def rows(count: int) -> Iterator[str]:
     """Lines of JSON of 500 characters of prompt and code each, all different."""
     rng = random.Random(0)
     words = [f"{rng.getrandbits(40):x}" for _ in range(2000)]
+    bodies = []
+    for _ in range(5000):
+        lines = (f"    v{i} = x + '{word}'" for i, word in enumerate(rng.choices(words, k=15)))
+        bodies.append(("words " + " ".join(rng.choices(words, k=12)), "\\n".join(lines)))
     for number in range(count):
-        prompt = f"Write function {number}: " + " ".join(rng.choices(words, k=12))
-        code = f"def f_{number}(x):\n" + "".join(
-            f"    v{i} = x + '{word}'\n" for i, word in enumerate(rng.choices(words, k=14))
-        )
-        code = code.ljust(CHARACTERS, "#")[: CHARACTERS - len(prompt)]
-        owner = rng.randrange(max(1, count // PER_OWNER))
-        yield f'{{"prompt": "{prompt}", "code": {json.dumps(code)}, "owner": "team {owner}"}}\n'
+        prompt, body = bodies[number * 7919 % len(bodies)]
+        prompt = f"Write function {number} of {prompt}"
+        head = f"def f_{number}(x):"
+        body = body[: CHARACTERS + 11 - len(prompt) - len(head)].rstrip("\\")
+        owner = number * 104_729 % max(1, count // PER_OWNER)
+        yield f'{{"prompt": "{prompt}", "code": "{head}\\n{body}", "owner": "team {owner}"}}\n'
 
 
 def prepare(folder: Path, count: int, unit: str, steps: int) -> None:
@@ -88,9 +92,10 @@ def once(folder: Path) -> dict[str, Any]:
     """One pass over the file."""
     from privcode.data.rows import read_rows
 
-    started = time.perf_counter()
+    started, worked = time.perf_counter(), time.process_time()
     found = sum(1 for _ in read_rows(str(folder / "private.jsonl")))
-    return {"rows": found, "pass_s": time.perf_counter() - started}
+    seconds, cpu = time.perf_counter() - started, time.process_time() - worked
+    return {"rows": found, "pass_s": seconds, "pass_cpu_s": cpu}
 
 
 def train(folder: Path) -> dict[str, Any]:
@@ -101,22 +106,26 @@ def train(folder: Path) -> dict[str, Any]:
     from privcode.privacy.ledger import Ledger
 
     noted: list[float] = []
+    worked: list[float] = []
     real = Ledger.step
 
     def step(ledger: Ledger, number: int) -> None:
         noted.append(time.perf_counter())
+        worked.append(time.process_time())
         real(ledger, number)
 
     Ledger.step = step  # type: ignore[method-assign]
     own = _watched()
-    started = time.perf_counter()
+    started, before = time.perf_counter(), time.process_time()
     with Run(load_config(folder / "run.yaml"), folder / "run") as run:
         run.do("sanitize")
     ended = time.perf_counter()
-    steps = [b - a for a, b in itertools.pairwise(noted)]
+    steps, cpu = ([b - a for a, b in itertools.pairwise(times)] for times in (noted, worked))
     return {
         "start_s": noted[0] - started,
+        "start_cpu_s": worked[0] - before,
         "step_s": statistics.median(steps[1:]),
+        "step_cpu_s": statistics.median(cpu[1:]),
         "all_s": ended - started,
         "peak_mb": _status("VmHWM") / 1024,
         "own_peak_mb": max(own) / 1024,
@@ -149,24 +158,24 @@ def measure(count: int, unit: str, steps: int, folder: Path) -> dict[str, Any]:
         prepare(here, count, unit, steps)
         size = (here / "private.jsonl").stat().st_size
         found: dict[str, Any] = {"records": count, "unit": unit, "file_mb": size / 1e6}
-        for work in ("once", "train", "once"):  # the machine may do other things meanwhile
+        for work in ("once", "train"):
             ran = [sys.executable, __file__, "--work", work, "--folder", place]
             done = subprocess.run(ran, check=True, stdout=subprocess.PIPE, cwd=here)
-            told = json.loads(done.stdout.splitlines()[-1])
-            told["pass_s"] = max(told.get("pass_s", 0.0), found.get("pass_s", 0.0))
-            found |= told
-    return found | {"beyond_pass_s": found["start_s"] - found["pass_s"], "load": os.getloadavg()[1]}
+            found |= json.loads(done.stdout.splitlines()[-1])
+    return found | {"load": os.getloadavg()[1]}
 
 
 def table(results: list[dict[str, Any]]) -> str:
     """The figures in Markdown."""
-    head = "| records | unit | file | one pass | start | beyond the pass | step | peak | own peak |"
+    head = "| records | unit | file | one pass | start | a step | peak | own peak | load |"
     lines = [head, "|---" * 9 + "|"]
     for r in sorted(results, key=lambda r: (r["unit"], r["records"])):
         lines.append(
-            f"| {r['records']:,} | {r['unit']} | {r['file_mb']:,.0f} MB | {r['pass_s']:,.1f} s "
-            f"| {r['start_s']:,.1f} s | {r['beyond_pass_s']:,.1f} s | {r['step_s']:.3f} s "
-            f"| {r['peak_mb']:,.0f} MB | {r['own_peak_mb']:,.0f} MB |"
+            f"| {r['records']:,} | {r['unit']} | {r['file_mb']:,.0f} MB "
+            f"| {r['pass_s']:,.1f} s ({r['pass_cpu_s']:,.1f}) "
+            f"| {r['start_s']:,.1f} s ({r['start_cpu_s']:,.1f}) "
+            f"| {r['step_s']:.3f} s ({r['step_cpu_s']:.3f}) "
+            f"| {r['peak_mb']:,.0f} MB | {r['own_peak_mb']:,.0f} MB | {r['load']:.1f} |"
         )
     return "\n".join(lines)
 

@@ -18,6 +18,7 @@ import stat
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import IO, Any
 
@@ -227,6 +228,25 @@ def unwritable(value: object) -> str:
 def write_jsonl(path: Path, rows: Iterable[object], mode: int = 0o644) -> None:
     """Write JSON Lines atomically."""
     write_with(path, lambda file: file.writelines(jsonl_line(r).encode() for r in rows), mode)
+
+
+def cut_lines(path: Path, keep: Callable[[int], int]) -> int:
+    """Cut off all but the first lines of a file that was written line by line.
+
+    Args:
+        path: the file. It may be missing, and its last line may be torn.
+        keep: how many lines to keep, of so many whole ones.
+
+    Returns:
+        How many lines are left.
+    """
+    if not path.exists():
+        return 0
+    with path.open("r+b") as file:
+        kept = keep(sum(line.endswith(b"\n") for line in file))
+        file.seek(0)
+        file.truncate(sum(map(len, islice(file, kept))))
+    return kept
 
 
 def loads(text: str) -> Any:

@@ -1,13 +1,14 @@
 """The filters: every sample gets a verdict, and a killed stage goes on where it was."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from privcode.errors import UserError
 from privcode.execution import Outcome, Program, execute
-from privcode.files import jsonl_line
+from privcode.files import jsonl_line, read_jsonl
 from privcode.validation.filters import Candidate, Finding, named_filters, runs, says_what_was_asked
 from privcode.validation.verdicts import judge, keep_surest, validate
 
@@ -117,16 +118,20 @@ def test_a_killed_validation_goes_on_at_the_chunk_it_was_in(tmp_path: Path, torn
         calls.append(chunk)
         return [{"id": s["id"], "chunk": chunk} for s in some]
 
-    whole = validate(samples, judgement, tmp_path / "whole", chunk_size=2)
+    def validated(path: Path, progress: Callable[[int], object] = print) -> list[Any]:
+        validate(samples, judgement, path, 2, progress, total=len(samples))
+        return [row for _, row in read_jsonl(path)]
+
+    whole = validated(tmp_path / "whole")
     half = tmp_path / "half"
     half.write_text("".join(map(jsonl_line, whole[:3])) + torn)
     calls.clear()
     done: list[int] = []
-    assert validate(samples, judgement, half, chunk_size=2, progress=done.append) == whole
+    assert validated(half, done.append) == whole
     assert (calls, sum(done)) == ([1, 2], 5)
     assert half.read_bytes() == (tmp_path / "whole").read_bytes()
     calls.clear()
-    assert validate(samples, judgement, half, chunk_size=2) == whole
+    assert validated(half) == whole
     assert calls == []
 
 
@@ -135,7 +140,7 @@ def test_of_what_passes_the_share_that_the_junior_is_surest_of_is_kept() -> None
         {"id": name, "accepted": name != "c", "reason": "no code" if name == "c" else ""}
         for name in "abcde"
     ]
-    kept = keep_surest(verdicts, {"a": -0.1, "b": -2.0, "d": -0.5, "e": -0.3}, 0.6)
+    kept = list(keep_surest(verdicts, {"a": -0.1, "b": -2.0, "d": -0.5, "e": -0.3}, 0.6))
     assert [v["accepted"] for v in kept] == [True, False, False, True, True]  # 0.6 of 4, up to 3
     assert [v["reason"] for v in kept] == [
         "",

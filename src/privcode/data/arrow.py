@@ -120,7 +120,9 @@ def _batches(rows: Iterable[Fields]) -> Iterator[list[Fields]]:
     characters = 0
     for row in rows:
         batch.append(row)
-        characters += sum(len(value) for value in row if isinstance(value, str))
+        for value in row:
+            if type(value) is str:
+                characters += len(value)
         if len(batch) == ROWS or characters >= CHARACTERS:
             yield batch
             batch, characters = [], 0

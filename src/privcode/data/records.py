@@ -25,6 +25,7 @@ import unicodedata
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Literal, NamedTuple, overload
 
@@ -179,8 +180,9 @@ def stored(records: Iterable[Record], folder: Path | None = None) -> Records:
 
     def fields() -> Iterator[tuple[str | int | None, ...]]:
         for one in records:
-            names.add(*one.unit)
-            yield one.prompt, one.completion, one.language, *one.unit, one.row
+            kind, name = one.unit
+            names.add(kind, name)
+            yield one.prompt, one.completion, one.language, kind, name, one.row
 
     table = write(fields(), _SCHEMA, folder)
     return Records(table, names.numbered())
@@ -235,13 +237,18 @@ def owner(row: Row, field: str) -> str:
         return names.pop() if names else text_field({field: ""}, field)
     if isinstance(value, int) and not isinstance(value, bool):
         return str(value)
-    # Spellings that look the same are one owner: composed letters, invisible ones, white space.
-    text = unicodedata.normalize("NFKC", text_field(row, field))
-    text = "".join(letter for letter in text if unicodedata.category(letter) != "Cf")
-    name = text_field({field: " ".join(text.split())}, field)
+    name = text_field({field: _as_it_looks(text_field(row, field))}, field)
     if name.startswith("[") and name.endswith("]"):
         raise BadField(field, "a list written as text", "write one owner per row, or a real list")
     return name
+
+
+@lru_cache(maxsize=1024)
+def _as_it_looks(name: str) -> str:
+    """Spellings that look the same are one: composed letters, invisible ones, white space."""
+    text = unicodedata.normalize("NFKC", name)
+    text = "".join(letter for letter in text if unicodedata.category(letter) != "Cf")
+    return " ".join(text.split())
 
 
 def _canonical(names: Collection[str]) -> frozenset[str]:

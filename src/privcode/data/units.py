@@ -57,15 +57,14 @@ class Units(Sequence[list[int]]):
 
 
 class Names:
-    """Names as they come, told apart later."""
+    """Names as they come, each of two parts, told apart later."""
 
     def __init__(self) -> None:
         self._hashes = bytearray()
 
-    def add(self, *name: str) -> None:
-        """One more name, of one or more parts."""
-        said = "\0".join((str(len(name)), *map(str, map(len, name)), *name))
-        data = said.encode("utf-8", "surrogatepass")
+    def add(self, kind: str, name: str) -> None:
+        """One more name."""
+        data = f"{len(kind)} {kind}{name}".encode("utf-8", "surrogatepass")
         self._hashes += hashlib.blake2b(data, key=_KEY, digest_size=_BYTES).digest()
 
     def numbered(self) -> np.ndarray:
@@ -81,7 +80,7 @@ class Names:
 
 
 def numbered(keys: np.ndarray) -> np.ndarray:
-    """[keys] for each key, the number of keys that came for the first time before it did."""
+    """[keys] for each key, how many other keys came for the first time before it did."""
     _, first, inverse = np.unique(keys, return_index=True, return_inverse=True)
     rank = np.empty(len(first), np.int64)
     rank[np.argsort(first)] = np.arange(len(first))
@@ -89,8 +88,8 @@ def numbered(keys: np.ndarray) -> np.ndarray:
     return found
 
 
-def numbered_names(names: Iterable[Sequence[str]]) -> np.ndarray:
-    """[names] the number of each name, which has one or more parts. See `numbered`."""
+def numbered_names(names: Iterable[tuple[str, str]]) -> np.ndarray:
+    """[names] the number of each name. See `numbered`."""
     found = Names()
     for name in names:
         found.add(*name)

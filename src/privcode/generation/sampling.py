@@ -13,14 +13,14 @@ import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from privcode.files import jsonl_line
+from privcode.files import cut_lines, jsonl_line
 from privcode.generation import Generator, Sampling
 
 
 def synthesize(
     generator: Generator,
     prompts: Sequence[str],
-    rendered: Sequence[str],
+    asking: Callable[[str], str],
     sampling: Sampling,
     output: Path,
     chunk_size: int = 256,
@@ -31,7 +31,7 @@ def synthesize(
     Args:
         generator: the DP junior.
         prompts: public problems.
-        rendered: the same problems, in the junior's template.
+        asking: puts a problem into the junior's template.
         sampling: temperature, samples per prompt, seed.
         output: JSON Lines. It appears when all is done. Until then the work is in a hidden file
             next to it.
@@ -40,14 +40,17 @@ def synthesize(
     """
     partial = output.with_name(f".{output.name}.partial")
     partial.parent.mkdir(parents=True, exist_ok=True)
-    per_chunk = [len(prompts[i : i + chunk_size]) for i in range(0, len(prompts), chunk_size)]
-    done = _whole_chunks(partial, [size * sampling.n for size in per_chunk])
-    progress(sum(per_chunk[:done]))
+    rows, in_a_chunk = len(prompts) * sampling.n, chunk_size * sampling.n
+    whole = cut_lines(
+        partial, lambda lines: rows if lines >= rows else lines // in_a_chunk * in_a_chunk
+    )
+    done = whole // sampling.n
+    progress(done)
     with partial.open("ab") as file:
-        for chunk in range(done, len(per_chunk)):
-            start = chunk * chunk_size
-            here = range(start, start + per_chunk[chunk])
-            texts = generator.generate([rendered[i] for i in here], sampling, chunk)
+        for start in range(done, len(prompts), chunk_size):
+            here = range(start, min(start + chunk_size, len(prompts)))
+            asked = [asking(prompts[i]) for i in here]
+            texts = generator.generate(asked, sampling, start // chunk_size)
             lines = [
                 jsonl_line({"id": f"{i}-{n}", "prompt": prompts[i], "completion": text})
                 for i, answers in zip(here, texts, strict=True)
@@ -56,20 +59,5 @@ def synthesize(
             file.write("".join(lines).encode())
             file.flush()
             os.fsync(file.fileno())
-            progress(per_chunk[chunk])
+            progress(len(here))
     partial.rename(output)
-
-
-def _whole_chunks(partial: Path, sizes: Sequence[int]) -> int:
-    """How many whole chunks `partial` holds. What follows them is cut off."""
-    if not partial.exists():
-        return 0
-    data = partial.read_bytes()
-    lines = data[: data.rfind(b"\n") + 1].splitlines(keepends=True)
-    done = rows = 0
-    while done < len(sizes) and rows + sizes[done] <= len(lines):
-        rows += sizes[done]
-        done += 1
-    with partial.open("r+b") as file:
-        file.truncate(sum(map(len, lines[:rows])))
-    return done

@@ -19,6 +19,8 @@ from privcode.data.columns import Columns
 from privcode.data.records import Record, Records, bound_contributions, hold_out, read_records
 from privcode.privacy.sketch import Sketch, sketch
 
+_quoted = json.encoder.encode_basestring_ascii  # what json.dumps makes of a text, sooner
+
 
 class Digests:
     """Two digests of records, which are added one by one."""
@@ -31,8 +33,10 @@ class Digests:
         text = f"{self._between}{r.unit.name}\x01{r.prompt}\x01{r.completion}"
         self._texts.update(text.encode())
         self._between = "\x00"
-        row = json.dumps([*r.unit, r.prompt, r.completion, r.language])
-        self._all.update(row.encode() + b"\n")
+        spoken = "null" if r.language is None else _quoted(r.language)
+        kind, name = map(_quoted, r.unit)
+        row = f"[{kind}, {name}, {_quoted(r.prompt)}, {_quoted(r.completion)}, {spoken}]\n"
+        self._all.update(row.encode())
 
     @property
     def fingerprint(self) -> str:

@@ -13,12 +13,13 @@ Does not: read private records, or change a sample.
 
 import math
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from privcode.errors import UserError
-from privcode.files import HALF, Row, jsonl_line, read_jsonl
+from privcode.files import HALF, Row, cut_lines, jsonl_line
 from privcode.models import around
 from privcode.plain import is_text
 from privcode.syntax.fences import code_in
@@ -84,7 +85,9 @@ def _code(sample: Row, language: str, template: str, any_language: bool) -> tupl
     return (before + completion + after if completion.strip() else ""), language
 
 
-def keep_surest(verdicts: Sequence[Row], certainty: Mapping[Any, float], share: float) -> list[Row]:
+def keep_surest(
+    verdicts: Iterable[Row], certainty: Mapping[Any, float], share: float
+) -> Iterator[Row]:
     """`verdicts`, with the least certain accepted samples rejected too.
 
     Args:
@@ -94,37 +97,46 @@ def keep_surest(verdicts: Sequence[Row], certainty: Mapping[Any, float], share: 
     """
     order = sorted(certainty, key=lambda name: -certainty[name])
     kept = set(order[: math.ceil(share * len(order))])
-    return [
-        row
-        if not row["accepted"] or row["id"] in kept
-        else row | {"accepted": False, "reason": "the junior was less sure of it than of others"}
-        for row in verdicts
-    ]
+    for row in verdicts:
+        if row["accepted"] and row["id"] not in kept:
+            row = row | {
+                "accepted": False,
+                "reason": "the junior was less sure of it than of others",
+            }
+        yield row
 
 
 def validate(
-    samples: Sequence[Row],
+    samples: Iterable[Row],
     judgement: Judgement,
     partial: Path,
     chunk_size: int = 256,
     progress: Callable[[int], object] = lambda samples: None,
-) -> list[Row]:
-    """Judge all samples, chunk by chunk. `partial` keeps the verdicts of whole chunks."""
-    verdicts: list[Row] = []
-    if partial.exists():
-        lines = [x for x in partial.read_bytes().splitlines(keepends=True) if x.endswith(b"\n")]
-        # Whole chunks only: a chunk is what is judged together.
-        whole = len(lines) if len(lines) == len(samples) else len(lines) // chunk_size * chunk_size
-        with partial.open("r+b") as file:
-            file.truncate(sum(map(len, lines[:whole])))
-        verdicts = [row for _, row in read_jsonl(partial)]
-    progress(len(verdicts))
+    *,
+    total: int,
+) -> None:
+    """Judge all samples, chunk by chunk. The verdicts are the lines of `partial`.
+
+    If it holds some already, the work goes on at the first chunk that it does not hold whole.
+
+    Args:
+        samples: rows with id, prompt, completion. One chunk is in memory at a time.
+        judgement: see `judge`.
+        partial: a file of JSON Lines.
+        chunk_size: samples that are judged together.
+        progress: called with numbers of samples that have a verdict.
+        total: how many samples there are.
+    """
+    # Whole chunks only: a chunk is what is judged together.
+    done = cut_lines(
+        partial, lambda lines: lines if lines == total else lines // chunk_size * chunk_size
+    )
+    progress(done)
+    waiting = islice(samples, done, None)
     with partial.open("ab") as file:
-        for start in range(len(verdicts), len(samples), chunk_size):
-            new = judgement(samples[start : start + chunk_size], start // chunk_size)
+        for start in range(done, total, chunk_size):
+            new = judgement(list(islice(waiting, chunk_size)), start // chunk_size)
             file.write("".join(map(jsonl_line, new)).encode())
             file.flush()
             os.fsync(file.fileno())
-            verdicts += new
             progress(len(new))
-    return verdicts

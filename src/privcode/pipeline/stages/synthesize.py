@@ -28,7 +28,7 @@ def _work(run: RunDirectory) -> Path:
         synthesize(
             generator,
             whole,
-            list(map(asking, whole)),
+            asking,
             sampling_of(config, config.samples_per_prompt),
             run.raw,
             progress=progress,

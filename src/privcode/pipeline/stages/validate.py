@@ -1,12 +1,13 @@
 """Stage 2b: keep what runs and what says what the prompt asked."""
 
 from collections import Counter
+from collections.abc import Iterable, Iterator
 from functools import partial
 from pathlib import Path
 
 from privcode.console import progress_bar, say
 from privcode.execution import Limits, Outcome, Program, execute
-from privcode.files import read_jsonl, write_jsonl
+from privcode.files import Row, read_jsonl, write_jsonl
 from privcode.models import load_model, tokenizer_of
 from privcode.pipeline.layout import RunDirectory
 from privcode.pipeline.models import asking_of, certainty
@@ -21,11 +22,11 @@ def _work(run: RunDirectory) -> Path:
     config = run.config.validate_
     language = run.config.data.language or "python"
     filters = [*_execution(run, language), *_round_trip(run), *named_filters(config.filters)]
-    samples = [row for _, row in read_jsonl(run.raw)]
     half_way = run.private / ".verdicts.jsonl.partial"
-    with progress_bar("validate", len(samples)) as progress:
-        verdicts = validate(
-            samples,
+    total = sum(1 for _ in _rows(run.raw))
+    with progress_bar("validate", total) as progress:
+        validate(
+            _rows(run.raw),
             partial(
                 judge,
                 language=language,
@@ -35,20 +36,32 @@ def _work(run: RunDirectory) -> Path:
             ),
             half_way,
             progress=progress,
+            total=total,
         )
+    verdicts = _rows(half_way)
     if (share := config.surest) < 1:
-        passed = {row["id"] for row in verdicts if row["accepted"]}
-        sure = certainty(run, [row for row in samples if row["id"] in passed])
+        sure = certainty(run, list(_accepted(_rows(run.raw), _rows(half_way))))
         verdicts = keep_surest(verdicts, sure, share)
     write_jsonl(run.verdicts, verdicts, mode=0o600)
-    kept = {row["id"] for row in verdicts if row["accepted"]}
-    write_jsonl(run.accepted, (row for row in samples if row["id"] in kept))
+    write_jsonl(run.accepted, _accepted(_rows(run.raw), _rows(run.verdicts)))
     half_way.unlink()
-    reasons = Counter(row["reason"] for row in verdicts if not row["accepted"])
-    most = [f"{n / len(samples):.0%} {why}" for why, n in reasons.most_common(3)]
+    reasons = Counter("" if row["accepted"] else row["reason"] for row in _rows(run.verdicts))
+    kept = reasons.pop("", 0)
+    most = [f"{n / total:.0%} {why}" for why, n in reasons.most_common(3)]
     rejected = f"; rejected, most of all: {'; '.join(most)}" if most else ""
-    say(f"validate: {len(kept)} of {len(samples)} samples accepted{rejected}")
+    say(f"validate: {kept} of {total} samples accepted{rejected}")
     return run.accepted
+
+
+def _rows(path: Path) -> Iterator[Row]:
+    return (row for _, row in read_jsonl(path))
+
+
+def _accepted(samples: Iterable[Row], verdicts: Iterable[Row]) -> Iterator[Row]:
+    """The samples that were accepted. Verdicts come in the samples' order."""
+    for sample, verdict in zip(samples, verdicts, strict=True):
+        if verdict["accepted"]:
+            yield sample
 
 
 def _execution(run: RunDirectory, language: str) -> list[Filter]:

@@ -244,6 +244,21 @@ def test_nothing_of_the_records_has_a_name_on_the_disk(tmp_path: Path) -> None:
         assert os.fstat(int(descriptor)).st_mode & 0o777 == 0o600
 
 
+def _mapped_without_a_name() -> int:
+    return Path("/proc/self/maps").read_text().count("(deleted)")
+
+
+def test_the_file_goes_with_the_last_of_its_records() -> None:
+    before = _mapped_without_a_name()
+    found = stored(_many(50))
+    part = found[3:5]
+    del found
+    assert _mapped_without_a_name() == before + 1
+    assert [one.completion for one in part] == ["x = 3", "x = 4"]
+    del part
+    assert _mapped_without_a_name() == before
+
+
 def _many(count: int) -> Any:
     for i in range(count):
         yield Record("p" * 250, f"x = {i}", "python", Unit("row", f"row-{i}"), i)
@@ -310,7 +325,8 @@ def test_names_are_numbered_by_their_first_appearance(names: list[tuple[str, str
 
 
 def test_parts_of_a_name_do_not_run_together() -> None:
-    assert numbered_names([("a", "b\0c"), ("a\0b", "c"), ("ab", "c"), ("a", "bc")]).max() == 3
+    names = [("a", "b\0c"), ("a\0b", "c"), ("ab", "c"), ("a", "bc"), ("1 a", "b"), ("a", " ab")]
+    assert numbered_names(names).tolist() == [0, 1, 2, 3, 4, 5]
 
 
 def test_units_tell_apart_whose_a_record_is() -> None:

@@ -24,7 +24,10 @@ def test_a_step_with_everybody_takes_as_many_examples_as_there_are_records(tmp_p
     write_jsonl(tmp_path / "private.jsonl", rows)
     (tmp_path / "privcode.yaml").write_text(CONFIG)
     run = Run(load_config(tmp_path / "privcode.yaml"), tmp_path / "run")
+    before = Path("/proc/self/maps").read_text().count("(deleted)")
     run.do("sanitize")
+    # Stages that run model-written code come next: no process of theirs inherits the records.
+    assert Path("/proc/self/maps").read_text().count("(deleted)") == before
     run.close()
     assert json.loads((run.private / "data.json").read_text())["truncated"] >= 1
     (step,) = map(json.loads, (run.private / "curve.jsonl").read_text().splitlines())

@@ -9,6 +9,7 @@ from privcode.config import Config, load_config, with_settings
 from privcode.errors import UserError
 from privcode.files import write_jsonl
 from privcode.models import load_model, load_tokenizer
+from privcode.pipeline import truncation
 from privcode.pipeline.planning import planned, shared_by_many
 from privcode.pipeline.run import Run
 
@@ -65,6 +66,61 @@ def test_one_record_with_code_lets_the_run_go_on(tmp_path: Path) -> None:
     with Run(chosen, tmp_path / "run") as run:
         run.do("sanitize")
         assert run.ledger.exists()
+
+
+def test_of_many_records_some_are_looked_at_and_the_words_say_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(truncation, "LOOKED_AT", 2)
+    monkeypatch.setattr("privcode.console.at_terminal", lambda: True)
+    chosen = config(tmp_path, [CUT, SHORT, SHORT, EMPTIED, CUT])  # the first and the fourth
+    words = "2 of 2 records that were looked at, of 5, lose code"
+    with Run(chosen, tmp_path / "run") as run:
+        assert words in shared_by_many(chosen, run.plan)
+        run.do("sanitize")
+        assert f"sanitize: {words}" in capsys.readouterr().err
+        counts = json.loads((run.private / "data.json").read_text())
+    assert [counts[name] for name in ("truncated", "without_code", "looked_at")] == [2, 1, 2]
+
+
+@pytest.mark.parametrize("last", [EMPTIED, CUT])
+def test_where_those_that_were_looked_at_have_no_code_the_others_decide(
+    tmp_path: Path, last: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(truncation, "LOOKED_AT", 2)
+    chosen = config(tmp_path, [EMPTIED] * 5 + [last])
+    with Run(chosen, tmp_path / "run") as run:
+        if last is CUT:
+            run.do("sanitize")
+        else:
+            with pytest.raises(UserError, match="no private record has code"):
+                run.do("sanitize")
+        assert run.ledger.exists() == (last is CUT)
+
+
+@pytest.mark.parametrize("records", [1, 2, 9_999, 10_000, 10_001, 20_000, 12_345_678])
+def test_records_are_looked_at_evenly(records: int) -> None:
+    seen = truncation.looked_at(records)
+    assert len(seen) <= truncation.LOOKED_AT
+    assert len(seen) * 2 > min(records, truncation.LOOKED_AT)
+    assert (len(seen) == records) == (records <= truncation.LOOKED_AT)
+    assert 0 <= seen[0] <= seen[-1] < records
+
+
+def test_a_chat_template_that_fails_on_any_prompt_is_refused_before_budget_is_spent(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(truncation, "LOOKED_AT", 1)
+    template = (
+        "{% for turn in messages %}{% if 'Divide' in turn.content %}{{ raise_exception('no') }}"
+        "{% endif %}{{ turn.content }}{% endfor %}"
+    )
+    written = config(tmp_path, [SHORT, SHORT, SHORT | {"prompt": "Divide."}])
+    chosen = with_settings(written, {"junior.template": template}, "here")
+    with Run(chosen, tmp_path / "run") as run:
+        with pytest.raises(UserError, match="the chat template fails"):
+            run.do("sanitize")
+        assert not run.ledger.exists()
 
 
 def test_nothing_is_said_where_nothing_is_cut(tmp_path: Path) -> None:

@@ -33,7 +33,7 @@ _GIVE_BACK = 64
 
 
 class Table:
-    """Rows of one schema: `write` makes it. `len(table)`, `table[i]`, and `table.rows(i...)`."""
+    """Rows of one schema. `write` makes it."""
 
     def __init__(self, data: mmap.mmap | None, starts: np.ndarray) -> None:
         """Use `write`. `starts`: [batches + 1] the number of each batch's first row, then all."""
@@ -62,11 +62,6 @@ class Table:
             found = self._batch(batch)
             found = found if wanted is None else found.take(pa.array(wanted))
             yield from zip(*(column.to_pylist() for column in found.columns), strict=True)
-
-    def column(self, name: str) -> Iterator[Any]:
-        """One field of all rows."""
-        for batch in range(len(self._starts) - 1):
-            yield from self._batch(batch).column(name).to_pylist()
 
     def _batch(self, number: int) -> Any:
         self._read += 1

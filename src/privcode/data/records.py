@@ -123,7 +123,8 @@ class Records(Sequence[Record]):
                 raise ValueError("records are taken in their order: a step is 1")
             own = range(min(places.start, self._own), min(places.stop, self._own))
             after = slice(max(places.start - self._own, 0), max(places.stop - self._own, 0))
-            kept = self._rows()[own.start : own.stop]
+            whole = len(own) == self._own
+            kept = self._index if whole else self._rows()[own.start : own.stop]
             return Records(self._table, self._numbers, kept, self._more[after])
         if places >= self._own:
             return self._more[places - self._own]

@@ -23,6 +23,11 @@ from privcode.cli import checks, collecting, experiments, planning, programs, ru
 from privcode.console import answer, open_streams, say
 from privcode.errors import UserError, why
 
+_LOST = (
+    "another process of this run ended, so this run stops; what it spent is in its ledger; start "
+    "the same command again to go on"
+)
+
 app = typer.Typer(
     help="Private code in, a synthetic data set and a tuned model out, under (ε, δ)-DP.",
     no_args_is_help=True,
@@ -106,12 +111,26 @@ def main() -> None:
         if os.environ.get("PRIVCODE_DEBUG"):
             raise
         code, line = _ending(error)
-        say(f"privcode: {line}")
+        _tell(f"privcode: {line}")
+    except SystemExit as stop:  # told to stop, by a launcher if another of its processes ended
+        if launcher.launched() > 1 and stop.code:
+            _tell(f"privcode: {_LOST}")
+        raise
     finally:
         signal.signal(signal.SIGTERM, before)
     if code == 130:
         say("privcode: interrupted; run the same command again to go on")
     sys.exit(code)
+
+
+def _tell(line: str) -> None:
+    """Print the line that a run ends with. Of several processes, the first that gets here does."""
+    if launcher.launched() == 1:
+        return say(line)
+    from privcode.distributed import first_to_tell
+
+    if first_to_tell():
+        say(line, from_any=True)
 
 
 def _refuse_lost_folder() -> None:
@@ -135,6 +154,11 @@ def _ending(error: Exception) -> tuple[int, str]:
         context = getattr(error, "ctx", None)
         command = context.command_path if context else "privcode"
         return 2, str(UserError(f"{error.format_message().rstrip('.')}; see {command} --help"))
+    if launcher.launched() > 1:
+        from privcode.distributed import is_lost
+
+        if is_lost(error):
+            return 1, _LOST
     # Its message may quote private text; where it arose says enough to those who fix it.
     at = traceback.extract_tb(error.__traceback__)[-1]
     place = f"{Path(at.filename).name}, line {at.lineno}"

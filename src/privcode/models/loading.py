@@ -7,7 +7,8 @@ Promises:
 - A model or adapter with a weight that is not a finite number is refused.
 - Code from a model's repository is never run.
 
-Does not: train, quantise, or spread one model over several devices. `models.saving` writes.
+Does not: train, or divide one model over several processes (`models.sharding`).
+`models.saving` writes.
 """
 
 import os
@@ -86,13 +87,15 @@ def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
     return tokenizer
 
 
-def load_model(name: str, dtype: Dtype = "float32") -> PreTrainedModel:
-    """The causal language model `name` in `dtype`, in eval mode, on the GPU if there is one.
+def load_model(name: str, dtype: Dtype = "float32", device: str | None = None) -> PreTrainedModel:
+    """The causal language model `name` in `dtype`, in eval mode.
+
+    It is on `device`; by default on the GPU, if there is one.
 
     Raises:
         UserError: the model cannot be loaded, lacks a weight, or has one that is not finite.
     """
-    return _load_whole(AutoModelForCausalLM, name, getattr(torch, dtype)).to(_device())
+    return _load_whole(AutoModelForCausalLM, name, getattr(torch, dtype)).to(device or device_here())
 
 
 @cache
@@ -114,7 +117,7 @@ def load_encoder(name: str) -> PreTrainedModel:
     Raises:
         UserError: the model cannot be loaded, lacks a weight, or has one that is not finite.
     """
-    return _load_whole(AutoModel, name, torch.float32, unused=("pooler.",)).to(_device())
+    return _load_whole(AutoModel, name, torch.float32, unused=("pooler.",)).to(device_here())
 
 
 def attach_lora(
@@ -333,5 +336,6 @@ def _reason(error: Exception) -> str:
     return lines[0].rstrip(".:")
 
 
-def _device() -> str:
+def device_here() -> str:
+    """The kind of device that models are on: "cuda" if there is a GPU, or "cpu"."""
     return "cuda" if torch.cuda.is_available() else "cpu"

@@ -11,11 +11,13 @@ from typing import Any
 
 from privcode.console import progress_bar
 from privcode.data.records import Record, Unit
+from privcode.distributed import in_turn, world
 from privcode.generation import Generator, Sampling, Weights
 from privcode.generation.local import LocalGenerator, load
 from privcode.models import (
     asking,
     attach_lora,
+    device_here,
     is_chat,
     load_adapter,
     load_model,
@@ -49,11 +51,23 @@ def loaded(run: RunDirectory, label: str, batch_size: int) -> LocalGenerator:
 
 
 def trainable(run: RunDirectory) -> Any:
-    """What `sanitize` tunes: the model with a new adapter, always the same at one seed."""
+    """What `sanitize` tunes: the model with a new adapter, always the same at one seed.
+
+    With `sanitize.shard` the processes load it one after the other, and each keeps its part.
+    """
+    from privcode.models.sharding import mesh_of, shard
+
+    if not run.config.sanitize.shard or world() == 1:
+        return _with_adapter(run)
+    mesh = mesh_of(device_here())
+    return in_turn(lambda: shard(_with_adapter(run, "cpu"), mesh))
+
+
+def _with_adapter(run: RunDirectory, device: str | None = None) -> Any:
     import torch
 
     section = run.config.sanitized
-    model = load_model(section.model, section.dtype)
+    model = load_model(section.model, section.dtype, device)
     if run.config.method == "jft":
         model = load_adapter(model, run.pretuned).merge_and_unload()
     if section.gradient_checkpointing:

@@ -12,6 +12,8 @@ Promises:
 - The model trains without dropout, whatever its configuration says.
 - Over several processes (torchrun), each step is one step of the same mechanism: drawn once, noised
   once, and summed over the ranks. The first rank alone keeps the ledger and the checkpoint.
+- The same holds where the ranks share one model (`models.sharding`). A rank with fewer micro-batches
+  then takes further passes over made-up tokens. Their gradients are dropped.
 
 Does not:
 - Print or return anything computed from the records except the adapter. The training curve is
@@ -34,9 +36,10 @@ import numpy as np
 import torch
 
 from privcode.data.records import Record, Unit
-from privcode.distributed import from_first, rank, start, sum_, world
+from privcode.distributed import everywhere, from_first, rank, start, sum_, world
 from privcode.errors import UserError
 from privcode.files import write_with
+from privcode.models.sharding import is_sharded
 from privcode.privacy.clipping import Clipper
 from privcode.privacy.ledger import Ledger
 from privcode.privacy.plan import PrivacyPlan
@@ -116,8 +119,7 @@ def _insist_on_the_same(*values: object) -> None:
     if world() == 1:
         return
     digest = hashlib.sha256(repr(values).encode()).hexdigest()
-    same = torch.tensor(int(digest == from_first(lambda: digest)))
-    if int(sum_(same)) < world():
+    if not everywhere(digest == from_first(lambda: digest)):
         raise UserError(
             "the ranks do not hold the same data and settings; "
             "give every machine the same files and the same versions of privcode"
@@ -202,6 +204,8 @@ def try_out(
 ) -> Grouping:
     """How records of this model may share a micro-batch. Uses made-up tokens and spends nothing.
 
+    All ranks take the same passes, and come to the same answer.
+
     Args:
         learner: the model.
         clipper: the clipper of this model.
@@ -236,6 +240,7 @@ def try_out(
             learner.max_tokens,
             torch.finfo(weights.dtype).eps,
             _ways(model, clipper.device),
+            lambda one, other: everywhere(torch.equal(one, other)),
         )
 
 
@@ -309,7 +314,9 @@ def sanitize(
     grouping = learner.grouping or try_out(learner, clipper, settings.micro_batch)
     together = 1 if grouping == "alone" else settings.micro_batch
     # Padded like any record. Without a scored token it costs no logits.
-    filling = [made_up(1, _vocabulary(model), 0)] * together if grouping == "always as many" else []
+    filler = made_up(1, _vocabulary(model), 0)
+    filling = [filler] * together if grouping == "always as many" else []
+    divided, ranks = is_sharded(model), world()
     if canaries is not None:
         clipper.reserve(canaries.coordinates)
     optimizer = torch.optim.AdamW(
@@ -374,13 +381,21 @@ def sanitize(
         weight = syntax_weight(
             step, syntax.schedule, syntax.lambda_max, syntax.lambda_min, syntax.decay
         )
+        if not any(any(examples[index].structure) for unit in drawn for index in unit):
+            weight = 0.0  # nobody has a syntax term, so no rank takes the teacher's pass
         total = torch.zeros((), dtype=torch.float64, device=device)
-        for group in micro_batches(drawn, lengths, together, rank(), world()):
+        shares = [list(micro_batches(drawn, lengths, together, r, ranks)) for r in range(ranks)]
+        for group in shares[rank()]:
             rows = [(unit, index) for unit in group for index in drawn[unit]]
             records = [examples[index] for _, index in rows]
             losses = _recorded(learner, head, clipper, records, weight, filling[len(rows) :])
             clipper.accumulate(torch.tensor([unit for unit, _ in rows]))
             total += losses.nan_to_num(0.0, 0.0, 0.0).sum()  # the curve is JSON
+        # Every pass over a model that is divided over the ranks needs all of them.
+        idle = max(map(len, shares)) - len(shares[rank()]) if divided else 0
+        for _ in range(idle):
+            _recorded(learner, head, clipper, filling or [filler], weight)  # never added to the sum
+            clipper.forget()
         if canaries is not None:
             mine = (chosen[chosen >= len(units)] - len(units))[rank() :: world()]
             for rows_given in canaries.gradients(mine, settings.micro_batch, device):

@@ -170,7 +170,7 @@ def per_example_losses(
     Args:
         model: a causal language model under an adapter.
         batch: the examples.
-        weight: λ of the syntax term. With 0 the teacher's pass is skipped.
+        weight: λ of the syntax term. With 0, and only then, the teacher's pass is skipped.
         head: the result of `split_head` for `model`. Without it the logits are held whole.
     """
     scored = batch.scored[:, 1:]
@@ -188,10 +188,10 @@ def per_example_losses(
         return 1.0 / torch.bincount(of, minlength=len(batch.ids))[of]
 
     hidden = rows()
+    teacher = hidden[:0].detach()
     if weight == 0:
         structural = structural[:0]
-    teacher = hidden[:0].detach()
-    if len(structural):
+    else:  # whatever the batch holds: where ranks share a model, all take the same passes
         with torch.no_grad(), without_adapter(model):
             teacher = rows()[structural]
     losses = _TokenLosses.apply(  # type: ignore[no-untyped-call]

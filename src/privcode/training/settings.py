@@ -30,6 +30,11 @@ class Sanitize(Section):
     micro_batch: Size = Field(
         8, description="records in one pass; affects memory, and on a GPU the last bits"
     )
+    shard: bool = Field(
+        False,
+        description="divide the frozen model over the processes of torchrun: less memory in each, "
+        "more traffic between them, the same update",
+    )
     checkpoint_every: Positive = Field(10, description="number of steps between checkpoints")
     syntax: Syntax = Field(default_factory=lambda: Syntax())
     merge: bool = Field(False, description="write the whole model too, with the adapter merged in")

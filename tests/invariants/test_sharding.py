@@ -4,8 +4,10 @@ Under torchrun this file is also the script that the ranks run (see `work`).
 """
 
 import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,8 @@ from torch.distributed.tensor import DTensor
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from privcode.distributed import from_first, rank, start, world
+from privcode.exercises.corpus import private_records, public_prompts
+from privcode.files import write_jsonl
 from privcode.models import save_model
 from privcode.models.sharding import is_sharded, mesh_of, shard
 from privcode.privacy.ledger import Ledger, read_ledger
@@ -200,6 +204,68 @@ def test_the_ledger_of_processes_that_share_a_model_is_that_of_one(
     )
     assert two == one
     assert four == one
+
+
+CONFIG = """\
+data: {source: private.jsonl, language: python}
+privacy: {epsilon: null, noise_multiplier: 1.0, delta: 1.0e-4, units: 100, batch: 8, steps: 12,
+          noise: reproducible}
+prompts: {source: public, file: prompts.jsonl}
+junior: {model: "bundled:junior", lora: {r: 2, alpha: 4}, max_tokens: 64}
+sanitize: {shard: true, checkpoint_every: 2, syntax: {lambda_max: 1.0}}
+premium: {model: "bundled:premium", lora: {r: 2, alpha: 4}}
+evaluate: {tasks: []}
+"""
+
+
+def started(folder: Path, out: str) -> subprocess.Popen[str]:
+    """`privcode sanitize` under torchrun, in a session of its own."""
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
+    return subprocess.Popen(
+        [*command, "-m", "privcode", "sanitize", "privcode.yaml", "--out", out],
+        cwd=folder,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+def rank_of(process: int) -> str | None:
+    """The rank of a process, as its environment says."""
+    said = Path(f"/proc/{process}/environ").read_bytes().split(b"\0")
+    return next((v[5:].decode() for v in said if v.startswith(b"RANK=")), None)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("killed", ["0", "1"])
+def test_a_run_whose_rank_is_killed_says_so_once_counts_its_steps_and_goes_on(
+    tmp_path: Path, killed: str
+) -> None:
+    write_jsonl(tmp_path / "private.jsonl", private_records(100, seed=1))
+    write_jsonl(tmp_path / "prompts.jsonl", public_prompts(4, seed=1))
+    (tmp_path / "privcode.yaml").write_text(CONFIG)
+    ledger = tmp_path / "cut" / "private" / "ledger.jsonl"
+    cut = started(tmp_path, "cut")
+    while not ledger.exists() or len(read_ledger(ledger)) < 5:
+        assert cut.poll() is None, cut.communicate()[0]
+        time.sleep(0.05)
+    children = Path(f"/proc/{cut.pid}/task/{cut.pid}/children").read_text().split()
+    os.kill(next(int(c) for c in children if rank_of(int(c)) == killed), signal.SIGKILL)
+    said, _ = cut.communicate(timeout=60)
+    assert cut.returncode != 0
+    assert said.count("privcode: ") == said.count("another process of this run ended") == 1, said
+    assert 5 <= len(read_ledger(ledger)) < 13
+    for out in ("cut", "whole"):
+        again = started(tmp_path, out)
+        said, _ = again.communicate(timeout=200)
+        assert again.returncode == 0, said
+    one, other = (
+        (tmp_path / out / "models" / "junior" / "adapter_model.safetensors").read_bytes()
+        for out in ("cut", "whole")
+    )
+    assert one == other
+    assert len(read_ledger(ledger)) == 13
 
 
 if __name__ == "__main__":

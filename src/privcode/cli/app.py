@@ -62,7 +62,7 @@ def _options(
         return
     # Libraries talk about their own affairs, some of it in the middle of a progress bar.
     warnings.simplefilter("ignore")
-    for name in ("absl", "transformers", "peft", "trl", "torch"):
+    for name in ("absl", "bitsandbytes", "transformers", "peft", "trl", "torch"):
         logging.getLogger(name).setLevel(logging.ERROR)
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")

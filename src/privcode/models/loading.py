@@ -34,9 +34,9 @@ from transformers import (
 from transformers.utils.logging import disable_progress_bar
 
 from privcode.errors import UserError
-from privcode.models import _gguf
+from privcode.models import _gguf, quantised
 from privcode.models.layers import Layers, layers_of, left_out
-from privcode.models.settings import Dtype
+from privcode.models.settings import Dtype, Quantization
 from privcode.models.trial import try_model
 
 UNLIMITED = 1 << 40
@@ -87,15 +87,28 @@ def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
     return tokenizer
 
 
-def load_model(name: str, dtype: Dtype = "float32", device: str | None = None) -> PreTrainedModel:
+def load_model(
+    name: str,
+    dtype: Dtype = "float32",
+    device: str | None = None,
+    quantization: Quantization = "none",
+) -> PreTrainedModel:
     """The causal language model `name` in `dtype`, in eval mode.
 
-    It is on `device`; by default on the GPU, if there is one.
+    It is on `device`; by default on the GPU, if there is one. A quantised model is frozen.
 
     Raises:
-        UserError: the model cannot be loaded, lacks a weight, or has one that is not finite.
+        UserError: the model cannot be loaded, lacks a weight, or has one that is not finite; it
+            cannot be quantised.
     """
-    return _load_whole(AutoModelForCausalLM, name, getattr(torch, dtype)).to(device or device_here())
+    kind: Any = AutoModelForCausalLM
+    on, type_ = device or device_here(), getattr(torch, dtype)
+    if quantization == "none":
+        return _load_whole(kind, name, type_).to(on)
+    packed = quantised.options(quantization, type_, on)
+    model = _load_whole(kind, name, type_, options=packed)
+    quantised.make_exact(name, model, type_)
+    return model
 
 
 @cache
@@ -274,11 +287,17 @@ def _remedy(folder: Path) -> str | None:
 
 
 def _load_whole(
-    kind: Any, name: str, dtype: torch.dtype, unused: tuple[str, ...] = ()
+    kind: Any,
+    name: str,
+    dtype: torch.dtype,
+    unused: tuple[str, ...] = (),
+    options: dict[str, Any] | None = None,
 ) -> PreTrainedModel:
     """A model with all its weights, in eval mode. Weights named `unused`… may be missing."""
-    options = {"quantization_config": _gguf.unpacked()} if _gguf.is_gguf(name) else {}
-    model, found = _load(kind, "model", name, dtype=dtype, output_loading_info=True, **options)
+    options = {"quantization_config": _gguf.unpacked()} if _gguf.is_gguf(name) else options
+    model, found = _load(
+        kind, "model", name, dtype=dtype, output_loading_info=True, **(options or {})
+    )
     if getattr(model, "_hf_peft_config_loaded", False):
         raise UserError(
             f"model {name}: has an adapter next to its weights, which would be a part of it; merge "

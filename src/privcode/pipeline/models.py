@@ -67,7 +67,7 @@ def _with_adapter(run: RunDirectory, device: str | None = None) -> Any:
     import torch
 
     section = run.config.sanitized
-    model = load_model(section.model, section.dtype, device)
+    model = load_model(section.model, section.dtype, device, section.quantization)
     if run.config.method == "jft":
         model = load_adapter(model, run.pretuned).merge_and_unload()
     if section.gradient_checkpointing:

@@ -21,8 +21,8 @@ from typing import Any, TypeVar
 import torch
 import torch.distributed as dist
 
-from privcode.errors import UserError
 from privcode import launcher
+from privcode.errors import UserError
 from privcode.launcher import check, launched
 
 T = TypeVar("T")

@@ -44,7 +44,8 @@ def check(quantization: Quantization, name: str, field: str, device: str) -> Non
         return
     if find_spec("bitsandbytes") is None:
         raise UserError(
-            f"{field}.quantization: {quantization} needs bitsandbytes; pip install 'privcode[quant]'"
+            f"{field}.quantization: {quantization} needs bitsandbytes; "
+            "pip install 'privcode[quant]'"
         )
     if name.endswith(".gguf"):
         raise UserError(

@@ -52,7 +52,7 @@ def shard(model: Any, mesh: DeviceMesh) -> Any:
     adapter = {p for p in model.parameters() if p.requires_grad}
     for layer in layers:
         fully_shard(layer, mesh=mesh, ignored_params=adapter)
-    # The trunk holds no weights of its own then. It orders the layers, so they can be fetched early.
+    # The trunk has no weights of its own then. It orders the layers: they can be fetched early.
     fully_shard(base.base_model, mesh=mesh, ignored_params=set(base.parameters()))
     return model.to(mesh.device_type)
 

@@ -123,7 +123,7 @@ def sampling(
 
 
 def memory(config: Config) -> int | None:
-    """Bytes that DP-SGD holds beside activations; None if unknown.
+    """Bytes that DP-SGD holds beside activations, by one process; None if unknown.
 
     The weights; in fp32 the adapter, its clipped sum, noise, gradient and two moments; and a row
     of per-record gradients for each record of a micro-batch.
@@ -133,7 +133,8 @@ def memory(config: Config) -> int | None:
         known = size(section)
     except UserError:
         return None
-    rows = 6 + config.sanitize.micro_batch
+    chosen = config.sanitize.micro_batch
+    rows = 6 + (1 if chosen == "auto" else chosen)
     packed = _PACKED.get(section.quantization, _WIDTH[section.dtype])
     base = known.adapted * packed + (known.base - known.adapted) * _WIDTH[section.dtype]
     return round(base) + known.adapter * 4 * rows

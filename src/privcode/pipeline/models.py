@@ -12,6 +12,7 @@ from typing import Any
 from privcode.console import progress_bar
 from privcode.data.records import Record, Unit
 from privcode.distributed import in_turn, world
+from privcode.files import read_json
 from privcode.generation import Generator, Sampling, Weights
 from privcode.generation.local import LocalGenerator, load
 from privcode.models import (
@@ -27,6 +28,9 @@ from privcode.models import (
 from privcode.models.settings import Model
 from privcode.pipeline.layout import RunDirectory
 from privcode.training.likelihood import record_log_probabilities
+
+MICRO_BATCH = "micro_batch.json"
+"""In `private/`, of a run with `sanitize.micro_batch: auto`: how many records fitted."""
 
 
 def weights_of(run: RunDirectory, label: str) -> Weights:
@@ -77,10 +81,19 @@ def _with_adapter(run: RunDirectory, device: str | None = None) -> Any:
     return attach_lora(model, lora.r, lora.alpha, lora.dropout, lora.targets)
 
 
+def micro_batch(run: RunDirectory) -> int:
+    """`sanitize.micro_batch` as a number: of "auto", what was found when the run began."""
+    chosen = run.config.sanitize.micro_batch
+    if chosen != "auto":
+        return chosen
+    kept = run.private / MICRO_BATCH
+    return int(read_json(kept)["records"]) if kept.exists() else 8
+
+
 def certainty(run: RunDirectory, samples: list[Any]) -> dict[Any, float]:
     """By sample's id, the mean log-probability of its tokens under the junior."""
 
-    section, size = run.config.junior, run.config.sanitize.micro_batch
+    section, size = run.config.junior, micro_batch(run)
     records = [
         Record(row["prompt"], row["completion"], None, Unit("row", str(row["id"])), 0)
         for row in samples

@@ -12,8 +12,8 @@ Promises:
 - The model trains without dropout, whatever its configuration says.
 - Over several processes (torchrun), each step is one step of the same mechanism: drawn once, noised
   once, and summed over the ranks. The first rank alone keeps the ledger and the checkpoint.
-- The same holds where the ranks share one model (`models.sharding`). A rank with fewer micro-batches
-  then takes further passes over made-up tokens. Their gradients are dropped.
+- The same holds where the ranks share one model (`models.sharding`). A rank with fewer
+  micro-batches then takes further passes over made-up tokens. Their gradients are dropped.
 
 Does not:
 - Print or return anything computed from the records except the adapter. The training curve is
@@ -44,6 +44,7 @@ from privcode.privacy.clipping import Clipper
 from privcode.privacy.ledger import Ledger
 from privcode.privacy.plan import PrivacyPlan
 from privcode.training.examples import Example, collate, padded
+from privcode.training.fitting import fitting
 from privcode.training.gradient_canaries import GradientCanaries
 from privcode.training.independence import (
     WAYS,
@@ -244,6 +245,29 @@ def try_out(
         )
 
 
+@same_bits_each_time()
+def fitting_micro_batch(learner: Learner, plan: PrivacyPlan) -> int:
+    """As many records as fit in one pass. Uses made-up tokens and spends nothing; see `fitting`.
+
+    No more than a process's share of the expected batch.
+
+    Raises:
+        UserError: the model cannot be clipped per record, or its passes do not fit in memory.
+    """
+    model = learner.model
+    _without_dropout(model)
+    clipper, head, vocabulary = plan.clipper(model), split_head(model), _vocabulary(model)
+
+    def passed(rows: int) -> None:
+        examples = [made_up(learner.max_tokens, vocabulary, row) for row in range(rows)]
+        _recorded(learner, head, clipper, examples, 1.0)
+        clipper.accumulate(torch.arange(rows))
+        clipper.take_sum()
+
+    share = -(-plan.expected_batch // world())
+    return fitting(passed, clipper.device, clipper.parameters, share)
+
+
 def _ways(model: Any, device: torch.device) -> Sequence[Grouping]:
     """The ways to group records that are worth a trial.
 
@@ -311,8 +335,10 @@ def sanitize(
     clipper, head = plan.clipper(model), split_head(model)
     device = clipper.device
     _without_dropout(model)
-    grouping = learner.grouping or try_out(learner, clipper, settings.micro_batch)
-    together = 1 if grouping == "alone" else settings.micro_batch
+    most = settings.micro_batch
+    assert most != "auto", "the stage has put a number in its place"
+    grouping = learner.grouping or try_out(learner, clipper, most)
+    together = 1 if grouping == "alone" else most
     # Padded like any record. Without a scored token it costs no logits.
     filler = made_up(1, _vocabulary(model), 0)
     filling = [filler] * together if grouping == "always as many" else []
@@ -398,7 +424,7 @@ def sanitize(
             clipper.forget()
         if canaries is not None:
             mine = (chosen[chosen >= len(units)] - len(units))[rank() :: world()]
-            for rows_given in canaries.gradients(mine, settings.micro_batch, device):
+            for rows_given in canaries.gradients(mine, most, device):
                 clipper.accumulate(torch.arange(len(rows_given)), rows_given)
         noised = noised_sum(clipper.take_sum(), noise.result() if noise else None)
         if canaries is not None:

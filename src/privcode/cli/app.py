@@ -113,7 +113,7 @@ def main() -> None:
         code, line = _ending(error)
         _tell(f"privcode: {line}")
     except SystemExit as stop:  # told to stop, by a launcher if another of its processes ended
-        if launcher.launched() > 1 and stop.code:
+        if _several() and stop.code:
             _tell(f"privcode: {_LOST}")
         raise
     finally:
@@ -123,9 +123,17 @@ def main() -> None:
     sys.exit(code)
 
 
+def _several() -> bool:
+    """Whether a launcher started several processes, as far as its environment can be read."""
+    try:
+        return launcher.launched() > 1
+    except UserError:
+        return False
+
+
 def _tell(line: str) -> None:
     """Print the line that a run ends with. Of several processes, the first that gets here does."""
-    if launcher.launched() == 1:
+    if not _several():
         return say(line)
     from privcode.distributed import first_to_tell
 
@@ -154,7 +162,7 @@ def _ending(error: Exception) -> tuple[int, str]:
         context = getattr(error, "ctx", None)
         command = context.command_path if context else "privcode"
         return 2, str(UserError(f"{error.format_message().rstrip('.')}; see {command} --help"))
-    if launcher.launched() > 1:
+    if _several():
         from privcode.distributed import is_lost
 
         if is_lost(error):

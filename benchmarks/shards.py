@@ -1,6 +1,6 @@
 """Memory and time of one process where several share a model (`sanitize.shard`).
 
-    python benchmarks/shards.py                  # a table; --json; about ten minutes of two cores
+    python benchmarks/shards.py                  # a table; --json; a few minutes of two cores
 
 A random Llama whose layers are most of it takes the same DP-SGD steps by one process, by two and
 four that each hold the whole model, and by two and four that share it. Every process says what it
@@ -17,7 +17,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-HIDDEN, LAYERS, VOCABULARY, TOKENS, BATCH, STEPS = 1024, 24, 2048, 64, 8, 3
+HIDDEN, LAYERS, VOCABULARY, TOKENS, BATCH, STEPS = 1024, 16, 2048, 16, 4, 3
 WAYS = ((1, False), (2, False), (2, True), (4, False), (4, True))
 
 
@@ -77,7 +77,7 @@ def work(folder: Path, divided: bool) -> None:
     generator = torch.Generator().manual_seed(1)
     examples = []
     for index in range(40):
-        length = TOKENS - index % 16
+        length = TOKENS - index % 8
         ids = torch.randint(1, VOCABULARY, (length,), generator=generator).tolist()
         examples.append(Example(tuple(ids), 2, tuple(i % 2 == 0 for i in range(length))))
 

@@ -26,7 +26,8 @@ from tests.helpers.families import FAMILIES, save
 @pytest.fixture(autouse=True)
 def processes() -> Iterator[None]:
     """A group of this process alone."""
-    dist.init_process_group("gloo", rank=0, world_size=1, store=dist.HashStore())
+    backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
+    dist.init_process_group(backend, rank=0, world_size=1, store=dist.HashStore())
     yield
     dist.destroy_process_group()
 
@@ -72,6 +73,16 @@ def test_dividing_the_layers_of_a_family_changes_no_bit(
     parts = ("embed", "wte", "wpe", "lm_head", "norm", "ln_f", "lora_")
     assert all(any(part in name for part in parts) for name in outside)
     assert torch.equal(rows(divided), rows(whole))
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")
+def test_layers_that_are_divided_on_a_gpu_give_the_gradients_of_whole_ones(tmp_path: Path) -> None:
+    where = save("llama", tmp_path)
+    divided = shard(tuned(where, True), mesh_of("cuda"))
+    assert {p.device.type for p in divided.parameters()} == {"cuda"}
+    got, expected = rows(divided), rows(tuned(where, True).cuda())
+    assert float((got - expected).norm() / expected.norm()) < 1e-5
 
 
 def test_a_model_that_is_divided_passes_its_trial(tmp_path: Path) -> None:

@@ -61,6 +61,19 @@ def test_what_is_found_takes_no_more_than_what_is_free(
     assert taken[0] < free * MB < taken[1]
 
 
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")
+def test_what_is_found_takes_no_more_than_what_is_free_on_a_gpu(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    one = learner()
+    one.model.cuda()
+    monkeypatch.setattr(fitting, "_free_on_gpu", lambda: 400 * MB)
+    found = fitting_micro_batch(one, plan())
+    clipper = plan().clipper(one.model)
+    assert fitting._on_gpu(lambda: try_out(one, clipper, found)) < 400 * MB
+
+
 def test_longer_records_and_less_memory_give_fewer_records(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

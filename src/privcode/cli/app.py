@@ -24,8 +24,8 @@ from privcode.console import answer, open_streams, say
 from privcode.errors import UserError, why
 
 _LOST = (
-    "another process of this run ended, so this run stops; what it spent is in its ledger; start "
-    "the same command again to go on"
+    "another process of this run ended, or its launcher was stopped; what was spent is in the "
+    "ledger; start the same command again to go on"
 )
 
 app = typer.Typer(

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from privcode.console import progress_bar
+from privcode.console import progress_bar, say
 from privcode.data.records import Record, Unit
 from privcode.distributed import in_turn, world
 from privcode.files import read_json
@@ -61,7 +61,10 @@ def trainable(run: RunDirectory) -> Any:
     """
     from privcode.models.sharding import mesh_of, shard
 
-    if not run.config.sanitize.shard or world() == 1:
+    if not run.config.sanitize.shard:
+        return _with_adapter(run)
+    if world() == 1:
+        say("sanitize.shard: one process holds the whole model; start several with torchrun")
         return _with_adapter(run)
     mesh = mesh_of(device_here())
     return in_turn(lambda: shard(_with_adapter(run, "cpu"), mesh))

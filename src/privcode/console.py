@@ -63,9 +63,10 @@ class _Stderr:
 stderr = Console(file=cast(IO[str], _Stderr()), highlight=False, quiet=not FIRST)
 
 
-def say(text: str) -> None:
-    """One line to the person."""
-    stderr.print(text, soft_wrap=True, markup=False)
+def say(text: str, *, from_any: bool = False) -> None:
+    """One line to the person. Of several processes only the first prints, or `from_any`."""
+    to = Console(file=stderr.file, highlight=False) if from_any else stderr
+    to.print(text, soft_wrap=True, markup=False)
 
 
 def at_terminal() -> bool:

@@ -5,8 +5,10 @@ Promises:
 - With more processes, what must happen once (a draw of units, a ledger line, a file) happens on the
   first rank. The others cannot continue before it has happened.
 
+- An error that ends a rank is told once, by whichever rank can still tell it.
+
 Does not:
-- Distribute the model: each rank holds all of it.
+- Divide a model over the ranks (`models.sharding` does).
 - Hide what passes between the ranks. The drawn units and the clipped sums before the noise pass
   between them. So the ranks and their network are as private as the directory `private/`.
 """
@@ -19,6 +21,7 @@ from typing import Any, TypeVar
 import torch
 import torch.distributed as dist
 
+from privcode import launcher
 from privcode.errors import UserError
 from privcode.launcher import check, launched
 
@@ -94,6 +97,59 @@ def from_first(make: Callable[[], T]) -> T:
         raise told[1]
     value: T = told[0]
     return value
+
+
+def in_turn(make: Callable[[], T]) -> T:
+    """The result of `make`, which one rank calls after the other: for what takes much memory.
+
+    Raises:
+        UserError: the error that `make` raised on some rank, on every rank.
+    """
+    if world() == 1:
+        return make()
+    made: list[T] = []
+    for turn in range(world()):
+        told: list[Any] = [None]
+        if turn == rank():
+            try:
+                made.append(make())
+            except UserError as error:
+                told[0] = error
+        dist.broadcast_object_list(told, src=turn)
+        if told[0] is not None:
+            raise told[0]
+    return made[0]
+
+
+def everywhere(true: bool) -> bool:
+    """Whether it is true on every rank."""
+    return int(sum_(torch.tensor(int(true)))) == world()
+
+
+def least(number: int) -> int:
+    """The smallest of the ranks' numbers."""
+    found = torch.tensor(number)
+    if world() > 1:
+        dist.all_reduce(found, dist.ReduceOp.MIN)
+    return int(found)
+
+
+def is_lost(error: BaseException) -> bool:
+    """Whether an error says that another rank went away."""
+    if isinstance(error, dist.DistError):
+        return True
+    return world() > 1 and isinstance(error, RuntimeError) and "gloo" in str(error)
+
+
+def first_to_tell() -> bool:
+    """Whether no other rank has asked this before. The launcher keeps count, if it is reached."""
+    if not dist.is_initialized():
+        return launcher.rank() == 0
+    try:
+        store = dist.distributed_c10d._get_default_store()
+        return int(store.add("privcode/told", 1)) == 1
+    except RuntimeError:
+        return rank() == 0
 
 
 def sum_(tensor: torch.Tensor) -> torch.Tensor:

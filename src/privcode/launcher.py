@@ -31,6 +31,15 @@ def rank() -> int:
         return 0
 
 
+def on_this_machine() -> int:
+    """The number of those processes that run on this machine.
+
+    Raises:
+        UserError: LOCAL_WORLD_SIZE is not a number of processes.
+    """
+    return _number("LOCAL_WORLD_SIZE", 1, launched(), default=launched())
+
+
 def check() -> None:
     """Insist that what processes need to join is present and makes sense.
 

@@ -23,6 +23,11 @@ from privcode.cli import checks, collecting, experiments, planning, programs, ru
 from privcode.console import answer, open_streams, say
 from privcode.errors import UserError, why
 
+_LOST = (
+    "another process of this run ended, or its launcher was stopped; what was spent is in the "
+    "ledger; start the same command again to go on"
+)
+
 app = typer.Typer(
     help="Private code in, a synthetic data set and a tuned model out, under (ε, δ)-DP.",
     no_args_is_help=True,
@@ -57,7 +62,7 @@ def _options(
         return
     # Libraries talk about their own affairs, some of it in the middle of a progress bar.
     warnings.simplefilter("ignore")
-    for name in ("absl", "transformers", "peft", "trl", "torch"):
+    for name in ("absl", "bitsandbytes", "transformers", "peft", "trl", "torch"):
         logging.getLogger(name).setLevel(logging.ERROR)
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
@@ -106,12 +111,34 @@ def main() -> None:
         if os.environ.get("PRIVCODE_DEBUG"):
             raise
         code, line = _ending(error)
-        say(f"privcode: {line}")
+        _tell(f"privcode: {line}")
+    except SystemExit as stop:  # told to stop, by a launcher if another of its processes ended
+        if _several() and stop.code:
+            _tell(f"privcode: {_LOST}")
+        raise
     finally:
         signal.signal(signal.SIGTERM, before)
     if code == 130:
         say("privcode: interrupted; run the same command again to go on")
     sys.exit(code)
+
+
+def _several() -> bool:
+    """Whether a launcher started several processes, as far as its environment can be read."""
+    try:
+        return launcher.launched() > 1
+    except UserError:
+        return False
+
+
+def _tell(line: str) -> None:
+    """Print the line that a run ends with. Of several processes, the first that gets here does."""
+    if not _several():
+        return say(line)
+    from privcode.distributed import first_to_tell
+
+    if first_to_tell():
+        say(line, from_any=True)
 
 
 def _refuse_lost_folder() -> None:
@@ -135,6 +162,11 @@ def _ending(error: Exception) -> tuple[int, str]:
         context = getattr(error, "ctx", None)
         command = context.command_path if context else "privcode"
         return 2, str(UserError(f"{error.format_message().rstrip('.')}; see {command} --help"))
+    if _several():
+        from privcode.distributed import is_lost
+
+        if is_lost(error):
+            return 1, _LOST
     # Its message may quote private text; where it arose says enough to those who fix it.
     at = traceback.extract_tb(error.__traceback__)[-1]
     place = f"{Path(at.filename).name}, line {at.lineno}"

@@ -63,6 +63,7 @@ class Config(Section):
                 "junior.lora.dropout: is not 0, but DP training has no dropout: a mask is for "
                 "a whole batch, so one record would change the gradients of others; leave it out"
             )
+        self._divides_or_quantises()
         if 2 * self.audit.holdout > self.privacy.units:
             raise ValueError("audit.holdout: is more than half of privacy.units; hold out fewer")
         self._fills_gaps()
@@ -72,6 +73,25 @@ class Config(Section):
                 "from private records; it needs data.public: true"
             )
         return self
+
+    def _divides_or_quantises(self) -> None:
+        """Refuse ways to save memory that do not work together."""
+        trained = "premium" if self.sanitized is self.premium else "junior"
+        if self.sanitize.shard and self.sanitized.quantization != "none":
+            raise ValueError(
+                "sanitize.shard: quantised weights cannot be divided over processes; write "
+                f"{trained}.quantization: none, or sanitize.shard: false"
+            )
+        if self.method == "jft" and self.premium.quantization != "none":
+            raise ValueError(
+                "premium.quantization: jft merges its first adapter into the weights, which would "
+                "be rounded again; write none"
+            )
+        if self.boost.method == "full" and self.premium.quantization != "none":
+            raise ValueError(
+                "premium.quantization: quantised weights are frozen, so boost.method must be lora; "
+                "write none, or lora"
+            )
 
     def _fills_gaps(self) -> None:
         """Refuse what makes no sense where models fill gaps in code."""

@@ -8,7 +8,15 @@ Does not: find whether its records can be clipped. A trial does (`training.dp_sg
 from typing import Any
 
 from privcode.errors import UserError
-from privcode.models.loading import check_model, context_length, load_config, load_tokenizer, sizes
+from privcode.models import quantised
+from privcode.models.loading import (
+    check_model,
+    context_length,
+    device_here,
+    load_config,
+    load_tokenizer,
+    sizes,
+)
 from privcode.models.settings import Model
 from privcode.models.templates import asking
 from privcode.models.tokens import answer_texts, answer_tokens, prompt_tokens, tokenizer_of
@@ -27,9 +35,10 @@ def check(section: Model, field: str) -> None:
         UserError: the model or its tokenizer cannot be loaded; the model fails its trial; a token
             of a text has no embedding; code does not come back from its tokens; `max_tokens` is
             more than the positions of the model; its template cannot be used; or no layer can be
-            adapted.
+            adapted; or the machine cannot quantise it.
     """
     tokenizer = check_template(section, field)
+    quantised.check(section.quantization, section.model, field, device_here())
     check_model(section.model, section.dtype)
     config = load_config(section.model)
     _check_special_tokens(section, field, tokenizer, config)

@@ -7,7 +7,8 @@ Promises:
 - A model or adapter with a weight that is not a finite number is refused.
 - Code from a model's repository is never run.
 
-Does not: train, quantise, or spread one model over several devices. `models.saving` writes.
+Does not: train, or divide one model over several processes (`models.sharding`).
+`models.saving` writes.
 """
 
 import os
@@ -33,9 +34,9 @@ from transformers import (
 from transformers.utils.logging import disable_progress_bar
 
 from privcode.errors import UserError
-from privcode.models import _gguf
+from privcode.models import _gguf, quantised
 from privcode.models.layers import Layers, layers_of, left_out
-from privcode.models.settings import Dtype
+from privcode.models.settings import Dtype, Quantization
 from privcode.models.trial import try_model
 
 UNLIMITED = 1 << 40
@@ -86,13 +87,28 @@ def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
     return tokenizer
 
 
-def load_model(name: str, dtype: Dtype = "float32") -> PreTrainedModel:
-    """The causal language model `name` in `dtype`, in eval mode, on the GPU if there is one.
+def load_model(
+    name: str,
+    dtype: Dtype = "float32",
+    device: str | None = None,
+    quantization: Quantization = "none",
+) -> PreTrainedModel:
+    """The causal language model `name` in `dtype`, in eval mode.
+
+    It is on `device`; by default on the GPU, if there is one. A quantised model is frozen.
 
     Raises:
-        UserError: the model cannot be loaded, lacks a weight, or has one that is not finite.
+        UserError: the model cannot be loaded, lacks a weight, or has one that is not finite; it
+            cannot be quantised.
     """
-    return _load_whole(AutoModelForCausalLM, name, getattr(torch, dtype)).to(_device())
+    kind: Any = AutoModelForCausalLM
+    on, type_ = device or device_here(), getattr(torch, dtype)
+    if quantization == "none":
+        return _load_whole(kind, name, type_).to(on)
+    packed = quantised.options(quantization, type_, on)
+    model = _load_whole(kind, name, type_, options=packed)
+    quantised.make_exact(name, model, type_)
+    return model
 
 
 @cache
@@ -114,7 +130,7 @@ def load_encoder(name: str) -> PreTrainedModel:
     Raises:
         UserError: the model cannot be loaded, lacks a weight, or has one that is not finite.
     """
-    return _load_whole(AutoModel, name, torch.float32, unused=("pooler.",)).to(_device())
+    return _load_whole(AutoModel, name, torch.float32, unused=("pooler.",)).to(device_here())
 
 
 def attach_lora(
@@ -271,11 +287,17 @@ def _remedy(folder: Path) -> str | None:
 
 
 def _load_whole(
-    kind: Any, name: str, dtype: torch.dtype, unused: tuple[str, ...] = ()
+    kind: Any,
+    name: str,
+    dtype: torch.dtype,
+    unused: tuple[str, ...] = (),
+    options: dict[str, Any] | None = None,
 ) -> PreTrainedModel:
     """A model with all its weights, in eval mode. Weights named `unused`… may be missing."""
-    options = {"quantization_config": _gguf.unpacked()} if _gguf.is_gguf(name) else {}
-    model, found = _load(kind, "model", name, dtype=dtype, output_loading_info=True, **options)
+    options = {"quantization_config": _gguf.unpacked()} if _gguf.is_gguf(name) else options
+    model, found = _load(
+        kind, "model", name, dtype=dtype, output_loading_info=True, **(options or {})
+    )
     if getattr(model, "_hf_peft_config_loaded", False):
         raise UserError(
             f"model {name}: has an adapter next to its weights, which would be a part of it; merge "
@@ -333,5 +355,6 @@ def _reason(error: Exception) -> str:
     return lines[0].rstrip(".:")
 
 
-def _device() -> str:
+def device_here() -> str:
+    """The kind of device that models are on: "cuda" if there is a GPU, or "cpu"."""
     return "cuda" if torch.cuda.is_available() else "cpu"

@@ -8,6 +8,7 @@ from privcode.fields import File, Fraction, Positive, Section, Size, Text
 from privcode.models.templates import FIM, is_chat
 
 Dtype = Literal["float32", "bfloat16", "float16"]
+Quantization = Literal["none", "8bit", "4bit"]
 
 
 class Lora(Section):
@@ -30,6 +31,11 @@ class Model(Section):
         description="hub name, local folder, GGUF file, bundled:junior or bundled:premium"
     )
     dtype: Dtype = Field("float32", description="data type of the base model's weights")
+    quantization: Quantization = Field(
+        "none",
+        description="bits of the base model's weights while its adapter is trained: none (those of "
+        "dtype), 8bit or 4bit (extra quant); less memory, more time",
+    )
     lora: Lora = Field(default_factory=lambda: Lora())
     max_tokens: Size = Field(1024, description="context in tokens; longer records are cut")
     template: Text = Field(

@@ -211,6 +211,13 @@ def check_selected(run: Path) -> None:
 
 
 _TRAINING = ("method", "data", "privacy", "sanitize", "audit")
+_LATER: dict[str, Row] = {
+    "sanitize": {"shard": False},
+    "junior": {"quantization": "none"},
+    "premium": {"quantization": "none"},
+}
+"""Settings that came after the first ledgers, with the value that changes nothing. With this value
+they are no part of the digest, so an earlier run goes on."""
 
 
 def settings_digest(values: Row) -> str:
@@ -219,10 +226,17 @@ def settings_digest(values: Row) -> str:
     Attacks of other packages are left out: they come after training, and after earlier privcodes.
     """
     model = "premium" if values["method"] in ("dpft", "jft") else "junior"
-    read = {name: values[name] for name in (*_TRAINING, model)}
+    read = {name: _as_before(name, values[name]) for name in (*_TRAINING, model)}
     if isinstance(read["audit"], dict):
         read["audit"] = {k: v for k, v in read["audit"].items() if k != "attacks"}
     return hashlib.sha256(json.dumps(read, sort_keys=True).encode()).hexdigest()
+
+
+def _as_before(section: str, values: object) -> object:
+    later = _LATER.get(section, {})
+    if not isinstance(values, dict):
+        return values
+    return {k: v for k, v in values.items() if k not in later or later[k] != v}
 
 
 def check_settings(run: Path, begun: list[Row]) -> None:

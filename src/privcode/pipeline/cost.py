@@ -42,6 +42,7 @@ BACKWARD = {"lora": 2, "full": 4}
 """Those of going back; a frozen weight needs no gradient of its own."""
 
 _WIDTH: dict[Dtype, int] = {"bfloat16": 2, "float16": 2, "float32": 4}
+_PACKED = {"8bit": 1.0, "4bit": 0.5625}  # with the scale of each row, or of each 64 weights
 _IN_NAME = re.compile(r"(?<![\d.x])(\d+(?:\.\d+)?)([MB])(?![A-Za-z\d])", re.IGNORECASE)
 
 Counts = Mapping[Prompts | TaskFile, int | None]
@@ -122,7 +123,7 @@ def sampling(
 
 
 def memory(config: Config) -> int | None:
-    """Bytes that DP-SGD holds beside activations; None if unknown.
+    """Bytes that DP-SGD holds beside activations, by one process; None if unknown.
 
     The weights; in fp32 the adapter, its clipped sum, noise, gradient and two moments; and a row
     of per-record gradients for each record of a micro-batch.
@@ -132,8 +133,11 @@ def memory(config: Config) -> int | None:
         known = size(section)
     except UserError:
         return None
-    rows = 6 + config.sanitize.micro_batch
-    return known.base * _WIDTH[section.dtype] + known.adapter * 4 * rows
+    chosen = config.sanitize.micro_batch
+    rows = 6 + (1 if chosen == "auto" else chosen)
+    packed = _PACKED.get(section.quantization, _WIDTH[section.dtype])
+    base = known.adapted * packed + (known.base - known.adapted) * _WIDTH[section.dtype]
+    return round(base) + known.adapter * 4 * rows
 
 
 def estimate(runs: Sequence[tuple[str, Config, Collection[str]]]) -> dict[str, Any]:

@@ -23,6 +23,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from importlib.metadata import version
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Self
 
@@ -52,6 +53,8 @@ def bits() -> dict[str, str]:
     import torch
 
     found = versions() | {name: version(name) for name in ("numpy", "safetensors")}
+    if find_spec("bitsandbytes"):
+        found["bitsandbytes"] = version("bitsandbytes")
     found |= {
         "processor": _processor(),
         "instructions": torch.backends.cpu.get_cpu_capability(),

@@ -9,13 +9,16 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from privcode.console import progress_bar
+from privcode.console import progress_bar, say
 from privcode.data.records import Record, Unit
+from privcode.distributed import in_turn, world
+from privcode.files import read_json
 from privcode.generation import Generator, Sampling, Weights
 from privcode.generation.local import LocalGenerator, load
 from privcode.models import (
     asking,
     attach_lora,
+    device_here,
     is_chat,
     load_adapter,
     load_model,
@@ -25,6 +28,9 @@ from privcode.models import (
 from privcode.models.settings import Model
 from privcode.pipeline.layout import RunDirectory
 from privcode.training.likelihood import record_log_probabilities
+
+MICRO_BATCH = "micro_batch.json"
+"""In `private/`, of a run with `sanitize.micro_batch: auto`: how many records fitted."""
 
 
 def weights_of(run: RunDirectory, label: str) -> Weights:
@@ -49,11 +55,26 @@ def loaded(run: RunDirectory, label: str, batch_size: int) -> LocalGenerator:
 
 
 def trainable(run: RunDirectory) -> Any:
-    """What `sanitize` tunes: the model with a new adapter, always the same at one seed."""
+    """What `sanitize` tunes: the model with a new adapter, always the same at one seed.
+
+    With `sanitize.shard` the processes load it one after the other, and each keeps its part.
+    """
+    from privcode.models.sharding import mesh_of, shard
+
+    if not run.config.sanitize.shard:
+        return _with_adapter(run)
+    if world() == 1:
+        say("sanitize.shard: one process holds the whole model; start several with torchrun")
+        return _with_adapter(run)
+    mesh = mesh_of(device_here())
+    return in_turn(lambda: shard(_with_adapter(run, "cpu"), mesh))
+
+
+def _with_adapter(run: RunDirectory, device: str | None = None) -> Any:
     import torch
 
     section = run.config.sanitized
-    model = load_model(section.model, section.dtype)
+    model = load_model(section.model, section.dtype, device, section.quantization)
     if run.config.method == "jft":
         model = load_adapter(model, run.pretuned).merge_and_unload()
     if section.gradient_checkpointing:
@@ -63,10 +84,19 @@ def trainable(run: RunDirectory) -> Any:
     return attach_lora(model, lora.r, lora.alpha, lora.dropout, lora.targets)
 
 
+def micro_batch(run: RunDirectory) -> int:
+    """`sanitize.micro_batch` as a number: of "auto", what was found when the run began."""
+    chosen = run.config.sanitize.micro_batch
+    if chosen != "auto":
+        return chosen
+    kept = run.private / MICRO_BATCH
+    return int(read_json(kept)["records"]) if kept.exists() else 8
+
+
 def certainty(run: RunDirectory, samples: list[Any]) -> dict[Any, float]:
     """By sample's id, the mean log-probability of its tokens under the junior."""
 
-    section, size = run.config.junior, run.config.sanitize.micro_batch
+    section, size = run.config.junior, micro_batch(run)
     records = [
         Record(row["prompt"], row["completion"], None, Unit("row", str(row["id"])), 0)
         for row in samples

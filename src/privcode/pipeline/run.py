@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from privcode.console import say
+from privcode.distributed import from_first
 from privcode.errors import UserError
 from privcode.files import settle, write_text
 from privcode.pipeline.budget import SWEEP, check_selected, sweep_of
@@ -43,7 +44,7 @@ class Run(RunDirectory):
         stage = STAGES[name]
         stage.check(self)
         if name == "sanitize" and name not in self.done():
-            refuse_models(self.config)  # all of them, before budget is spent
+            from_first(lambda: refuse_models(self.config))  # all, before budget is spent
         before, made = self._before(name), stage.made(self)
         with self.stage(name, before, stage.outputs(self)) as needed:
             if not needed:

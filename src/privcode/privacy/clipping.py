@@ -194,6 +194,10 @@ class Clipper:
         assert rows is not None
         return rows.clone()
 
+    def forget(self) -> None:
+        """Drop what was recorded: it goes into no sum."""
+        self._rows = None
+
     def layer_of(self, coordinate: int) -> str:
         """The name of the module that a flat coordinate belongs to."""
         return next(name for name, _, offset in reversed(self._layers) if offset <= coordinate)

@@ -12,6 +12,8 @@ Promises:
 - The model trains without dropout, whatever its configuration says.
 - Over several processes (torchrun), each step is one step of the same mechanism: drawn once, noised
   once, and summed over the ranks. The first rank alone keeps the ledger and the checkpoint.
+- The same holds where the ranks share one model (`models.sharding`). A rank with fewer
+  micro-batches then takes further passes over made-up tokens. Their gradients are dropped.
 
 Does not:
 - Print or return anything computed from the records except the adapter. The training curve is
@@ -35,13 +37,15 @@ import torch
 
 from privcode.data.records import Record, units_of
 from privcode.data.units import Units
-from privcode.distributed import from_first, rank, start, sum_, world
+from privcode.distributed import everywhere, from_first, rank, start, sum_, world
 from privcode.errors import UserError
 from privcode.files import write_with
+from privcode.models.sharding import is_sharded
 from privcode.privacy.clipping import Clipper
 from privcode.privacy.ledger import Ledger
 from privcode.privacy.plan import PrivacyPlan
 from privcode.training.examples import Example, Examples, ahead, collate, lengths, padded
+from privcode.training.fitting import fitting
 from privcode.training.gradient_canaries import GradientCanaries
 from privcode.training.independence import (
     WAYS,
@@ -118,8 +122,7 @@ def _rate(step: int, steps: int, settings: Sanitize) -> float:
 def _insist_on_the_same(*values: object) -> None:
     """Refuse to start if the ranks number their units differently: a unit could be drawn twice."""
     digest = hashlib.sha256(repr(values).encode()).hexdigest()
-    same = torch.tensor(int(digest == from_first(lambda: digest)))
-    if int(sum_(same)) < world():
+    if not everywhere(digest == from_first(lambda: digest)):
         raise UserError(
             "the ranks do not hold the same data and settings; "
             "give every machine the same files and the same versions of privcode"
@@ -204,6 +207,8 @@ def try_out(
 ) -> Grouping:
     """How records of this model may share a micro-batch. Uses made-up tokens and spends nothing.
 
+    All ranks take the same passes, and come to the same answer.
+
     Args:
         learner: the model.
         clipper: the clipper of this model.
@@ -238,7 +243,31 @@ def try_out(
             learner.max_tokens,
             torch.finfo(weights.dtype).eps,
             _ways(model, clipper.device),
+            lambda one, other: everywhere(torch.equal(one, other)),
         )
+
+
+@same_bits_each_time()
+def fitting_micro_batch(learner: Learner, plan: PrivacyPlan) -> int:
+    """As many records as fit in one pass. Uses made-up tokens and spends nothing; see `fitting`.
+
+    No more than a process's share of the expected batch.
+
+    Raises:
+        UserError: the model cannot be clipped per record, or its passes do not fit in memory.
+    """
+    model = learner.model
+    _without_dropout(model)
+    clipper, head, vocabulary = plan.clipper(model), split_head(model), _vocabulary(model)
+
+    def passed(rows: int) -> None:
+        examples = [made_up(learner.max_tokens, vocabulary, row) for row in range(rows)]
+        _recorded(learner, head, clipper, examples, 1.0)
+        clipper.accumulate(torch.arange(rows))
+        clipper.take_sum()
+
+    share = -(-plan.expected_batch // world())
+    return fitting(passed, clipper.device, clipper.parameters, share)
 
 
 def _ways(model: Any, device: torch.device) -> Sequence[Grouping]:
@@ -310,10 +339,14 @@ def sanitize(
     clipper, head = plan.clipper(model), split_head(model)
     device = clipper.device
     _without_dropout(model)
-    grouping = learner.grouping or try_out(learner, clipper, settings.micro_batch)
-    together = 1 if grouping == "alone" else settings.micro_batch
+    most = settings.micro_batch
+    assert most != "auto", "the stage has put a number in its place"
+    grouping = learner.grouping or try_out(learner, clipper, most)
+    together = 1 if grouping == "alone" else most
     # Padded like any record. Without a scored token it costs no logits.
-    filling = [made_up(1, _vocabulary(model), 0)] * together if grouping == "always as many" else []
+    filler = made_up(1, _vocabulary(model), 0)
+    filling = [filler] * together if grouping == "always as many" else []
+    divided, ranks = is_sharded(model), world()
     if canaries is not None:
         clipper.reserve(canaries.coordinates)
     optimizer = torch.optim.AdamW(
@@ -382,18 +415,27 @@ def sanitize(
         total = torch.zeros((), dtype=torch.float64, device=device)
         # Of one rank: two that disagreed on a length would take a unit twice, or not at all.
         sizes = from_first(partial(lengths, examples, drawn))
-        groups = [
-            [(unit, index) for unit in group for index in drawn[unit]]
-            for group in micro_batches(drawn, sizes, together, rank(), world())
+        shares = [
+            [
+                [(unit, index) for unit in group for index in drawn[unit]]
+                for group in micro_batches(drawn, sizes, together, r, ranks)
+            ]
+            for r in range(ranks)
         ]
+        groups = shares[rank()]
         indices = [[index for _, index in rows] for rows in groups]
         for rows, records in zip(groups, ahead(examples, indices, encoder), strict=True):
             losses = _recorded(learner, head, clipper, records, weight, filling[len(rows) :])
             clipper.accumulate(torch.tensor([unit for unit, _ in rows]))
             total += losses.nan_to_num(0.0, 0.0, 0.0).sum()  # the curve is JSON
+        # Every pass over a model that is divided over the ranks needs all of them.
+        idle = max(map(len, shares)) - len(groups) if divided else 0
+        for _ in range(idle):
+            _recorded(learner, head, clipper, filling or [filler], weight)  # never added to the sum
+            clipper.forget()
         if canaries is not None:
             mine = (chosen[chosen >= len(units)] - len(units))[rank() :: world()]
-            for rows_given in canaries.gradients(mine, settings.micro_batch, device):
+            for rows_given in canaries.gradients(mine, most, device):
                 clipper.accumulate(torch.arange(len(rows_given)), rows_given)
         noised = noised_sum(clipper.take_sum(), noise.result() if noise else None)
         if canaries is not None:

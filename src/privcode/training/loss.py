@@ -28,6 +28,7 @@ import torch
 from torch import nn
 from torch.nn.functional import linear, log_softmax
 
+from privcode.models.sharding import is_sharded
 from privcode.training.examples import Batch
 
 CHUNK = {"cpu": 1 << 22, "cuda": 1 << 27}
@@ -188,10 +189,11 @@ def per_example_losses(
         return 1.0 / torch.bincount(of, minlength=len(batch.ids))[of]
 
     hidden = rows()
+    teacher = hidden[:0].detach()
     if weight == 0:
         structural = structural[:0]
-    teacher = hidden[:0].detach()
-    if len(structural):
+    # Where ranks share a model, all take the same passes, whatever their batches hold.
+    if len(structural) or (weight and is_sharded(model)):
         with torch.no_grad(), without_adapter(model):
             teacher = rows()[structural]
     losses = _TokenLosses.apply(  # type: ignore[no-untyped-call]

@@ -1,10 +1,20 @@
 """How the junior is tuned with DP-SGD, and the premium without noise."""
 
-from typing import Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import BeforeValidator, Field
 
 from privcode.fields import Amount, Count, Fraction, Positive, Rate, Section, Seed, Size
+
+
+def _micro_batch(value: Any) -> Any:
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    if value != "auto" and not (number and 1 <= value <= 10**6 and value == int(value)):
+        raise ValueError("must be auto, or a whole number from 1 to 1,000,000")
+    return value
+
+
+MicroBatch = Annotated[int | Literal["auto"], BeforeValidator(_micro_batch)]
 
 
 class Syntax(Section):
@@ -27,8 +37,15 @@ class Sanitize(Section):
     )
     warmup_steps: Count = Field(5, description="steps in which the learning rate rises")
     weight_decay: Amount = Field(0.05, description="weight decay (AdamW)")
-    micro_batch: Size = Field(
-        8, description="records in one pass; affects memory, and on a GPU the last bits"
+    micro_batch: MicroBatch = Field(
+        8,
+        description="records in one pass; affects memory, and on a GPU the last bits; auto: as "
+        "many as fit, by a trial before the budget is spent",
+    )
+    shard: bool = Field(
+        False,
+        description="divide the frozen model over the processes of torchrun: less memory in each, "
+        "more traffic between them, the same update",
     )
     checkpoint_every: Positive = Field(10, description="number of steps between checkpoints")
     syntax: Syntax = Field(default_factory=lambda: Syntax())

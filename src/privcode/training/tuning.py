@@ -159,6 +159,9 @@ def boost(
     if method == "lora":
         set_seed(settings.seed)  # the adapter starts from random numbers
         model = attach_lora(model, lora.r, lora.alpha, lora.dropout, lora.targets)
+        if section.quantization != "none":  # trl would make the adapter bf16
+            base = model.get_base_model()
+            base.is_loaded_in_4bit = base.is_loaded_in_8bit = False
     trainer = SFTTrainer(
         model=model,
         args=SFTConfig(

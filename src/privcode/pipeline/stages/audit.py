@@ -26,7 +26,7 @@ from privcode.errors import UserError
 from privcode.files import read_json, read_jsonl, write_json, write_with
 from privcode.pipeline.layout import RunDirectory
 from privcode.pipeline.methods import audited, coins
-from privcode.pipeline.models import ask, asking_of, loaded
+from privcode.pipeline.models import ask, asking_of, loaded, micro_batch
 from privcode.pipeline.private import split_records
 from privcode.pipeline.stages._stage import Stage
 from privcode.privacy.ledger import read_ledger
@@ -70,8 +70,8 @@ def _work(run: RunDirectory) -> Path:
 
 def _targets(run: RunDirectory) -> list[Target]:
     found = []
-    for label, section, micro_batch in (
-        ("junior", run.config.junior, run.config.sanitize.micro_batch),
+    for label, section, size in (
+        ("junior", run.config.junior, micro_batch(run)),
         ("tuned", run.config.premium, run.config.boost.micro_batch),
     ):
         if label == "tuned" or run.config.method == "privcode":
@@ -79,11 +79,11 @@ def _targets(run: RunDirectory) -> list[Target]:
                 Target(
                     name="tuned model" if label == "tuned" else label,
                     ask=partial(ask, run, label),
-                    tuned=partial(loaded, run, label, micro_batch),
-                    untuned=partial(loaded, run, UNTUNED[label], micro_batch),
+                    tuned=partial(loaded, run, label, size),
+                    untuned=partial(loaded, run, UNTUNED[label], size),
                     asking=asking_of(section),
                     max_tokens=section.max_tokens,
-                    batch_size=micro_batch,
+                    batch_size=size,
                 )
             )
     return found

@@ -42,7 +42,7 @@ def tune(run: RunDirectory, pairs: list[tuple[str, str]], output: Path) -> None:
     steps = -(-len(pairs) // config.batch_size) * config.epochs
     with progress_bar(output.name, steps, counted=run.config.method != "nondpft") as progress:
         left_out = boost(
-            load_model(section.model, section.dtype),
+            load_model(section.model, section.dtype, quantization=section.quantization),
             tokenizer,
             [(asking(prompt), completion) for prompt, completion in pairs],
             section,

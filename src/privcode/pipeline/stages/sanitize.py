@@ -18,7 +18,14 @@ from privcode.files import settle, write_json, write_jsonl
 from privcode.models import around, is_chat, save_model, tokenizer_of
 from privcode.pipeline.budget import begin
 from privcode.pipeline.layout import RunDirectory
-from privcode.pipeline.models import asking_of, merge, merged, trainable
+from privcode.pipeline.models import (
+    MICRO_BATCH,
+    asking_of,
+    merge,
+    merged,
+    micro_batch,
+    trainable,
+)
 from privcode.pipeline.private import DataIdentity, private_records
 from privcode.pipeline.spending import runs_beside, spent_beside
 from privcode.pipeline.stages._stage import Stage
@@ -46,14 +53,17 @@ def _work(run: RunDirectory) -> Path:
     canaries = _canaries(run, model)
     learner = Learner(model, tokenizer.pad_token_id, section.max_tokens)
     dp_sgd.attend_plainly(learner)
-    with progress_bar("trial", passes(settings.micro_batch)) as progress:
+    most = _micro_batch(run, learner)
+    with progress_bar("trial", passes(most)) as progress:
         clipper = run.plan.clipper(model)
-        grouping = dp_sgd.try_out(learner, clipper, settings.micro_batch, progress)
+        grouping = dp_sgd.try_out(learner, clipper, most, progress)
     first = rank() == 0
     from_first(lambda: begin_ledger(run, data))
     ledger = Ledger(run.ledger)  # whole by now: the first rank has mended and begun it
     if first:
         counts |= cut
+        if settings.micro_batch == "auto":
+            write_json(run.private / MICRO_BATCH, {"records": most}, mode=0o600)
         write_json(run.private / "data.json", counts, mode=0o600)
     if first and (others := runs_beside(run, data)):
         charge = run.plan.charge([other.spent for other in others.values()])
@@ -69,7 +79,7 @@ def _work(run: RunDirectory) -> Path:
             examples,
             dp_sgd.by_unit(records),
             run.plan,
-            settings,
+            settings.model_copy(update={"micro_batch": most}),
             ledger,
             checkpoint,
             progress,
@@ -162,6 +172,17 @@ def begin_ledger(run: RunDirectory, data: DataIdentity) -> None:
     begin(run.config, run.plan, run.ledger, data)
 
 
+def _micro_batch(run: RunDirectory, learner: Learner) -> int:
+    """The most records of one pass. What was found when the run began stays."""
+    chosen = run.config.sanitize.micro_batch
+    known = from_first((run.private / MICRO_BATCH).exists)
+    if chosen != "auto" or known:
+        return from_first(lambda: micro_batch(run))
+    found = dp_sgd.fitting_micro_batch(learner, run.plan)
+    say(f"sanitize: {found} records of {learner.max_tokens} tokens fit in memory in one pass")
+    return found
+
+
 def _canaries(run: RunDirectory, model: Any) -> GradientCanaries | None:
     count, seed = run.config.audit.gradient_canaries, run.config.audit.seed
     parameters = sum(p.numel() for p in model.parameters() if p.requires_grad)
@@ -184,6 +205,6 @@ STAGE = Stage(
     made=lambda run: run.sanitized,
     work=_work,
     outputs=lambda run: [run.sanitized, merged(run.sanitized)],
-    private=("ledger.jsonl", "data.json", "curve.jsonl", "gradient_canaries.json"),
+    private=("ledger.jsonl", "data.json", "curve.jsonl", "gradient_canaries.json", MICRO_BATCH),
     done=_done,
 )

@@ -1,0 +1,62 @@
+"""One frozen model divided over several processes (FSDP2 of torch).
+
+Promises:
+- The weights of each layer are divided over the processes. A layer is put together for its own
+  pass, forward, backward or recomputed, and divided again after it. So the bits of a pass stay.
+- What lies outside the layers is whole in every process: embeddings, head and last norm. A head
+  may be tied to the embeddings, and may be used outside of its own forward pass.
+- The adapter is whole in every process, and no gradient passes between the processes.
+
+Does not:
+- Let one process run a pass by itself. Every pass needs all processes.
+- Divide a model that has no list of layers, or whose weights are quantised.
+"""
+
+from typing import Any
+
+from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
+from torch.distributed.fsdp import fully_shard
+from torch.distributed.tensor import DTensor
+from transformers.modeling_layers import GradientCheckpointingLayer
+
+from privcode.distributed import world
+from privcode.errors import UserError
+
+
+def mesh_of(device: str) -> DeviceMesh:
+    """All processes in a row, for weights on a kind of device, "cpu" or "cuda"."""
+    return init_device_mesh(device, (world(),))
+
+
+def shard(model: Any, mesh: DeviceMesh) -> Any:
+    """The peft model `model` with the layers of its frozen base divided over `mesh`, in place.
+
+    The weights may lie on the processor. They move to the mesh's devices layer by layer, so no
+    device ever holds all of them. No process waits for another here.
+
+    Raises:
+        UserError: the model has no layers, by transformers' class for them.
+    """
+    base = model.get_base_model()
+    found = {n: m for n, m in base.named_modules() if isinstance(m, GradientCheckpointingLayer)}
+    layers = [
+        module
+        for name, module in found.items()
+        if not any(name.startswith(f"{outer}.") for outer in found)
+    ]
+    if not layers:
+        raise UserError(
+            "sanitize.shard: the model has no layers that could be divided over the processes; "
+            "set it to false, or choose another model"
+        )
+    adapter = {p for p in model.parameters() if p.requires_grad}
+    for layer in layers:
+        fully_shard(layer, mesh=mesh, ignored_params=adapter)
+    # The trunk has no weights of its own then. It orders the layers: they can be fetched early.
+    fully_shard(base.base_model, mesh=mesh, ignored_params=set(base.parameters()))
+    return model.to(mesh.device_type)
+
+
+def is_sharded(model: Any) -> bool:
+    """Whether a model's weights are divided over the processes."""
+    return any(isinstance(p, DTensor) for p in model.parameters())

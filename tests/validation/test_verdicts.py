@@ -108,7 +108,7 @@ def test_only_what_ran_is_scored() -> None:
     assert [v["round_trip"] for v in verdicts] == [None, 1.0]
 
 
-@pytest.mark.parametrize("torn", ["", '{"id": "2'])
+@pytest.mark.parametrize("torn", ["", '[1, [{"id": "2'])
 def test_a_killed_validation_goes_on_at_the_chunk_it_was_in(tmp_path: Path, torn: str) -> None:
     samples = [sample(n, f"x = {n}") for n in range(5)]
     calls: list[int] = []
@@ -119,7 +119,7 @@ def test_a_killed_validation_goes_on_at_the_chunk_it_was_in(tmp_path: Path, torn
 
     whole = validate(samples, judgement, tmp_path / "whole", chunk_size=2)
     half = tmp_path / "half"
-    half.write_text("".join(map(jsonl_line, whole[:3])) + torn)
+    half.write_text(jsonl_line([0, whole[:2]]) + torn)
     calls.clear()
     done: list[int] = []
     assert validate(samples, judgement, half, chunk_size=2, progress=done.append) == whole

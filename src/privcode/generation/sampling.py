@@ -2,34 +2,39 @@
 
 Promises:
 - Synthesis is post-processing only: nothing private is read.
-- Prompts are done in fixed chunks. Each chunk has its own seed and is on disk before the next
-  begins.
-- A killed run goes on at the chunk it was in, and ends with the same bytes as an uninterrupted one.
+- Prompts are done in fixed chunks. Each chunk has its own seed and is on disk when it is finished.
+- A killed run goes on with the chunks that it lacks, and ends with the same bytes as an
+  uninterrupted one.
 
 Does not: judge the samples. `validation` does.
 """
 
-import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from privcode.files import jsonl_line
-from privcode.generation import Generator, Sampling
+from privcode.cluster import Engine
+from privcode.cluster.chunks import on_disk
+from privcode.files import Row, write_jsonl
+from privcode.generation import Sampling
+
+Draw = Callable[[Sequence[str], Sampling, int], list[list[str]]]
+"""`Generator.generate` of one generator, or of several that share the chunks."""
 
 
 def synthesize(
-    generator: Generator,
+    draw: Draw,
     prompts: Sequence[str],
     rendered: Sequence[str],
     sampling: Sampling,
     output: Path,
     chunk_size: int = 256,
     progress: Callable[[int], object] = lambda prompts: None,
+    engine: Engine | None = None,
 ) -> None:
     """Write one row {id, prompt, completion} per sample to `output`.
 
     Args:
-        generator: the DP junior.
+        draw: samples from the DP junior.
         prompts: public problems.
         rendered: the same problems, in the junior's template.
         sampling: temperature, samples per prompt, seed.
@@ -37,39 +42,18 @@ def synthesize(
             next to it.
         chunk_size: prompts drawn together. The result depends on it.
         progress: called with the number of prompts done.
+        engine: calls `draw`. Default: this process.
     """
+
+    def rows(here: Sequence[int], chunk: int) -> list[Row]:
+        texts = draw([rendered[i] for i in here], sampling, chunk)
+        return [
+            {"id": f"{i}-{n}", "prompt": prompts[i], "completion": text}
+            for i, answers in zip(here, texts, strict=True)
+            for n, text in enumerate(answers)
+        ]
+
     partial = output.with_name(f".{output.name}.partial")
-    partial.parent.mkdir(parents=True, exist_ok=True)
-    per_chunk = [len(prompts[i : i + chunk_size]) for i in range(0, len(prompts), chunk_size)]
-    done = _whole_chunks(partial, [size * sampling.n for size in per_chunk])
-    progress(sum(per_chunk[:done]))
-    with partial.open("ab") as file:
-        for chunk in range(done, len(per_chunk)):
-            start = chunk * chunk_size
-            here = range(start, start + per_chunk[chunk])
-            texts = generator.generate([rendered[i] for i in here], sampling, chunk)
-            lines = [
-                jsonl_line({"id": f"{i}-{n}", "prompt": prompts[i], "completion": text})
-                for i, answers in zip(here, texts, strict=True)
-                for n, text in enumerate(answers)
-            ]
-            file.write("".join(lines).encode())
-            file.flush()
-            os.fsync(file.fileno())
-            progress(per_chunk[chunk])
-    partial.rename(output)
-
-
-def _whole_chunks(partial: Path, sizes: Sequence[int]) -> int:
-    """How many whole chunks `partial` holds. What follows them is cut off."""
-    if not partial.exists():
-        return 0
-    data = partial.read_bytes()
-    lines = data[: data.rfind(b"\n") + 1].splitlines(keepends=True)
-    done = rows = 0
-    while done < len(sizes) and rows + sizes[done] <= len(lines):
-        rows += sizes[done]
-        done += 1
-    with partial.open("r+b") as file:
-        file.truncate(sum(map(len, lines[:rows])))
-    return done
+    found = on_disk(rows, range(len(prompts)), partial, chunk_size, progress, engine)
+    write_jsonl(output, found)
+    partial.unlink()

@@ -14,6 +14,7 @@ from typing import Any
 from privcode.console import say
 from privcode.errors import UserError
 from privcode.files import settle, write_text
+from privcode.pipeline import scale
 from privcode.pipeline.budget import SWEEP, check_selected, sweep_of
 from privcode.pipeline.layout import RunDirectory
 from privcode.pipeline.preflight import refuse_early, refuse_models
@@ -140,6 +141,7 @@ class Run(RunDirectory):
         if "sanitize" in (todo := [name for name in self.stages if name not in self.done()]):
             sweep_of(self.config, self.plan, self.ledger)
         refuse_early(self.config, todo)
+        scale.check(self.config, todo)
 
     def _finished(self) -> None:
         for name in self.stages:

@@ -12,13 +12,14 @@ Does not: read private records, or change a sample.
 """
 
 import math
-import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from privcode.cluster import Engine
+from privcode.cluster.chunks import on_disk
 from privcode.errors import UserError
-from privcode.files import HALF, Row, jsonl_line, read_jsonl
+from privcode.files import HALF, Row
 from privcode.models import around
 from privcode.plain import is_text
 from privcode.syntax.fences import code_in
@@ -108,23 +109,10 @@ def validate(
     partial: Path,
     chunk_size: int = 256,
     progress: Callable[[int], object] = lambda samples: None,
+    engine: Engine | None = None,
 ) -> list[Row]:
-    """Judge all samples, chunk by chunk. `partial` keeps the verdicts of whole chunks."""
-    verdicts: list[Row] = []
-    if partial.exists():
-        lines = [x for x in partial.read_bytes().splitlines(keepends=True) if x.endswith(b"\n")]
-        # Whole chunks only: a chunk is what is judged together.
-        whole = len(lines) if len(lines) == len(samples) else len(lines) // chunk_size * chunk_size
-        with partial.open("r+b") as file:
-            file.truncate(sum(map(len, lines[:whole])))
-        verdicts = [row for _, row in read_jsonl(partial)]
-    progress(len(verdicts))
-    with partial.open("ab") as file:
-        for start in range(len(verdicts), len(samples), chunk_size):
-            new = judgement(samples[start : start + chunk_size], start // chunk_size)
-            file.write("".join(map(jsonl_line, new)).encode())
-            file.flush()
-            os.fsync(file.fileno())
-            verdicts += new
-            progress(len(new))
-    return verdicts
+    """Judge all samples, chunk by chunk. `partial` keeps the verdicts of whole chunks.
+
+    `engine` calls `judgement`. By default this process does.
+    """
+    return on_disk(judgement, samples, partial, chunk_size, progress, engine)

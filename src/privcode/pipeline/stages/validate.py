@@ -1,29 +1,44 @@
 """Stage 2b: keep what runs and what says what the prompt asked."""
 
 from collections import Counter
+from collections.abc import Sequence
+from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
+from threading import Lock
 
+from privcode.cluster import Engine, engine
 from privcode.console import progress_bar, say
-from privcode.execution import Limits, Outcome, Program, execute
+from privcode.execution import Limits, Outcome, Program
 from privcode.files import read_jsonl, write_jsonl
-from privcode.models import load_model, tokenizer_of
 from privcode.pipeline.layout import RunDirectory
-from privcode.pipeline.models import asking_of, certainty
+from privcode.pipeline.models import certainty
 from privcode.pipeline.preflight import beside, text_of
+from privcode.pipeline.scale import describers, executing
 from privcode.pipeline.stages._stage import Stage
-from privcode.validation.filters import Filter, named_filters, runs, says_what_was_asked
-from privcode.validation.round_trip import scorer
+from privcode.validation.filters import (
+    Candidate,
+    Filter,
+    Finding,
+    named_filters,
+    runs,
+    says_what_was_asked,
+)
 from privcode.validation.verdicts import judge, keep_surest, validate
 
 
 def _work(run: RunDirectory) -> Path:
     config = run.config.validate_
     language = run.config.data.language or "python"
-    filters = [*_execution(run, language), *_round_trip(run), *named_filters(config.filters)]
     samples = [row for _, row in read_jsonl(run.raw)]
     half_way = run.private / ".verdicts.jsonl.partial"
-    with progress_bar("validate", len(samples)) as progress:
+    with ExitStack() as open_, progress_bar("validate", len(samples)) as progress:
+        chosen = open_.enter_context(engine(run.config.scale))
+        filters = [
+            *_execution(run, language, chosen),
+            *_round_trip(run, chosen, open_),
+            *map(_one_at_a_time, named_filters(config.filters)),
+        ]
         verdicts = validate(
             samples,
             partial(
@@ -35,6 +50,7 @@ def _work(run: RunDirectory) -> Path:
             ),
             half_way,
             progress=progress,
+            engine=chosen,
         )
     if (share := config.surest) < 1:
         passed = {row["id"] for row in verdicts if row["accepted"]}
@@ -51,7 +67,7 @@ def _work(run: RunDirectory) -> Path:
     return run.accepted
 
 
-def _execution(run: RunDirectory, language: str) -> list[Filter]:
+def _execution(run: RunDirectory, language: str, chosen: Engine) -> list[Filter]:
     section = run.config.validate_.execution
     if not section.enabled:
         return []
@@ -60,6 +76,7 @@ def _execution(run: RunDirectory, language: str) -> list[Filter]:
         memory_mb=section.memory_mb,
         preload=tuple(section.preload),
     )
+    execute = executing(chosen)
 
     def run_all(programs: list[Program]) -> list[Outcome]:
         return list(execute(programs, limits, sandbox=section.sandbox))
@@ -67,14 +84,26 @@ def _execution(run: RunDirectory, language: str) -> list[Filter]:
     return [runs(run_all, language, text_of(section.prelude), beside(section))]
 
 
-def _round_trip(run: RunDirectory) -> list[Filter]:
-    trip, section = run.config.validate_.round_trip, run.config.describer
-    if section is None:
+def _round_trip(run: RunDirectory, chosen: Engine, open_: ExitStack) -> list[Filter]:
+    if run.config.describer is None:
         return []
-    model = load_model(section.model, section.dtype)
-    tokenizer = tokenizer_of(section)
-    score = scorer(trip, model, tokenizer, asking_of(section, tokenizer))
-    return [says_what_was_asked(score, trip.threshold)]
+    workers = open_.enter_context(describers(chosen, run.config))
+
+    def score(pairs: list[tuple[str, str]], chunk: int) -> list[float | None]:
+        return workers(lambda describer: describer(pairs, chunk))
+
+    return [says_what_was_asked(score, run.config.validate_.round_trip.threshold)]
+
+
+def _one_at_a_time(judgement: Filter) -> Filter:
+    """A filter of another package. It stays in this process, and threads take turns."""
+    turn = Lock()
+
+    def judge(candidates: Sequence[Candidate], chunk: int) -> Sequence[Finding]:
+        with turn:
+            return judgement(candidates, chunk)
+
+    return judge
 
 
 STAGE = Stage(

@@ -172,10 +172,14 @@ class _Crew:
             return
         self._idle.put(UserError(_DYING))
 
-    def close(self) -> None:
+    def close(self, patience: float = 5.0) -> None:
+        """End the actors. Within `patience` (seconds) they can remove what they have on disk."""
         with self._lock:
             self._closed = True
         self._idle.put(UserError("the work on the cluster was stopped; run again to go on"))
+        if patience and self._actors:
+            ends = [actor.__ray_terminate__.remote() for actor in self._actors]
+            ray.wait(ends, num_returns=len(ends), timeout=patience)
         for actor in self._actors:
             ray.kill(actor)
 
@@ -248,14 +252,14 @@ class Ray:
 
     def on_every_node(self, check: Callable[[], object]) -> None:
         """Call `check` on every machine; see `check_nodes`."""
-        task = ray.remote(_checked)
+        task, nodes = ray.remote(_checked), _nodes()
         asked = [
             task.options(
                 num_cpus=0, scheduling_strategy=NodeAffinitySchedulingStrategy(node, soft=False)
             ).remote(check, packages())
-            for node in _nodes()
+            for node in nodes
         ]
-        for node, answer in zip(_nodes().values(), asked, strict=True):
+        for node, answer in zip(nodes.values(), asked, strict=True):
             try:
                 ray.get(answer, timeout=_PATIENCE)
             except RayTaskError as error:
@@ -268,7 +272,7 @@ class Ray:
     def _stop(self) -> None:
         """End what is being done, so that nobody waits for it."""
         for crew in self._crews:
-            crew.close()
+            crew.close(patience=0)
         for task in list(self._tasks):
             with suppress(RayError):
                 ray.cancel(task)
@@ -336,6 +340,8 @@ def _handlers() -> dict[int, Any]:
 
 def _check_address(address: str) -> None:
     """Refuse an address where nothing listens, which Ray would wait for."""
+    if address == "auto":
+        address = os.environ.get("RAY_ADDRESS", address)
     if address == "auto":
         return
     host, _, port = address.rpartition(":")

@@ -19,7 +19,6 @@ from tempfile import TemporaryDirectory
 from privcode.cluster import Engine, Here, Workers, check_nodes
 from privcode.config import Config
 from privcode.execution import Limits, Outcome, Program, choose_sandbox, execute
-from privcode.files import read_bytes
 from privcode.generation import Generator, Weights
 from privcode.generation.backends import backend_named
 from privcode.generation.settings import Synthesize
@@ -117,7 +116,7 @@ class _Sent:
         own = [path for path in (Path(weights.model), *weights.adapters) if _below(path, out)]
         return cls(
             weights,
-            {str(at): {name: read_bytes(at / name) for name in files_below(at)} for at in own},
+            {str(at): {name: (at / name).read_bytes() for name in files_below(at)} for at in own},
         )
 
     def unpacked(self) -> Weights:

@@ -29,6 +29,7 @@ needs_ray = pytest.mark.skipif(
 MADE = ("synthetic/raw.jsonl", "synthetic/accepted.jsonl", "private/verdicts.jsonl")
 STORE = 100 << 20
 CHUNKS = 8
+ENDING = "samples.jsonl"
 
 
 @pytest.fixture(scope="module")
@@ -176,21 +177,18 @@ def test_after_ctrl_c_nothing_of_the_run_is_left_on_the_cluster(
 
 @needs_ray
 @pytest.mark.slow
-def test_models_are_scored_as_without_a_cluster(alone: Path, cluster: Any, second: Any) -> None:
-    here, there = alone.parent / "base", alone.parent / "base-shared"
-    text = (alone.parent / "privcode.yaml").read_text()
-    only = text.replace("models: [base, junior]", "models: [base]") + "method: base\n"
-    (alone.parent / "base.yaml").write_text(only)
-    scale = f"scale: {{engine: ray, address: {cluster.address}}}\n"
-    (alone.parent / "base-shared.yaml").write_text(only + scale)
-    privcode("evaluate", alone.parent / "base.yaml", "--out", here)
-    privcode("evaluate", alone.parent / "base-shared.yaml", "--out", there)
-    names = [path.name for path in (here / "evaluation").iterdir()]
-    assert len(names) == 2
-    for name in names:
-        assert (here / "evaluation" / name).read_bytes() == (
-            there / "evaluation" / name
-        ).read_bytes()
+def test_an_arm_is_scored_on_the_cluster_as_without_it(
+    alone: Path, cluster: Any, second: Any
+) -> None:
+    text = (alone.parent / "privcode.yaml").read_text() + "compare: {methods: [base]}\n"
+    scales = {"here": "", "there": f"scale: {{engine: ray, address: {cluster.address}}}\n"}
+    for name, scale in scales.items():
+        (alone.parent / f"{name}.yaml").write_text(text + scale)
+        privcode("compare", alone.parent / f"{name}.yaml", "--out", alone.parent / name)
+    here, there = (alone.parent / name for name in scales)
+    made = ["results.json", *(f"base/evaluation/house.base.{end}" for end in ("json", ENDING))]
+    for name in made:
+        assert (here / name).read_bytes() == (there / name).read_bytes(), name
 
 
 def _fails() -> None:

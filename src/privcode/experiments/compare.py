@@ -22,6 +22,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
+from privcode.cluster import engine
 from privcode.config import Config, dump_config, load_config
 from privcode.console import at_terminal, progress_bar, say
 from privcode.errors import UserError
@@ -50,11 +51,12 @@ def compare(config: Config, out: Path) -> dict[str, Any]:
     chosen = arms(config)
     takeovers = {name: (a.donor, a.taken) for name, a in chosen.items() if a.donor}
     configs = {name: arm.config for name, arm in chosen.items()}
-    for name in {arm.method: name for name, arm in chosen.items()}.values():
-        done = done_in(out / name)
-        todo = [stage for stage in stages_of(configs[name]) if stage not in done]
-        refuse_early(configs[name], todo)  # before another arm spends hours
-        scale.check(configs[name], todo)
+    with engine(config.scale):  # one connection for all
+        for name in {arm.method: name for name, arm in chosen.items()}.values():
+            done = done_in(out / name)
+            todo = [stage for stage in stages_of(configs[name]) if stage not in done]
+            refuse_early(configs[name], todo)  # before another arm spends hours
+            scale.check(configs[name], todo)
     parallel, logs = config.compare.parallel, out / "private"
     run_all("compare", configs, out, logs, parallel, takeovers=takeovers)
     rows: dict[str, dict[str, Any]] = {}

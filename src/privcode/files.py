@@ -16,11 +16,12 @@ import os
 import secrets
 import stat
 import tempfile
-from collections.abc import Callable, Iterable, Iterator
+from array import array
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from itertools import islice
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, overload
 
 from privcode.errors import UserError, why
 from privcode.inputs import (
@@ -230,25 +231,6 @@ def write_jsonl(path: Path, rows: Iterable[object], mode: int = 0o644) -> None:
     write_with(path, lambda file: file.writelines(jsonl_line(r).encode() for r in rows), mode)
 
 
-def cut_lines(path: Path, keep: Callable[[int], int]) -> int:
-    """Cut off all but the first lines of a file that was written line by line.
-
-    Args:
-        path: the file. It may be missing, and its last line may be torn.
-        keep: how many lines to keep, of so many whole ones.
-
-    Returns:
-        How many lines are left.
-    """
-    if not path.exists():
-        return 0
-    with path.open("r+b") as file:
-        kept = keep(sum(line.endswith(b"\n") for line in file))
-        file.seek(0)
-        file.truncate(sum(map(len, islice(file, kept))))
-    return kept
-
-
 def loads(text: str) -> Any:
     """The value of one JSON document.
 
@@ -288,6 +270,54 @@ def read_jsonl(path: Path) -> Iterator[tuple[int, Row]]:
                 f"{path}, row {number}: is a {type(row).__name__}, not a JSON object; {_EACH_LINE}"
             )
         yield number, row
+
+
+class Lines(Sequence[Row]):
+    """The rows of a JSON Lines file, read when they are asked for. Slices are lists.
+
+    Memory holds one number for every `_EVERY` rows.
+    """
+
+    def __init__(self, path: Path) -> None:
+        """Read the file once.
+
+        Raises:
+            UserError: see `read_jsonl`.
+        """
+        self._path, self._starts = path, array("q")
+        self._count = sum(1 for _ in read_jsonl(path))
+        seen = at = 0
+        with path.open("rb") as file:
+            for line in file:
+                if line.strip():
+                    if seen % _EVERY == 0:
+                        self._starts.append(at)
+                    seen += 1
+                at += len(line)
+
+    def __len__(self) -> int:
+        return self._count
+
+    @overload
+    def __getitem__(self, index: int) -> Row: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[Row]: ...
+    def __getitem__(self, index: int | slice) -> Row | list[Row]:
+        wanted = range(self._count)[index]
+        if isinstance(wanted, int):
+            return self[wanted : wanted + 1][0]
+        if wanted.step != 1 or not wanted:
+            return [self[i] for i in wanted]
+        with self._path.open("rb") as file:
+            file.seek(self._starts[wanted.start // _EVERY])
+            lines = islice((line for line in file if line.strip()), wanted.start % _EVERY, None)
+            return [loads(line.decode()) for line in islice(lines, len(wanted))]
+
+    def __iter__(self) -> Iterator[Row]:
+        return (row for _, row in read_jsonl(self._path))
+
+
+_EVERY = 256
 
 
 def read_bytes(path: Path, most: int = DOCUMENT, *, unpack: bool = True) -> bytes:

@@ -14,7 +14,7 @@ from privcode.pipeline.budget import begin
 from privcode.pipeline.private import DataIdentity
 from privcode.pipeline.run import Run
 from privcode.pipeline.spending import spent_beside
-from privcode.privacy.ledger import Ledger, lost_steps, spent_in
+from privcode.privacy.ledger import Ledger, lost_steps, read_ledger, spent_in
 from privcode.privacy.registry import registered, registry
 
 CONFIG = """\
@@ -145,3 +145,13 @@ def test_versions_processor_threads_and_processes_are_among_what_decides_bits() 
     named = {"torch", "numpy", "python", "processor", "instructions", "threads", "processes"}
     assert named <= set(directory.bits())
     assert not {"PRIVCODE_STATE", "HOME"} & set(directory.bits())
+
+
+def test_where_other_stages_work_is_no_part_of_a_seeded_runs_name(config: Path) -> None:
+    run = begun(config, "one")
+    config.write_text(f"{CONFIG}scale: {{engine: ray}}\n")
+    assert begun(config, "other").ledger.read_text().count(run_name(run)) == 1
+
+
+def run_name(run: Run) -> str:
+    return str(read_ledger(run.ledger)[0]["run"])

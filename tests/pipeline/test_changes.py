@@ -140,3 +140,14 @@ def test_a_trial_of_a_sweep_keeps_all_settings(tmp_path: Path) -> None:
         with pytest.raises(UserError, match="cannot change"):
             Run(with_settings(trial, {"boost.epochs": 7}, "test"), tmp_path / "trial")
     assert read_sealed(out / "manifest.json")["stages"].keys() == {"sanitize"}
+
+
+def test_where_the_work_is_done_can_change_when_all_is_done(tmp_path: Path) -> None:
+    config, out = begun(tmp_path, "audit")
+    kept = {path: path.read_bytes() for path in out.rglob("*.jsonl")}
+    assert "scale" not in (out / "config.yaml").read_text()
+    for engine in ("ray", "local"):
+        Run(with_settings(config, {"scale.engine": engine}, "test"), out).close()
+        assert load_config(out / "config.yaml").scale.engine == engine
+    assert {path: path.read_bytes() for path in out.rglob("*.jsonl")} == kept
+    assert "scale" not in (out / "config.yaml").read_text()

@@ -201,8 +201,8 @@ def test_killed_in_every_stage_and_run_again_gives_the_same_bytes(finished: Path
     arguments = ("run", finished, "--out", cut)
     moments = {  # stage -> a sign that it is half-way
         "sanitize": lambda: lines(private / "ledger.jsonl") >= 5,
-        "synthesize": lambda: lines(cut / "synthetic" / ".raw.jsonl.partial") >= 256,
-        "validate": lambda: lines(private / ".verdicts.jsonl.partial") >= 256,
+        "synthesize": lambda: lines(cut / "synthetic" / ".raw.jsonl.partial") >= 1,
+        "validate": lambda: lines(private / ".verdicts.jsonl.partial") >= 1,
         "boost": lambda: any(private.glob("premium-checkpoints/*/complete.json")),
         "evaluate": lambda: (cut / "evaluation" / "one.base.json").exists(),
         "audit": lambda: "evaluate" in stages(cut),

@@ -14,6 +14,7 @@ from typing import Any
 import yaml
 from pydantic import ValidationError
 
+from privcode.cluster.settings import Scale
 from privcode.config.schema import Config
 from privcode.config.yaml_file import read_yaml
 from privcode.data.rows import located
@@ -153,8 +154,13 @@ def _rooted(config: Config, root: Path) -> dict[str, Any]:
 
 
 def dump_config(config: Config) -> str:
-    """The resolved configuration as YAML. `load_config` reads it back to the same values."""
+    """The resolved configuration as YAML. `load_config` reads it back to the same values.
+
+    The section scale is left out where it has its defaults, as before there was one.
+    """
     values = config.model_dump(mode="python", by_alias=True)
+    if config.scale == Scale():
+        del values["scale"]
     return yaml.safe_dump(values, sort_keys=False, allow_unicode=True)
 
 

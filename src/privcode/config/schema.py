@@ -11,6 +11,7 @@ from typing import Any
 from pydantic import Field, model_validator
 
 from privcode.audit.settings import Audit
+from privcode.cluster.settings import Scale
 from privcode.config.several import Compare, Method, Sweep
 from privcode.data.rows import files_of
 from privcode.data.settings import Data, Prompts
@@ -47,6 +48,7 @@ class Config(Section):
     audit: Audit = Field(default_factory=Audit)
     compare: Compare = Field(default_factory=lambda: Compare())
     sweep: Sweep = Field(default_factory=lambda: Sweep())
+    scale: Scale = Field(default_factory=Scale)
 
     @model_validator(mode="after")
     def _fits_together(self) -> "Config":

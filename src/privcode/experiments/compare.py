@@ -3,6 +3,8 @@
 Promises:
 - Each arm is an ordinary run in OUT/ARM. Called again, it resumes where it was.
 - Stages that arms have in common are done once.
+- An arm's process stays on this machine, because an arm may read private records. On a cluster its
+  stages synthesize, validate and evaluate send their work there, as those of any run.
 - No arm outlives this process.
 - The table is computed from the runs' own files.
 
@@ -20,12 +22,13 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from privcode.config import Config, dump_config
+from privcode.cluster import engine
+from privcode.config import Config, dump_config, load_config
 from privcode.console import at_terminal, progress_bar, say
 from privcode.errors import UserError
 from privcode.experiments import drawing, page, plots
 from privcode.files import private_folder, read_json, settle, write_bytes, write_json, write_text
-from privcode.pipeline import results
+from privcode.pipeline import results, scale
 from privcode.pipeline.arms import arms, row, table
 from privcode.pipeline.methods import stages_of
 from privcode.pipeline.preflight import refuse_early
@@ -48,10 +51,12 @@ def compare(config: Config, out: Path) -> dict[str, Any]:
     chosen = arms(config)
     takeovers = {name: (a.donor, a.taken) for name, a in chosen.items() if a.donor}
     configs = {name: arm.config for name, arm in chosen.items()}
-    for name in {arm.method: name for name, arm in chosen.items()}.values():
-        done = done_in(out / name)
-        todo = [stage for stage in stages_of(configs[name]) if stage not in done]
-        refuse_early(configs[name], todo)  # before another arm spends hours
+    with engine(config.scale):  # one connection for all
+        for name in {arm.method: name for name, arm in chosen.items()}.values():
+            done = done_in(out / name)
+            todo = [stage for stage in stages_of(configs[name]) if stage not in done]
+            refuse_early(configs[name], todo)  # before another arm spends hours
+            scale.check(configs[name], todo)
     parallel, logs = config.compare.parallel, out / "private"
     run_all("compare", configs, out, logs, parallel, takeovers=takeovers)
     rows: dict[str, dict[str, Any]] = {}
@@ -162,14 +167,16 @@ def run_all(
 
 
 def keep(path: Path, config: Config) -> None:
-    """Write a config, once.
+    """Write a config, once. Only where its work is done may change.
 
     Raises:
         UserError: another config is already there.
     """
     text = dump_config(config)
     if path.exists() and path.read_text(encoding="utf-8") != text:
-        raise UserError(f"{path}: has other settings; choose another --out")
+        before = load_config(path).model_copy(update={"scale": config.scale})
+        if dump_config(before) != text:
+            raise UserError(f"{path}: has other settings; choose another --out")
     write_text(path, text)
 
 

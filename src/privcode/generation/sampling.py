@@ -2,34 +2,39 @@
 
 Promises:
 - Synthesis is post-processing only: nothing private is read.
-- Prompts are done in fixed chunks. Each chunk has its own seed and is on disk before the next
-  begins.
-- A killed run goes on at the chunk it was in, and ends with the same bytes as an uninterrupted one.
+- Prompts are done in fixed chunks. Each chunk has its own seed and is on disk when it is finished.
+- A killed run goes on with the chunks that it lacks, and ends with the same bytes as an
+  uninterrupted one.
 
 Does not: judge the samples. `validation` does.
 """
 
-import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from privcode.files import cut_lines, jsonl_line
-from privcode.generation import Generator, Sampling
+from privcode.cluster import Engine
+from privcode.cluster.chunks import on_disk
+from privcode.files import Row, write_jsonl
+from privcode.generation import Sampling
+
+Draw = Callable[[Sequence[str], Sampling, int], list[list[str]]]
+"""`Generator.generate` of one generator, or of several that share the chunks."""
 
 
 def synthesize(
-    generator: Generator,
+    draw: Draw,
     prompts: Sequence[str],
     asking: Callable[[str], str],
     sampling: Sampling,
     output: Path,
     chunk_size: int = 256,
     progress: Callable[[int], object] = lambda prompts: None,
+    engine: Engine | None = None,
 ) -> None:
     """Write one row {id, prompt, completion} per sample to `output`.
 
     Args:
-        generator: the DP junior.
+        draw: samples from the DP junior.
         prompts: public problems.
         asking: puts a problem into the junior's template.
         sampling: temperature, samples per prompt, seed.
@@ -37,27 +42,18 @@ def synthesize(
             next to it.
         chunk_size: prompts drawn together. The result depends on it.
         progress: called with the number of prompts done.
+        engine: calls `draw`. Default: this process.
     """
+
+    def rows(here: Sequence[str], chunk: int) -> list[Row]:
+        texts = draw([asking(prompt) for prompt in here], sampling, chunk)
+        first = chunk * chunk_size
+        return [
+            {"id": f"{i}-{n}", "prompt": prompt, "completion": text}
+            for i, (prompt, answers) in enumerate(zip(here, texts, strict=True), first)
+            for n, text in enumerate(answers)
+        ]
+
     partial = output.with_name(f".{output.name}.partial")
-    partial.parent.mkdir(parents=True, exist_ok=True)
-    rows, in_a_chunk = len(prompts) * sampling.n, chunk_size * sampling.n
-    whole = cut_lines(
-        partial, lambda lines: rows if lines >= rows else lines // in_a_chunk * in_a_chunk
-    )
-    done = whole // sampling.n
-    progress(done)
-    with partial.open("ab") as file:
-        for start in range(done, len(prompts), chunk_size):
-            here = range(start, min(start + chunk_size, len(prompts)))
-            asked = [asking(prompts[i]) for i in here]
-            texts = generator.generate(asked, sampling, start // chunk_size)
-            lines = [
-                jsonl_line({"id": f"{i}-{n}", "prompt": prompts[i], "completion": text})
-                for i, answers in zip(here, texts, strict=True)
-                for n, text in enumerate(answers)
-            ]
-            file.write("".join(lines).encode())
-            file.flush()
-            os.fsync(file.fileno())
-            progress(len(here))
-    partial.rename(output)
+    write_jsonl(output, on_disk(rows, prompts, partial, chunk_size, progress, engine))
+    partial.unlink()

@@ -17,6 +17,7 @@ import json
 import secrets
 from pathlib import Path
 
+from privcode.cluster import Scale
 from privcode.config import Config, digest, dump_config, load_config, with_settings
 from privcode.config.yaml_file import read_yaml
 from privcode.console import say
@@ -130,7 +131,8 @@ def _name(config: Config, plan: PrivacyPlan, data: DataIdentity) -> str:
     """
     if plan.reproducible_seed is None:
         return secrets.token_hex(16)
-    said = json.dumps([dump_config(config), data.exact, bits()], sort_keys=True)
+    settings = dump_config(config.model_copy(update={"scale": Scale()}))  # elsewhere, same bits
+    said = json.dumps([settings, data.exact, bits()], sort_keys=True)
     return hashlib.sha256(said.encode()).hexdigest()[:32]
 
 

@@ -20,9 +20,10 @@ _READERS = {
     "premium": ("boost", "evaluate", "audit"),
     "boost": ("pretune", "boost", "audit"),
     "evaluate": ("evaluate", "audit"),
+    "scale": (),
 }
-"""The stages that read a section. A section that is not here never changes. `validate` reads one
-thing of the section premium: which model describes."""
+"""The stages whose result depends on a section. A section that is not here never
+changes. `validate` reads one thing of the section premium: which model describes."""
 
 _PARTS = {
     "pretune": ("private/pretuned", "private/pretuned-checkpoints"),

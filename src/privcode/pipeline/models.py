@@ -5,10 +5,12 @@ answer, not a shortened question.
 Does not: train; the stages do.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from privcode.cluster import Engine, Here, Workers
+from privcode.cluster.chunks import cut, in_order
 from privcode.console import progress_bar, say
 from privcode.data.records import Record, Unit
 from privcode.distributed import in_turn, world
@@ -117,13 +119,14 @@ def ask(run: RunDirectory, label: str, prompts: list[str]) -> list[str]:
     """What the model called `label` answers: each prompt's likeliest text, and samples."""
     config = run.config.audit
     section = run.config.labelled(label)
-    generator = loaded(run, label, run.config.evaluate.batch_size)
+    size = run.config.evaluate.batch_size
+    generator = loaded(run, label, size)
     texts = list(map(asking_of(section), prompts))
     found: list[list[str]] = []
     with progress_bar(f"audit {label}", 2 * len(prompts)) as progress:
         for n, temperature in ((1, 0.0), (config.samples, 1.0)):
             sampling = sampling_of(config, n, temperature)
-            found += answers_of(generator, sampling, progress)(texts)
+            found += answers_of(lambda use: use(generator), size, sampling, progress)(texts)
     return [text for texts in found for text in texts]
 
 
@@ -140,22 +143,52 @@ def merged(adapter: Path) -> Path:
 
 
 def answers_of(
-    generator: Generator, sampling: Sampling, progress: Callable[[int], None]
+    generators: Workers[Generator],
+    batch_size: int,
+    sampling: Sampling,
+    progress: Callable[[int], None],
+    engine: Engine | None = None,
 ) -> Callable[[list[str]], list[list[str]]]:
     """Texts for the model to answers, in small chunks. A text too long for it has empty ones."""
+    engine = engine or Here()
 
     def answer(texts: list[str]) -> list[list[str]]:
         answers = [[""] * sampling.n for _ in texts]
-        short = [i for i, text in enumerate(texts) if generator.fits(text)]
-        for chunk, start in enumerate(range(0, len(short), generator.batch_size)):
-            here = short[start : start + generator.batch_size]
-            found = generator.generate([texts[i] for i in here], sampling, chunk)
+        fits = fitting(generators, texts, str, engine)
+        chunks = cut([i for i, fit in enumerate(fits) if fit], batch_size)
+
+        def drawn(here: Sequence[int], chunk: int) -> list[list[str]]:
+            return draw(generators, [texts[i] for i in here], sampling, chunk)
+
+        for here, found in zip(chunks, in_order(engine, drawn, chunks), strict=True):
             for i, new in zip(here, found, strict=True):
                 answers[i] = new
             progress(len(here))
         return answers
 
     return answer
+
+
+def draw(
+    generators: Workers[Generator], texts: Sequence[str], sampling: Sampling, chunk: int
+) -> list[list[str]]:
+    """`Generator.generate` by one of the generators."""
+    return generators(lambda generator: generator.generate(texts, sampling, chunk))
+
+
+def fitting(
+    generators: Workers[Generator],
+    prompts: Sequence[str],
+    asking: Callable[[str], str],
+    engine: Engine,
+) -> list[bool]:
+    """Whether each prompt, put by `asking`, leaves room for an answer in the model's context."""
+
+    def fit(some: Sequence[str], _: int) -> list[bool]:
+        texts = list(map(asking, some))
+        return generators(lambda generator: [generator.fits(text) for text in texts])
+
+    return [fits for some in in_order(engine, fit, cut(prompts, 4096)) for fits in some]
 
 
 def sampling_of(section: Any, n: int, temperature: float | None = None) -> Sampling:

@@ -33,25 +33,40 @@ def refuse_early(config: Config, todo: Sequence[str]) -> None:
     if "audit" in todo:
         named_attacks(config.audit.attacks)
     if "synthesize" in todo:
-        backend_named(config.synthesize.backend, "synthesize.backend")
         prompts_of(config.prompts)
     if "validate" in todo:
         named_filters(config.validate_.filters)
-        if config.describer:
-            facts.check_template(config.describer, "validate.round_trip")
-    if "validate" in todo and config.validate_.execution.enabled:
-        _trial_program(config.validate_.execution)
-        text_of(config.validate_.execution.prelude)
-        beside(config.validate_.execution, config.data.language)
+        if config.validate_.execution.enabled:
+            text_of(config.validate_.execution.prelude)
+            beside(config.validate_.execution, config.data.language)
+    if "evaluate" in todo:
+        for file in config.evaluate.tasks:
+            tasks_of(file)
+            text_of(file.prelude)
+    refuse_machine(config, todo)
+
+
+def refuse_machine(config: Config, todo: Sequence[str]) -> None:
+    """Refuse a machine that cannot do its part of the stages.
+
+    Of the files that a config names, only models need to be there.
+
+    Raises:
+        UserError: a backend, a model, a sandbox or what a language needs is missing.
+    """
+    execution = config.validate_.execution
+    if "synthesize" in todo:
+        backend_named(config.synthesize.backend, "synthesize.backend")
+    if "validate" in todo and config.describer:
+        facts.check_template(config.describer, "validate.round_trip")
+    if "validate" in todo and execution.enabled:
+        _trial_program(execution)
         language = config.data.language or "python"
-        if reason := unsupported(language, config.validate_.execution.sandbox):
+        if reason := unsupported(language, execution.sandbox):
             raise UserError(f"data.language {language}: {reason}")
     if "evaluate" in todo:
         backend_named(config.evaluate.backend, "evaluate.backend")
         _trial_program(config.evaluate)
-        for file in config.evaluate.tasks:
-            tasks_of(file)
-            text_of(file.prelude)
     if todo:
         refuse_models(config)
 

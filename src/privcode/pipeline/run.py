@@ -15,6 +15,7 @@ from privcode.console import say
 from privcode.distributed import from_first
 from privcode.errors import UserError
 from privcode.files import settle, write_text
+from privcode.pipeline import scale
 from privcode.pipeline.budget import SWEEP, check_selected, sweep_of
 from privcode.pipeline.layout import RunDirectory
 from privcode.pipeline.preflight import refuse_early, refuse_models
@@ -141,6 +142,7 @@ class Run(RunDirectory):
         if "sanitize" in (todo := [name for name in self.stages if name not in self.done()]):
             sweep_of(self.config, self.plan, self.ledger)
         refuse_early(self.config, todo)
+        scale.check(self.config, todo)
 
     def _finished(self) -> None:
         for name in self.stages:

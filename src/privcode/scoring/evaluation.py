@@ -21,7 +21,7 @@ from importlib.metadata import version
 from typing import Any
 
 from privcode.errors import UserError
-from privcode.execution import Limits, choose_sandbox, execute
+from privcode.execution import Limits, Outcome, choose_sandbox, execute
 from privcode.files import HALF, Row, unwritable
 from privcode.languages import canonical_language
 from privcode.scoring import (
@@ -45,6 +45,9 @@ from privcode.scoring.format import Status
 from privcode.scoring.settings import INSTRUCT
 from privcode.scoring.tasks import text
 from privcode.syntax.spans import parse
+
+Execute = Callable[..., Iterator[Outcome]]
+"""What `execute` does, with its arguments."""
 
 
 @dataclass(frozen=True)
@@ -133,6 +136,7 @@ def score(
     workers: int | None = None,
     progress: Callable[[int], None] | None = None,
     truth: GroundTruth | None = None,
+    run: Execute = execute,
 ) -> Score:
     """Run every sample against its task.
 
@@ -147,6 +151,7 @@ def score(
         progress: called with 1 for every sample.
         truth: how the tasks' own solutions do on this machine, if known. Otherwise they are run
             first.
+        run: runs the samples' programs: `execute`, or what does the same elsewhere.
 
     Raises:
         UserError: a sample is bad (all samples are checked before any runs), a task has too few
@@ -163,7 +168,7 @@ def score(
         tasks, prelude=prelude, limits=limits, sandbox=sandbox, workers=workers
     )
     given = [sample for _, sample in numbered]
-    judged = _judged(by_id, given, prelude, limits, sandbox, workers, progress)
+    judged = _judged(by_id, given, prelude, limits, sandbox, workers, progress, run)
     verdicts: list[Verdict] = []
     rows: list[Row] = []
     parsed = 0
@@ -230,6 +235,7 @@ def evaluate(
     workers: int | None = None,
     progress: Callable[[int], None] | None = None,
     truth: GroundTruth | None = None,
+    run: Execute = execute,
 ) -> tuple[list[dict[str, str]], Score]:
     """Generate answers for all tasks and score them.
 
@@ -247,6 +253,7 @@ def evaluate(
         workers: as for `execute`.
         progress: called with 1 for every sample scored.
         truth: how the tasks' own solutions do on this machine, if known.
+        run: as for `score`.
 
     Returns:
         The samples {task_id, solution}, ready for a samples file, and their score.
@@ -267,6 +274,7 @@ def evaluate(
         workers=workers,
         progress=progress,
         truth=truth,
+        run=run,
     )
     asked = {"prompt": template, "response": response} if mode == "instruct" else {}
     conditions = result.conditions | {"mode": mode, "extraction": RULES[mode], **asked}
@@ -281,6 +289,7 @@ def _judged(
     sandbox: str,
     workers: int | None,
     progress: Callable[[int], None] | None,
+    run: Execute,
 ) -> Iterator[tuple[Verdict, float]]:
     """Each sample's verdict and seconds. What this machine cannot run gets `unsupported`."""
     asked = {sample["task_id"] for sample in samples}
@@ -290,7 +299,7 @@ def _judged(
         for number, sample in enumerate(samples)
         if not why[sample["task_id"]] and not _broken(sample)
     )
-    ran = execute(programs, limits, sandbox=sandbox, workers=workers, progress=progress)
+    ran = run(programs, limits, sandbox=sandbox, workers=workers, progress=progress)
     for sample in samples:
         if reason := why[sample["task_id"]]:
             if progress is not None:

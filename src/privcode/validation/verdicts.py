@@ -12,14 +12,14 @@ Does not: read private records, or change a sample.
 """
 
 import math
-import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from privcode.cluster import Engine
+from privcode.cluster.chunks import OnDisk, on_disk
 from privcode.errors import UserError
-from privcode.files import HALF, Row, cut_lines, jsonl_line
+from privcode.files import HALF, Row
 from privcode.models import around
 from privcode.plain import is_text
 from privcode.syntax.fences import code_in
@@ -107,36 +107,15 @@ def keep_surest(
 
 
 def validate(
-    samples: Iterable[Row],
+    samples: Sequence[Row],
     judgement: Judgement,
     partial: Path,
     chunk_size: int = 256,
     progress: Callable[[int], object] = lambda samples: None,
-    *,
-    total: int,
-) -> None:
-    """Judge all samples, chunk by chunk. The verdicts are the lines of `partial`.
+    engine: Engine | None = None,
+) -> OnDisk:
+    """Judge all samples, chunk by chunk. `partial` keeps the verdicts of whole chunks.
 
-    If it holds some already, the work goes on at the first chunk that it does not hold whole.
-
-    Args:
-        samples: rows with id, prompt, completion. One chunk is in memory at a time.
-        judgement: see `judge`.
-        partial: a file of JSON Lines.
-        chunk_size: samples that are judged together.
-        progress: called with numbers of samples that have a verdict.
-        total: how many samples there are.
+    `engine` calls `judgement`. By default this process does.
     """
-    # Whole chunks only: a chunk is what is judged together.
-    done = cut_lines(
-        partial, lambda lines: lines if lines == total else lines // chunk_size * chunk_size
-    )
-    progress(done)
-    waiting = islice(samples, done, None)
-    with partial.open("ab") as file:
-        for start in range(done, total, chunk_size):
-            new = judgement(list(islice(waiting, chunk_size)), start // chunk_size)
-            file.write("".join(map(jsonl_line, new)).encode())
-            file.flush()
-            os.fsync(file.fileno())
-            progress(len(new))
+    return on_disk(judgement, samples, partial, chunk_size, progress, engine)

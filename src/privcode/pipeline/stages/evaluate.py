@@ -3,14 +3,16 @@
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from privcode.cluster import Engine, Workers, engine
 from privcode.console import progress_bar
 from privcode.errors import UserError
 from privcode.files import write_json, write_jsonl
-from privcode.generation.backends import backend_named
+from privcode.generation import Generator
 from privcode.models.settings import Model
 from privcode.pipeline.layout import RunDirectory
-from privcode.pipeline.models import answers_of, asking_of, sampling_of, weights_of
+from privcode.pipeline.models import answers_of, asking_of, sampling_of
 from privcode.pipeline.preflight import tasks_of, text_of
+from privcode.pipeline.scale import executing, generators
 from privcode.pipeline.stages._stage import Stage
 from privcode.scoring import Task, ground_truth, in_language, limits_for
 from privcode.scoring.evaluation import evaluate
@@ -30,50 +32,67 @@ def _work(run: RunDirectory) -> Path:
     wanted = [m for m in config.models if m == "base" or run.config.method != "base"]
     if run.config.method != "privcode" and "junior" in wanted:
         wanted.remove("junior")
-    backend = backend_named(config.backend, "evaluate.backend")
-    for label in wanted:
-        section = run.config.labelled(label)
-        generator = None
-        for file, tasks in files:
-            result = run.evaluation / f"{file.name}.{label}.json"
-            if result.exists():
-                continue
-            generator = generator or backend(weights_of(run, label), config.batch_size)
-            sampling = sampling_of(config, config.samples)
-            limits = limits_for(
-                tasks[0].format, config.cpu_seconds, config.memory_mb, config.preload
-            )
-            with progress_bar("ground truth", len(tasks)) as progress:
-                truth = ground_truth(
-                    tasks,
-                    prelude=text_of(file.prelude),
-                    limits=limits,
-                    sandbox=config.sandbox,
-                    progress=progress,
-                )
-            with progress_bar(f"{file.name} {label}", 2 * len(tasks)) as progress:
-                samples, score = evaluate(
-                    _answering(answers_of(generator, sampling, progress), section, file, tasks),
-                    tasks,
-                    mode=file.mode,
-                    template=file.instruction,
-                    response=file.response if file.mode == "instruct" else "",
-                    k=config.k,
-                    prelude=text_of(file.prelude),
-                    limits=limits,
-                    sandbox=config.sandbox,
-                    progress=progress,
-                    truth=truth,
-                )
-            rows = [
-                sample | {"passed": row["passed"], "error": row["error"]}
-                for sample, row in zip(samples, score.rows, strict=True)
+    with engine(run.config.scale) as chosen:
+        for label in wanted:
+            missing = [
+                (file, tasks) for file, tasks in files if not _result(run, file, label).exists()
             ]
-            write_jsonl(result.with_suffix(".samples.jsonl"), rows)
-            facts = score.summary()
-            del facts["seconds"]  # in the manifest: the rest is the same on every run
-            write_json(result, {"task": file.name, "model": label, "mode": file.mode} | facts)
+            if missing:
+                with generators(chosen, run, label, config, "evaluate.backend") as models:
+                    for file, tasks in missing:
+                        _score(run, label, file, tasks, models, chosen)
     return run.evaluation
+
+
+def _result(run: RunDirectory, file: TaskFile, label: str) -> Path:
+    return run.evaluation / f"{file.name}.{label}.json"
+
+
+def _score(
+    run: RunDirectory,
+    label: str,
+    file: TaskFile,
+    tasks: Sequence[Task],
+    models: Workers[Generator],
+    chosen: Engine,
+) -> None:
+    """Write the score of one model on one task file."""
+    config, section = run.config.evaluate, run.config.labelled(label)
+    sampling = sampling_of(config, config.samples)
+    limits = limits_for(tasks[0].format, config.cpu_seconds, config.memory_mb, config.preload)
+    with progress_bar("ground truth", len(tasks)) as progress:
+        truth = ground_truth(
+            tasks,
+            prelude=text_of(file.prelude),
+            limits=limits,
+            sandbox=config.sandbox,
+            progress=progress,
+        )
+    with progress_bar(f"{file.name} {label}", 2 * len(tasks)) as progress:
+        answers = answers_of(models, config.batch_size, sampling, progress, chosen)
+        samples, score = evaluate(
+            _answering(answers, section, file, tasks),
+            tasks,
+            mode=file.mode,
+            template=file.instruction,
+            response=file.response if file.mode == "instruct" else "",
+            k=config.k,
+            prelude=text_of(file.prelude),
+            limits=limits,
+            sandbox=config.sandbox,
+            progress=progress,
+            truth=truth,
+            run=executing(chosen),
+        )
+    rows = [
+        sample | {"passed": row["passed"], "error": row["error"]}
+        for sample, row in zip(samples, score.rows, strict=True)
+    ]
+    result = _result(run, file, label)
+    write_jsonl(result.with_suffix(".samples.jsonl"), rows)
+    facts = score.summary()
+    del facts["seconds"]  # in the manifest: the rest is the same on every run
+    write_json(result, {"task": file.name, "model": label, "mode": file.mode} | facts)
 
 
 def _answering(answer: Answers, section: Model, file: TaskFile, tasks: Sequence[Task]) -> Answers:

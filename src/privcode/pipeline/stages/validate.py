@@ -1,32 +1,46 @@
 """Stage 2b: keep what runs and what says what the prompt asked."""
 
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
+from threading import Lock
 
+from privcode.cluster import Engine, engine
 from privcode.console import progress_bar, say
-from privcode.execution import Limits, Outcome, Program, execute
-from privcode.files import Row, read_jsonl, write_jsonl
-from privcode.models import load_model, tokenizer_of
+from privcode.execution import Limits, Outcome, Program
+from privcode.files import Lines, Row, write_jsonl
 from privcode.pipeline.layout import RunDirectory
-from privcode.pipeline.models import asking_of, certainty
+from privcode.pipeline.models import certainty
 from privcode.pipeline.preflight import beside, text_of
+from privcode.pipeline.scale import describers, executing
 from privcode.pipeline.stages._stage import Stage
-from privcode.validation.filters import Filter, named_filters, runs, says_what_was_asked
-from privcode.validation.round_trip import scorer
+from privcode.validation.filters import (
+    Candidate,
+    Filter,
+    Finding,
+    named_filters,
+    runs,
+    says_what_was_asked,
+)
 from privcode.validation.verdicts import judge, keep_surest, validate
 
 
 def _work(run: RunDirectory) -> Path:
     config = run.config.validate_
     language = run.config.data.language or "python"
-    filters = [*_execution(run, language), *_round_trip(run), *named_filters(config.filters)]
+    samples = Lines(run.raw)
     half_way = run.private / ".verdicts.jsonl.partial"
-    total = sum(1 for _ in _rows(run.raw))
-    with progress_bar("validate", total) as progress:
-        validate(
-            _rows(run.raw),
+    with ExitStack() as open_, progress_bar("validate", len(samples)) as progress:
+        chosen = open_.enter_context(engine(run.config.scale))
+        filters = [
+            *_execution(run, language, chosen),
+            *_round_trip(run, chosen, open_),
+            *map(_one_at_a_time, named_filters(config.filters)),
+        ]
+        verdicts: Iterable[Row] = validate(
+            samples,
             partial(
                 judge,
                 language=language,
@@ -36,25 +50,20 @@ def _work(run: RunDirectory) -> Path:
             ),
             half_way,
             progress=progress,
-            total=total,
+            engine=chosen,
         )
-    verdicts = _rows(half_way)
     if (share := config.surest) < 1:
-        sure = certainty(run, list(_accepted(_rows(run.raw), _rows(half_way))))
+        sure = certainty(run, list(_accepted(samples, verdicts)))
         verdicts = keep_surest(verdicts, sure, share)
     write_jsonl(run.verdicts, verdicts, mode=0o600)
-    write_jsonl(run.accepted, _accepted(_rows(run.raw), _rows(run.verdicts)))
+    write_jsonl(run.accepted, _accepted(samples, Lines(run.verdicts)))
     half_way.unlink()
-    reasons = Counter("" if row["accepted"] else row["reason"] for row in _rows(run.verdicts))
+    reasons = Counter("" if row["accepted"] else row["reason"] for row in Lines(run.verdicts))
     kept = reasons.pop("", 0)
-    most = [f"{n / total:.0%} {why}" for why, n in reasons.most_common(3)]
+    most = [f"{n / len(samples):.0%} {why}" for why, n in reasons.most_common(3)]
     rejected = f"; rejected, most of all: {'; '.join(most)}" if most else ""
-    say(f"validate: {kept} of {total} samples accepted{rejected}")
+    say(f"validate: {kept} of {len(samples)} samples accepted{rejected}")
     return run.accepted
-
-
-def _rows(path: Path) -> Iterator[Row]:
-    return (row for _, row in read_jsonl(path))
 
 
 def _accepted(samples: Iterable[Row], verdicts: Iterable[Row]) -> Iterator[Row]:
@@ -64,7 +73,7 @@ def _accepted(samples: Iterable[Row], verdicts: Iterable[Row]) -> Iterator[Row]:
             yield sample
 
 
-def _execution(run: RunDirectory, language: str) -> list[Filter]:
+def _execution(run: RunDirectory, language: str, chosen: Engine) -> list[Filter]:
     section = run.config.validate_.execution
     if not section.enabled:
         return []
@@ -73,6 +82,7 @@ def _execution(run: RunDirectory, language: str) -> list[Filter]:
         memory_mb=section.memory_mb,
         preload=tuple(section.preload),
     )
+    execute = executing(chosen)
 
     def run_all(programs: list[Program]) -> list[Outcome]:
         return list(execute(programs, limits, sandbox=section.sandbox))
@@ -80,14 +90,26 @@ def _execution(run: RunDirectory, language: str) -> list[Filter]:
     return [runs(run_all, language, text_of(section.prelude), beside(section))]
 
 
-def _round_trip(run: RunDirectory) -> list[Filter]:
-    trip, section = run.config.validate_.round_trip, run.config.describer
-    if section is None:
+def _round_trip(run: RunDirectory, chosen: Engine, open_: ExitStack) -> list[Filter]:
+    if run.config.describer is None:
         return []
-    model = load_model(section.model, section.dtype)
-    tokenizer = tokenizer_of(section)
-    score = scorer(trip, model, tokenizer, asking_of(section, tokenizer))
-    return [says_what_was_asked(score, trip.threshold)]
+    workers = open_.enter_context(describers(chosen, run.config))
+
+    def score(pairs: list[tuple[str, str]], chunk: int) -> list[float | None]:
+        return workers(lambda describer: describer(pairs, chunk))
+
+    return [says_what_was_asked(score, run.config.validate_.round_trip.threshold)]
+
+
+def _one_at_a_time(judgement: Filter) -> Filter:
+    """A filter of another package. It stays in this process, and threads take turns."""
+    turn = Lock()
+
+    def judge(candidates: Sequence[Candidate], chunk: int) -> Sequence[Finding]:
+        with turn:
+            return judgement(candidates, chunk)
+
+    return judge
 
 
 STAGE = Stage(

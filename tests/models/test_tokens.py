@@ -61,9 +61,9 @@ def test_all_stages_see_the_same_prompt_and_the_same_end(
 def test_generation_stops_where_training_ended_and_where_the_model_always_did() -> None:
     model, tokenizer = load_model("bundled:junior"), load_tokenizer("bundled:junior")
     end = tokenizer.eos_token_id
-    assert end_tokens(tokenizer, model) == [end]
+    assert end_tokens(tokenizer, model.generation_config) == [end]
     model.generation_config.eos_token_id = [end + 1, end + 2]
-    assert end_tokens(tokenizer, model) == [end, end + 1, end + 2]
+    assert end_tokens(tokenizer, model.generation_config) == [end, end + 1, end + 2]
     whole = LocalGenerator(load_model("bundled:junior"), tokenizer)
     sampling = Sampling(temperature=0, max_new_tokens=60)
     assert LocalGenerator(model, tokenizer).generate([PROMPT], sampling) == whole.generate(

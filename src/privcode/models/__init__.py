@@ -22,10 +22,12 @@ if TYPE_CHECKING:
         context_length,
         load_adapter,
         load_encoder,
+        load_generation_config,
         load_model,
         load_tokenizer,
         public_name,
         sizes,
+        source_of,
     )
     from privcode.models.saving import save_merged, save_model
     from privcode.models.tokens import (
@@ -35,6 +37,7 @@ if TYPE_CHECKING:
         end_tokens,
         pair_tokens,
         prompt_tokens,
+        special_tokens_before,
         tokenizer_of,
     )
 
@@ -54,6 +57,7 @@ __all__ = [
     "is_fim",
     "load_adapter",
     "load_encoder",
+    "load_generation_config",
     "load_model",
     "load_tokenizer",
     "pair_tokens",
@@ -63,6 +67,8 @@ __all__ = [
     "save_merged",
     "save_model",
     "sizes",
+    "source_of",
+    "special_tokens_before",
     "tokenizer_of",
 ]
 _MODULES = {
@@ -74,6 +80,7 @@ _MODULES = {
         "end_tokens",
         "pair_tokens",
         "prompt_tokens",
+        "special_tokens_before",
         "tokenizer_of",
     ),
 }

@@ -26,11 +26,12 @@ thing of the section premium: which model describes."""
 
 _PARTS = {
     "pretune": ("private/pretuned", "private/pretuned-checkpoints"),
-    "synthesize": ("synthetic",),
+    "synthesize": ("synthetic", "private/.answers.jsonl.partial"),
     "validate": (
         "synthetic/accepted.jsonl",
         "private/verdicts.jsonl",
         "private/.verdicts.jsonl.partial",
+        "private/.answers.jsonl.partial",
     ),
     "boost": (
         "private/premium-checkpoints",
@@ -39,7 +40,7 @@ _PARTS = {
         "models/.premium.tmp",
         "models/.premium-merged.tmp",
     ),
-    "evaluate": ("evaluation",),
+    "evaluate": ("evaluation", "private/.answers.jsonl.partial"),
     "audit": ("evaluation/audit.json",),
 }
 """What a stage that is not done may have left."""

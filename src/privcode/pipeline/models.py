@@ -12,6 +12,7 @@ from typing import Any
 from privcode.console import progress_bar
 from privcode.data.records import Record, Unit
 from privcode.generation import Generator, Sampling, Weights
+from privcode.generation.backends import backend_of
 from privcode.generation.local import LocalGenerator, load
 from privcode.models import (
     asking,
@@ -23,8 +24,10 @@ from privcode.models import (
     tokenizer_of,
 )
 from privcode.models.settings import Model
+from privcode.models.templates import CHAT
 from privcode.pipeline.layout import RunDirectory
 from privcode.training.likelihood import record_log_probabilities
+from privcode.validation.settings import RoundTrip
 
 
 def weights_of(run: RunDirectory, label: str) -> Weights:
@@ -34,12 +37,41 @@ def weights_of(run: RunDirectory, label: str) -> Weights:
     tuned = {"junior": run.junior, "tuned": run.premium}.get(label)
     if label == "junior" and run.config.method == "control":
         tuned = None
-    end = tokenizer_of(section).eos_token if is_chat(section.template) else None
+    end = end_of(section)
     if tuned and not (tuned / "adapter_config.json").exists():  # fully tuned
-        return Weights(str(tuned), section.model, section.dtype, end=end)
+        return Weights(str(tuned), section.model, section.dtype, end=end, label=label)
     before = (run.pretuned,) if label == "tuned" and run.config.method == "jft" else ()
     last = (tuned,) if tuned else ()
-    return Weights(section.model, section.model, section.dtype, (*before, *last), end)
+    return Weights(section.model, section.model, section.dtype, (*before, *last), end, label)
+
+
+def end_of(section: Model) -> str | None:
+    """The token that ends an answer, where it is not the tokenizer's own."""
+    return tokenizer_of(section).eos_token if is_chat(section.template) else None
+
+
+def describer(run: RunDirectory, section: Model) -> tuple[Generator, Callable[[str], str]]:
+    """The model that describes code, and the function from a question to the text that it gets.
+
+    A server makes a chat itself, so that the describer's tokenizer need not be on this machine.
+    """
+    trip = run.config.validate_.round_trip
+    backend = backend_of(trip, "validate.round_trip", run.answers)
+    if asked_there(trip, section):
+        from privcode.generation.endpoint import load_describer
+
+        chat = section.template == CHAT
+        server = load_describer(trip.endpoint, chat, section.system, trip.batch_size, run.answers)
+        return server, str
+    weights = Weights(
+        section.model, section.model, section.dtype, end=end_of(section), label="describer"
+    )
+    return backend(weights, trip.batch_size), asking_of(section)
+
+
+def asked_there(trip: RoundTrip, section: Model) -> bool:
+    """Whether a server puts the questions to the describer in its own template."""
+    return trip.backend == "endpoint" and section.template in (CHAT, "{prompt}")
 
 
 def loaded(run: RunDirectory, label: str, batch_size: int) -> LocalGenerator:

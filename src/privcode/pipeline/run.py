@@ -49,6 +49,7 @@ class Run(RunDirectory):
             if not needed:
                 return
             made = stage.work(self)
+            self.answers.unlink(missing_ok=True)
         stage.done(self)
         self._next(name, made)
 

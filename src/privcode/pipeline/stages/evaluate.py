@@ -6,7 +6,7 @@ from pathlib import Path
 from privcode.console import progress_bar
 from privcode.errors import UserError
 from privcode.files import write_json, write_jsonl
-from privcode.generation.backends import backend_named
+from privcode.generation.backends import backend_of
 from privcode.models.settings import Model
 from privcode.pipeline.layout import RunDirectory
 from privcode.pipeline.models import answers_of, asking_of, sampling_of, weights_of
@@ -30,7 +30,7 @@ def _work(run: RunDirectory) -> Path:
     wanted = [m for m in config.models if m == "base" or run.config.method != "base"]
     if run.config.method != "privcode" and "junior" in wanted:
         wanted.remove("junior")
-    backend = backend_named(config.backend, "evaluate.backend")
+    backend = backend_of(config, "evaluate", run.answers)
     for label in wanted:
         section = run.config.labelled(label)
         generator = None

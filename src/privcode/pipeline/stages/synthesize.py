@@ -4,7 +4,7 @@ from pathlib import Path
 
 from privcode.console import progress_bar, say
 from privcode.errors import UserError
-from privcode.generation.backends import backend_named
+from privcode.generation.backends import backend_of
 from privcode.generation.sampling import synthesize
 from privcode.pipeline.layout import RunDirectory
 from privcode.pipeline.models import asking_of, sampling_of, weights_of
@@ -14,7 +14,7 @@ from privcode.pipeline.stages._stage import Stage
 def _work(run: RunDirectory) -> Path:
     config, section = run.config.synthesize, run.config.junior
     prompts = run.prompts()
-    backend = backend_named(config.backend, "synthesize.backend")
+    backend = backend_of(config, "synthesize", run.answers)
     generator = backend(weights_of(run, "junior"), config.batch_size)
     asking = asking_of(section)
     whole = [p for p in prompts if generator.fits(asking(p))]

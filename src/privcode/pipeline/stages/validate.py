@@ -7,9 +7,8 @@ from pathlib import Path
 from privcode.console import progress_bar, say
 from privcode.execution import Limits, Outcome, Program, execute
 from privcode.files import read_jsonl, write_jsonl
-from privcode.models import load_model, tokenizer_of
 from privcode.pipeline.layout import RunDirectory
-from privcode.pipeline.models import asking_of, certainty
+from privcode.pipeline.models import certainty, describer
 from privcode.pipeline.preflight import beside, text_of
 from privcode.pipeline.stages._stage import Stage
 from privcode.validation.filters import Filter, named_filters, runs, says_what_was_asked
@@ -71,10 +70,7 @@ def _round_trip(run: RunDirectory) -> list[Filter]:
     trip, section = run.config.validate_.round_trip, run.config.describer
     if section is None:
         return []
-    model = load_model(section.model, section.dtype)
-    tokenizer = tokenizer_of(section)
-    score = scorer(trip, model, tokenizer, asking_of(section, tokenizer))
-    return [says_what_was_asked(score, trip.threshold)]
+    return [says_what_was_asked(scorer(trip, *describer(run, section)), trip.threshold)]
 
 
 STAGE = Stage(

@@ -61,7 +61,7 @@ def test_draws_follow_the_models_own_probabilities(
     (texts,) = one.generate([OPEN], Sampling(1.0, max_new_tokens=1, n=300, seed=1))
     model, tokenizer = load_model(str(folder)), load_tokenizer(str(folder))
     assert p_value(texts, text_probabilities(model, tokenizer, OPEN)) > 1e-3
-    assert p_value(texts, text_probabilities(model, tokenizer, OPEN, 2.0)) < 1e-3
+    assert p_value(texts, text_probabilities(model, tokenizer, OPEN, 0.5)) < 1e-3
 
 
 def test_a_greedy_text_is_the_local_backends(folder: Path, between: Proxy, tmp_path: Path) -> None:
@@ -173,7 +173,9 @@ def test_the_key_goes_to_the_server_and_nowhere_else(
     asking.generate(PROMPTS[:1], WARM)
     assert between.keys == {"Bearer sk-very-secret"}
     between.fail = 401
-    with pytest.raises(UserError, match="refuses the key .HTTP 401.; check the variable") as found:
+    with pytest.raises(
+        UserError, match=r"refuses the key \(HTTP 401\); check the variable"
+    ) as found:
         asking.generate(PROMPTS[:1], WARM, 1)
     chain, error = [], found.value
     while error is not None:
@@ -205,8 +207,10 @@ def test_no_server_is_one_line_that_says_what_to_do(folder: Path, tmp_path: Path
 def test_a_server_with_another_tokenizer_is_refused(
     folder: Path, between: Proxy, tmp_path: Path
 ) -> None:
-    other = families.save("llama", tmp_path)
-    weights = Weights(str(folder), other, "float32", label="junior")
+    tokenizer = load_tokenizer(str(folder))
+    tokenizer.add_tokens(["Write a function"])
+    tokenizer.save_pretrained(tmp_path / "other")
+    weights = Weights(str(folder), str(tmp_path / "other"), "float32", label="junior")
     served = Endpoint(url=between.url, model=str(folder))
     with pytest.raises(UserError, match=r"makes \d+ tokens of a prompt that has \d+ in training"):
         load(weights, 2, served, tmp_path / "answers").generate(PROMPTS, WARM)

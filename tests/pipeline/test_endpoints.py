@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from privcode.audit import canaries
 from privcode.config import Config, parse_config
 from privcode.errors import UserError
 from privcode.exercises.corpus import private_records, public_prompts, tasks
@@ -159,9 +160,9 @@ def test_a_run_at_a_server_sends_nothing_private_and_ends_as_any_other(tmp_path:
     for row in samples:
         assert any(row["prompt"] in text for text in texts)
     assert len(texts) >= 6 + 2  # and the descriptions of what has code
-    canaries = json.loads((run / "private" / "canaries.json").read_text())
-    private = [row["prompt"] for row in records]
-    private += [value for value in strings(canaries) if len(value) > 12]
+    planted = canaries.plant([2], seed=0)
+    private = [row["prompt"] for row in records] + [canary.prompt for canary in planted]
+    private += [canary.secret for canary in planted]
     shown = {row["prompt"] for row in public}
     for text in texts:
         assert not any(own in text for own in private if own not in shown)
@@ -174,10 +175,3 @@ def test_a_run_at_a_server_sends_nothing_private_and_ends_as_any_other(tmp_path:
     released = privcode(tmp_path, "release", "run")
     assert released.returncode == 0, released.stderr
     assert privcode(tmp_path, "verify", "run/release").returncode == 0
-
-
-def strings(value: Any) -> list[str]:
-    if isinstance(value, str):
-        return [value]
-    inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
-    return [text for part in inner for text in strings(part)]

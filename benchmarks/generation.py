@@ -4,8 +4,8 @@
         [--dtype float32] [--out FILE.json]
 
 PYTHON is the interpreter of an environment with vLLM (docs/how-to/choose-an-engine.md). Each
-backend gets the same prompts at temperature 1, a few to warm up, then all of them, timed. No time to load
-a model counts. Tokens are those of the texts, one more for each that ended.
+backend gets the same prompts at temperature 1, a few to warm up, then all of them, timed. No
+time to load a model counts. Tokens are those of the texts, one more for each that ended.
 """
 
 import argparse

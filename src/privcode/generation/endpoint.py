@@ -26,7 +26,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from threading import Event, Lock
 from typing import Any
@@ -48,7 +48,7 @@ from privcode.models import (
 from privcode.models.loading import load_config
 from privcode.models.templates import turns
 
-_LONGEST_WAIT = 30.0  # seconds between two tries
+_SHORTEST_WAIT, _LONGEST_WAIT = 0.5, 30.0  # seconds between two tries
 _BUSY = (429, 503)
 
 
@@ -67,7 +67,11 @@ class Asked:
     tokens: int = 0
 
 
-@dataclass(frozen=True)
+Request = tuple[Asked, dict[str, Any]]
+"""What is asked, and the whole body of the request."""
+
+
+@dataclass
 class EndpointGenerator:
     """A `Generator` over a server.
 
@@ -75,7 +79,7 @@ class EndpointGenerator:
         client: the server's.
         url: its address, for messages.
         model: what the server calls the model.
-        batch_size: answers that are asked for at once.
+        batch_size: most answers that are asked for at once.
         patience: seconds to go on while nothing is answered.
         ask: from the prompts of a chunk and the most tokens of an answer to what is asked.
         fits: whether a prompt leaves room for an answer.
@@ -90,8 +94,9 @@ class EndpointGenerator:
     ask: Callable[[Sequence[str], int], list[Asked]]
     fits: Callable[[str], bool]
     answers: Path
-    _fewer: list[int] = field(default_factory=list)  # at once, since the server was busy
-    _lock: Lock = field(default_factory=Lock)
+
+    def __post_init__(self) -> None:
+        self.at_once = self.batch_size  # fewer while the server is busy
 
     def generate(
         self, prompts: Sequence[str], sampling: Sampling, chunk: int = 0
@@ -122,49 +127,59 @@ class EndpointGenerator:
             **asked.body,
         }
 
-    def _all(self, requests: Sequence[tuple[Asked, dict[str, Any]]]) -> list[str]:
+    def _all(self, requests: Sequence[Request]) -> list[str]:
         """The answers, in rounds: what a round does not get, the next one asks for again."""
         keys = [_key(asked.path, body) for asked, body in requests]
-        found = self._kept(set(keys))
-        at_once = min(self.batch_size, 2 * self._fewer[-1] if self._fewer else self.batch_size)
-        answered, wait = time.monotonic(), 0.5
-        with self._journal() as keep:
-            while todo := [i for i, key in enumerate(keys) if key not in found]:
-                trouble = _Trouble()
-
-                def attempt(i: int, trouble: "_Trouble" = trouble) -> None:
-                    if trouble.met.is_set():
-                        return
-                    try:
-                        text = self._one(*requests[i])
-                    except _Again as again:
-                        trouble.note(again)
-                        return
-                    except BaseException:
-                        trouble.met.set()
-                        raise
-                    with self._lock:
-                        found[keys[i]] = text
-                        keep(keys[i], text)
-
-                before = len(found)
-                with ThreadPoolExecutor(at_once) as pool:
-                    list(pool.map(attempt, todo))
-                if (again := trouble.last) is None:
-                    continue
-                if len(found) > before:
-                    answered, wait = time.monotonic(), 0.5
-                if again.busy:
-                    at_once = max(1, at_once // 2)
-                    self._fewer.append(at_once)
-                if time.monotonic() - answered > self.patience:
-                    raise UserError(
-                        f"endpoint {self.url}: {again.what}, for {self.patience:g} seconds; start "
-                        "the server, then run again: what it has answered is kept"
-                    )
-                time.sleep(max(wait, min(again.after, _LONGEST_WAIT)))
-                wait = min(2 * wait, _LONGEST_WAIT)
+        found, busy = self._kept(set(keys)), False
+        answered, wait = time.monotonic(), _SHORTEST_WAIT
+        while todo := {key: r for key, r in zip(keys, requests, strict=True) if key not in found}:
+            got, again = self._round(todo)
+            found |= got
+            if again is None:
+                continue
+            if got:
+                answered, wait = time.monotonic(), _SHORTEST_WAIT
+            if again.busy:
+                self.at_once, busy = max(1, self.at_once // 2), True
+            if time.monotonic() - answered > self.patience:
+                raise UserError(
+                    f"endpoint {self.url}: {again.what}, for {self.patience:g} seconds; start the "
+                    "server, then run again: what it has answered is kept"
+                )
+            time.sleep(max(wait, min(again.after, _LONGEST_WAIT)))
+            wait = min(2 * wait, _LONGEST_WAIT)
+        if not busy:
+            self.at_once = min(2 * self.at_once, self.batch_size)
         return [found[key] for key in keys]
+
+    def _round(self, todo: Mapping[str, Request]) -> tuple[dict[str, str], "_Again | None"]:
+        """Ask for all of `todo`, by key, until something goes wrong: the answers, and what did."""
+        got: dict[str, str] = {}
+        wrong: list[_Again] = []
+        stop, lock = Event(), Lock()
+
+        def attempt(key: str) -> None:
+            if stop.is_set():
+                return
+            try:
+                text = self._one(*todo[key])
+            except _Again as again:
+                stop.set()
+                wrong.append(again)
+                return
+            except BaseException:
+                stop.set()
+                raise
+            with lock:
+                got[key] = text
+                keep(key, text)
+
+        with self._journal() as keep, ThreadPoolExecutor(self.at_once) as pool:
+            try:
+                list(pool.map(attempt, todo))
+            finally:
+                stop.set()
+        return got, max(wrong, key=lambda again: (again.busy, again.after), default=None)
 
     def _one(self, asked: Asked, body: dict[str, Any]) -> str:
         """The text of one answer.
@@ -210,6 +225,11 @@ class EndpointGenerator:
                 f"has no model {self.model}, or no {asked.path} (HTTP 404); check endpoint.model "
                 "and endpoint.url"
             )
+        if "stop_token_ids" in asked.body:
+            return (
+                f"refuses a request (HTTP {code}), perhaps for stop_token_ids, which ends this "
+                "model's answers; serve it with vLLM or SGLang"
+            )
         return f"refuses a request to {asked.path} (HTTP {code}); its log says why"
 
     def _kept(self, keys: set[str]) -> dict[str, str]:
@@ -240,20 +260,6 @@ class _Again(Exception):
     def __init__(self, what: str, busy: bool = False, after: float = 0.0) -> None:
         super().__init__(what)
         self.what, self.busy, self.after = what, busy, after
-
-
-class _Trouble:
-    """What went wrong in a round. Once it is met, what was not asked yet waits for the next."""
-
-    def __init__(self) -> None:
-        self.met, self.last = Event(), None
-
-    met: Event
-    last: _Again | None
-
-    def note(self, again: _Again) -> None:
-        self.last = again if self.last is None or again.busy else self.last
-        self.met.set()
 
 
 def load(weights: Weights, batch_size: int, options: Endpoint, answers: Path) -> EndpointGenerator:

@@ -93,7 +93,7 @@ def served(given: argparse.Namespace) -> Any:
         try:
             return in_process("endpoint", sys.executable, given, f"http://127.0.0.1:{port}/v1")
         finally:
-            server.kill()
+            server.stop()
 
 
 def table(rows: Sequence[dict[str, Any]]) -> str:

@@ -77,8 +77,17 @@ class Server:
             connection.close()
 
     def kill(self) -> None:
+        """End it at once, as a machine that loses its power does."""
         self.process.kill()
         self.process.wait()
+
+    def stop(self) -> None:
+        """End it, and let it end the processes that it started."""
+        self.process.terminate()
+        try:
+            self.process.wait(30)
+        except subprocess.TimeoutExpired:
+            self.kill()
 
 
 @contextmanager

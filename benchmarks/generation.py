@@ -82,11 +82,10 @@ def _environment() -> dict[str, str]:
 def served(given: argparse.Namespace) -> Any:
     """The endpoint backend over `vllm serve`."""
     from tests.helpers.servers import Server, free_port
+    from tests.helpers.vllm_here import serving
 
     port = free_port()
-    command = [str(Path(given.vllm).with_name("vllm")), "serve", given.model, "--port", str(port)]
-    command += ["--host", "127.0.0.1", "--served-model-name", "base", "--dtype", given.dtype]
-    command += ["--generation-config", "vllm", "--max-num-seqs", str(given.batch_size)]
+    command = serving(given.vllm, given.model, port, given.dtype, given.batch_size)
     with tempfile.TemporaryDirectory() as folder:
         server = Server(command, Path(folder) / "log", port, _environment())
         server.start()

@@ -132,6 +132,7 @@ def test_a_prompt_that_cannot_be_continued_is_named_by_number(drawn: dict[str, A
 
 def test_the_global_random_state_is_left_as_it_was(drawn: dict[str, Any]) -> None:
     assert drawn["random state kept"]
+    assert drawn["machine kept"]
 
 
 def test_a_model_that_cannot_be_loaded_is_one_line(drawn: dict[str, Any]) -> None:

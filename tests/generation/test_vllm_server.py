@@ -16,7 +16,7 @@ from privcode.models import attach_lora, load_model, load_tokenizer
 from tests.helpers.distribution import gap_where_they_part, p_value, text_probabilities
 from tests.helpers.servers import Proxy, Server, free_port, plain_folder, proxy
 from tests.helpers.vllm_draws import GREEDY, OPEN, PROMPTS
-from tests.helpers.vllm_here import ENVIRONMENT, vllm_python
+from tests.helpers.vllm_here import ENVIRONMENT, serving, vllm_python
 
 pytestmark = pytest.mark.slow
 torch.set_num_threads(1)
@@ -42,9 +42,7 @@ def adapter(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def seen(folder: Path, adapter: Path, tmp_path_factory: Any) -> Iterator[Proxy]:
     port, log = free_port(), tmp_path_factory.mktemp("log") / "server"
-    command = [str(vllm_python().with_name("vllm")), "serve", str(folder), "--port", str(port)]
-    command += ["--host", "127.0.0.1", "--served-model-name", "base", "--dtype", "float32"]
-    command += ["--generation-config", "vllm", "--max-num-seqs", "32"]
+    command = serving(str(vllm_python()), str(folder), port, "float32", 32)
     command += ["--enable-lora", "--max-lora-rank", "8", "--lora-modules", f"junior={adapter}"]
     server = Server(command, log, port, ENVIRONMENT)
     server.start()

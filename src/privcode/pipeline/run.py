@@ -14,6 +14,7 @@ from typing import Any
 from privcode.console import say
 from privcode.errors import UserError
 from privcode.files import settle, write_text
+from privcode.generation.backends import free
 from privcode.pipeline.budget import SWEEP, check_selected, sweep_of
 from privcode.pipeline.layout import RunDirectory
 from privcode.pipeline.preflight import refuse_early, refuse_models
@@ -48,7 +49,10 @@ class Run(RunDirectory):
         with self.stage(name, before, stage.outputs(self)) as needed:
             if not needed:
                 return
-            made = stage.work(self)
+            try:
+                made = stage.work(self)
+            finally:
+                free()
             self.answers.unlink(missing_ok=True)
         stage.done(self)
         self._next(name, made)

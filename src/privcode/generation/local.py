@@ -11,7 +11,6 @@ Promises:
 Does not: spread a chunk over devices. Where memory was short, another machine draws other texts.
 """
 
-import hashlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -25,13 +24,13 @@ from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerB
 
 from privcode.errors import UserError
 from privcode.generation import Sampling, Weights
+from privcode.generation._prompts import encoded, seed_of, tokenizer_for
 from privcode.models import (
     answer_texts,
     context_length,
     end_tokens,
     load_adapter,
     load_model,
-    load_tokenizer,
     prompt_tokens,
 )
 
@@ -53,13 +52,12 @@ class LocalGenerator:
         The longest prompt of a batch may leave less room in the context than `max_new_tokens`.
         The batch then stops where the context ends.
         """
-        encoded = [prompt_tokens(self.tokenizer, prompt) for prompt in prompts]
-        self._check_lengths(encoded)
+        tokens = encoded(self.tokenizer, prompts, context_length(self.model.config))
         copies = sampling.n if sampling.temperature > 0 else 1
         # Longest first: a batch that does not fit in memory fails at once, not after an hour.
         rows = sorted(
             (index for index in range(len(prompts)) for _ in range(copies)),
-            key=lambda index: -len(encoded[index]),
+            key=lambda index: -len(tokens[index]),
         )
         texts: list[list[str]] = [[] for _ in prompts]
         training = self.model.training
@@ -68,8 +66,8 @@ class LocalGenerator:
             with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
                 for start in range(0, len(rows), self.batch_size):
                     batch = rows[start : start + self.batch_size]
-                    seed = _seed(sampling.seed, chunk, start // self.batch_size)
-                    answers = self._fitting([encoded[index] for index in batch], sampling, seed)
+                    seed = seed_of(sampling.seed, chunk, start // self.batch_size)
+                    answers = self._fitting([tokens[index] for index in batch], sampling, seed)
                     for index, answer in zip(batch, answers, strict=True):
                         texts[index].append(answer)
         finally:
@@ -106,7 +104,7 @@ class LocalGenerator:
         return [
             t
             for i, rows in enumerate(halves)
-            for t in self._fitting(rows, sampling, _seed(seed, 0, i))
+            for t in self._fitting(rows, sampling, seed_of(seed, 0, i))
         ]
 
     def _continue(self, batch: list[list[int]], sampling: Sampling) -> list[str]:
@@ -121,7 +119,7 @@ class LocalGenerator:
                 attention_mask=pad_sequence([torch.ones_like(row) for row in ids], True, 0, "left"),
                 generation_config=config,
             )
-        ends = set(end_tokens(self.tokenizer, self.model))
+        ends = set(end_tokens(self.tokenizer, self.model.generation_config))
         answers = [
             list(takewhile(lambda token: token not in ends, row))
             for row in output[:, longest:].tolist()
@@ -135,7 +133,7 @@ class LocalGenerator:
         return GenerationConfig(
             do_sample=sampling.temperature > 0,
             max_new_tokens=min(sampling.max_new_tokens, room),
-            eos_token_id=end_tokens(self.tokenizer, self.model) or None,
+            eos_token_id=end_tokens(self.tokenizer, self.model.generation_config) or None,
             pad_token_id=self.tokenizer.pad_token_id,
             **drawn,
         )
@@ -143,17 +141,6 @@ class LocalGenerator:
     def fits(self, prompt: str) -> bool:
         """Whether `prompt` leaves room for an answer in the model's context."""
         return len(prompt_tokens(self.tokenizer, prompt)) < context_length(self.model.config)
-
-    def _check_lengths(self, encoded: list[list[int]]) -> None:
-        context = context_length(self.model.config)
-        for number, ids in enumerate(encoded, start=1):
-            if not ids:
-                raise UserError(f"prompt {number} of the chunk is empty; give it some text")
-            if len(ids) >= context:
-                raise UserError(
-                    f"prompt {number} of the chunk has {len(ids)} tokens and the model's context "
-                    f"is {context}; shorten it or choose a model with a longer context"
-                )
 
 
 def load(weights: Weights, batch_size: int) -> LocalGenerator:
@@ -164,10 +151,7 @@ def load(weights: Weights, batch_size: int) -> LocalGenerator:
         model = load_adapter(model, adapter).merge_and_unload()
     if last is not None:
         model = load_adapter(model, last)
-    tokenizer = load_tokenizer(weights.tokenizer)
-    if weights.end:
-        tokenizer.eos_token = weights.end
-    return LocalGenerator(model, tokenizer, batch_size)
+    return LocalGenerator(model, tokenizer_for(weights), batch_size)
 
 
 def _is_for_memory(error: Exception) -> bool:
@@ -186,8 +170,3 @@ def _no_preferences(model: Any) -> Iterator[None]:
         yield
     finally:
         base.generation_config = own
-
-
-def _seed(seed: int, chunk: int, batch: int) -> int:
-    digest = hashlib.sha256(f"{seed} {chunk} {batch}".encode()).digest()
-    return int.from_bytes(digest[:8], "big") >> 1

@@ -23,10 +23,12 @@ if TYPE_CHECKING:
         device_here,
         load_adapter,
         load_encoder,
+        load_generation_config,
         load_model,
         load_tokenizer,
         public_name,
         sizes,
+        source_of,
     )
     from privcode.models.saving import save_merged, save_model
     from privcode.models.tokens import (
@@ -36,6 +38,7 @@ if TYPE_CHECKING:
         end_tokens,
         pair_tokens,
         prompt_tokens,
+        special_tokens_before,
         tokenizer_of,
     )
 
@@ -56,6 +59,7 @@ __all__ = [
     "is_fim",
     "load_adapter",
     "load_encoder",
+    "load_generation_config",
     "load_model",
     "load_tokenizer",
     "pair_tokens",
@@ -65,6 +69,8 @@ __all__ = [
     "save_merged",
     "save_model",
     "sizes",
+    "source_of",
+    "special_tokens_before",
     "tokenizer_of",
 ]
 _MODULES = {
@@ -76,6 +82,7 @@ _MODULES = {
         "end_tokens",
         "pair_tokens",
         "prompt_tokens",
+        "special_tokens_before",
         "tokenizer_of",
     ),
 }

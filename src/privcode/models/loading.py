@@ -258,10 +258,28 @@ def load_config(name: str) -> Any:
     return _load(AutoConfig, "model", name, local_files_only=True)
 
 
-def _load(kind: Any, noun: str, name: str, **options: Any) -> Any:
-    source = name
+def load_generation_config(name: str) -> GenerationConfig:
+    """The generation config that `load_model` would give to model `name`, without its weights.
+
+    Raises:
+        UserError: the model's configuration is not on this machine, or cannot be read.
+    """
+    made = GenerationConfig.from_model_config(load_config(name))
+    try:
+        return GenerationConfig.from_pretrained(source_of(name))
+    except OSError:  # it has none of its own
+        return made
+
+
+def source_of(name: str) -> str:
+    """The folder of model `name`, or its name on the hub."""
     if name.startswith(_BUNDLED):
-        source = str(_ASSETS / name.removeprefix(_BUNDLED))
+        return str(_ASSETS / name.removeprefix(_BUNDLED))
+    return name
+
+
+def _load(kind: Any, noun: str, name: str, **options: Any) -> Any:
+    source = source_of(name)
     disable_progress_bar()
     try:
         if _gguf.is_gguf(name):

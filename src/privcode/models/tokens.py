@@ -109,18 +109,23 @@ def pair_tokens(tokenizer: Any, prompt: str, answer: str) -> tuple[list[int], in
     return [*context, *ids, tokenizer.eos_token_id], len(context)
 
 
-def end_tokens(tokenizer: Any, model: Any) -> list[int]:
+def end_tokens(tokenizer: Any, generation_config: Any) -> list[int]:
     """Where generation stops: the token that ended answers in training, and the model's own.
 
-    The model's own are those of its generation config and the end token that its tokenizer came
+    The model's own are those of `generation_config` and the end token that its tokenizer came
     with, which `tokenizer_of` may have changed.
     """
-    own = model.generation_config.eos_token_id
+    own = generation_config.eos_token_id
     named = own if isinstance(own, list) else [own]
     if first := tokenizer.init_kwargs.get("eos_token"):
         named = [*named, tokenizer.convert_tokens_to_ids(str(first))]
     ends = {token for token in (tokenizer.eos_token_id, *named) if token is not None}
     return sorted(ends)
+
+
+def special_tokens_before(tokenizer: Any) -> str:
+    """The special tokens that the tokenizer puts before a text, as text."""
+    return "".join(tokenizer.convert_ids_to_tokens(_put_before(tokenizer)))
 
 
 def _put_before(tokenizer: Any) -> list[int]:

@@ -27,11 +27,12 @@ changes. `validate` reads one thing of the section premium: which model describe
 
 _PARTS = {
     "pretune": ("private/pretuned", "private/pretuned-checkpoints"),
-    "synthesize": ("synthetic",),
+    "synthesize": ("synthetic", "private/.answers.jsonl.partial"),
     "validate": (
         "synthetic/accepted.jsonl",
         "private/verdicts.jsonl",
         "private/.verdicts.jsonl.partial",
+        "private/.answers.jsonl.partial",
     ),
     "boost": (
         "private/premium-checkpoints",
@@ -40,7 +41,7 @@ _PARTS = {
         "models/.premium.tmp",
         "models/.premium-merged.tmp",
     ),
-    "evaluate": ("evaluation",),
+    "evaluate": ("evaluation", "private/.answers.jsonl.partial"),
     "audit": ("evaluation/audit.json",),
 }
 """What a stage that is not done may have left."""

@@ -34,6 +34,7 @@ class RunDirectory(Workspace):
         raw: all synthetic samples.
         accepted: those that the filters kept.
         verdicts: what the filters said of each, in `private/`.
+        answers: what a server has answered, in `private/`, until the stage that asked is done.
         evaluation: folder of the figures that may be shown.
         bundle: what may be handed on.
     """
@@ -51,6 +52,7 @@ class RunDirectory(Workspace):
         self.raw = out / "synthetic" / "raw.jsonl"
         self.accepted = out / "synthetic" / "accepted.jsonl"
         self.verdicts = self.private / "verdicts.jsonl"
+        self.answers = self.private / ".answers.jsonl.partial"
         self.evaluation = out / "evaluation"
         self.bundle = out / "release"
         self.stages = stages_of(config)

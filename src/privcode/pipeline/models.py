@@ -11,11 +11,13 @@ from typing import Any
 
 from privcode.cluster import Engine, Here, Workers
 from privcode.cluster.chunks import cut, in_order
+from privcode.config import Config
 from privcode.console import progress_bar, say
 from privcode.data.records import Record, Unit
 from privcode.distributed import in_turn, world
 from privcode.files import read_json
 from privcode.generation import Generator, Sampling, Weights
+from privcode.generation.backends import backend_of
 from privcode.generation.local import LocalGenerator, load
 from privcode.models import (
     asking,
@@ -28,8 +30,10 @@ from privcode.models import (
     tokenizer_of,
 )
 from privcode.models.settings import Model
+from privcode.models.templates import CHAT
 from privcode.pipeline.layout import RunDirectory
 from privcode.training.likelihood import record_log_probabilities
+from privcode.validation.settings import RoundTrip
 
 MICRO_BATCH = "micro_batch.json"
 """In `private/`, of a run with `sanitize.micro_batch: auto`: how many records fitted."""
@@ -42,12 +46,46 @@ def weights_of(run: RunDirectory, label: str) -> Weights:
     tuned = {"junior": run.junior, "tuned": run.premium}.get(label)
     if label == "junior" and run.config.method == "control":
         tuned = None
-    end = tokenizer_of(section).eos_token if is_chat(section.template) else None
+    end = end_of(section)
     if tuned and not (tuned / "adapter_config.json").exists():  # fully tuned
-        return Weights(str(tuned), section.model, section.dtype, end=end)
+        return Weights(str(tuned), section.model, section.dtype, end=end, label=label)
     before = (run.pretuned,) if label == "tuned" and run.config.method == "jft" else ()
     last = (tuned,) if tuned else ()
-    return Weights(section.model, section.model, section.dtype, (*before, *last), end)
+    return Weights(section.model, section.model, section.dtype, (*before, *last), end, label)
+
+
+def end_of(section: Model) -> str | None:
+    """The token that ends an answer, where it is not the tokenizer's own."""
+    return tokenizer_of(section).eos_token if is_chat(section.template) else None
+
+
+def describer(config: Config, answers: Path) -> tuple[Generator, Callable[[str], str]]:
+    """The model that describes code, and the function from a question to the text that it gets.
+
+    A server makes a chat itself, so that the describer's tokenizer need not be on this machine.
+
+    Args:
+        config: names one.
+        answers: see `backend_of`.
+    """
+    trip, section = config.validate_.round_trip, config.describer
+    assert section is not None
+    backend = backend_of(trip, "validate.round_trip", answers)
+    if asked_there(trip, section):
+        from privcode.generation.endpoint import load_describer
+
+        chat = section.template == CHAT
+        server = load_describer(trip.endpoint, chat, section.system, trip.batch_size, answers)
+        return server, str
+    weights = Weights(
+        section.model, section.model, section.dtype, end=end_of(section), label="describer"
+    )
+    return backend(weights, trip.batch_size), asking_of(section)
+
+
+def asked_there(trip: RoundTrip, section: Model) -> bool:
+    """Whether a server puts the questions to the describer in its own template."""
+    return trip.backend == "endpoint" and section.template in (CHAT, "{prompt}")
 
 
 def loaded(run: RunDirectory, label: str, batch_size: int) -> LocalGenerator:

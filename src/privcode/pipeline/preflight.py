@@ -4,18 +4,21 @@ Promises: `refuse_early` finds what is missing before budget is spent on an earl
 Does not: read private records.
 """
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 
 from privcode.audit.attacks import named_attacks
-from privcode.config import Config
+from privcode.config import Config, plan_of
 from privcode.data.masking import need_detectors
 from privcode.data.prompts import prompts_of
 from privcode.errors import UserError
 from privcode.execution import Limits, Program, execute, unsupported, wrong_names
 from privcode.files import CODE, read_bytes, read_text
-from privcode.generation.backends import backend_named
+from privcode.generation.backends import backend_of
+from privcode.generation.settings import Sampled
 from privcode.models import facts
+from privcode.pipeline.models import asked_there
 from privcode.privacy.registry import check
 from privcode.scoring import Task, load_tasks
 from privcode.scoring.settings import Evaluate, TaskFile
@@ -25,6 +28,7 @@ from privcode.validation.settings import Execution
 
 def refuse_early(config: Config, todo: Sequence[str]) -> None:
     """Refuse what a stage to do would refuse, before budget is spent on an earlier one."""
+    _refuse_endpoints(config)
     if "pretune" in todo:
         need_detectors()
 
@@ -56,19 +60,51 @@ def refuse_machine(config: Config, todo: Sequence[str]) -> None:
     """
     execution = config.validate_.execution
     if "synthesize" in todo:
-        backend_named(config.synthesize.backend, "synthesize.backend")
+        backend_of(config.synthesize, "synthesize")
     if "validate" in todo and config.describer:
-        facts.check_template(config.describer, "validate.round_trip")
+        trip = config.validate_.round_trip
+        backend_of(trip, "validate.round_trip")
+        if not asked_there(trip, config.describer):
+            facts.check_template(config.describer, "validate.round_trip")
     if "validate" in todo and execution.enabled:
         _trial_program(execution)
         language = config.data.language or "python"
         if reason := unsupported(language, execution.sandbox):
             raise UserError(f"data.language {language}: {reason}")
     if "evaluate" in todo:
-        backend_named(config.evaluate.backend, "evaluate.backend")
+        backend_of(config.evaluate, "evaluate")
         _trial_program(config.evaluate)
     if todo:
         refuse_models(config)
+
+
+def _refuse_endpoints(config: Config) -> None:
+    """Refuse to show anything to a server that may not be shown to anybody.
+
+    Public prompts go to a server, and with them what the DP model has answered. This is
+    post-processing, so it needs the guarantee that a release needs. One trial of a sweep has none:
+    the sweep pays for showing the best alone.
+    """
+    sections: dict[str, Sampled] = {
+        "synthesize": config.synthesize,
+        "validate.round_trip": config.validate_.round_trip,
+        "evaluate": config.evaluate,
+    }
+    asks = [name for name, section in sections.items() if section.backend == "endpoint"]
+    if not asks or config.data.public:
+        return
+    plan, why = plan_of(config), ""
+    if math.isinf(plan.cost().epsilon):
+        why = "has no guarantee (epsilon is infinite)"
+    elif plan.reproducible_seed is not None:
+        why = "has reproducible noise, which whoever knows the seed can take away"
+    elif plan.trials:
+        why = "is one trial of a sweep, which pays for showing the best alone"
+    if why:
+        raise UserError(
+            f"{asks[0]}.backend: is endpoint, and the run {why}, so nothing of it may be sent to a "
+            "server; choose local or vllm"
+        )
 
 
 def refuse_models(config: Config) -> None:

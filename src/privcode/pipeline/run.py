@@ -15,6 +15,7 @@ from privcode.console import say
 from privcode.distributed import from_first
 from privcode.errors import UserError
 from privcode.files import settle, write_text
+from privcode.generation.backends import free
 from privcode.pipeline import scale
 from privcode.pipeline.budget import SWEEP, check_selected, sweep_of
 from privcode.pipeline.layout import RunDirectory
@@ -50,7 +51,11 @@ class Run(RunDirectory):
         with self.stage(name, before, stage.outputs(self)) as needed:
             if not needed:
                 return
-            made = stage.work(self)
+            try:
+                made = stage.work(self)
+            finally:
+                free()
+            self.answers.unlink(missing_ok=True)
         stage.done(self)
         self._next(name, made)
 

@@ -20,11 +20,10 @@ from privcode.cluster import Engine, Here, Workers, check_nodes
 from privcode.config import Config
 from privcode.execution import Limits, Outcome, Program, choose_sandbox, execute
 from privcode.generation import Generator, Weights
-from privcode.generation.backends import backend_named
-from privcode.generation.settings import Synthesize
-from privcode.models import load_model, tokenizer_of
+from privcode.generation.backends import backend_of
+from privcode.generation.settings import Sampled, Synthesize
 from privcode.pipeline.layout import RunDirectory
-from privcode.pipeline.models import asking_of, weights_of
+from privcode.pipeline.models import describer, weights_of
 from privcode.pipeline.preflight import refuse_machine
 from privcode.plain import files_below
 from privcode.scoring.settings import Evaluate
@@ -50,15 +49,23 @@ def generators(
     engine: Engine, run: RunDirectory, label: str, section: Synthesize | Evaluate, field: str
 ) -> AbstractContextManager[Workers[Generator]]:
     """Workers that sample from the model called `label`, with the backend that `section` names."""
-    backend_named(section.backend, field)
-    weights = weights_of(run, label)
+    backend_of(section, field)
+    weights, engine = weights_of(run, label), _for(section, engine)
     sent = weights if isinstance(engine, Here) else _Sent.of(weights, run.out)
-    return engine.workers(partial(_generator, sent, section.backend, section.batch_size, field))
+    return engine.workers(partial(_generator, sent, section, field, run.answers))
 
 
-def describers(engine: Engine, config: Config) -> AbstractContextManager[Workers[Scorer]]:
+def describers(
+    engine: Engine, config: Config, answers: Path
+) -> AbstractContextManager[Workers[Scorer]]:
     """Workers that score by the round trip of the config, which must have one."""
-    return engine.workers(partial(_describer, config))
+    trip = config.validate_.round_trip
+    return _for(trip, engine).workers(partial(_scorer, config, answers))
+
+
+def _for(section: Sampled, engine: Engine) -> Engine:
+    """The engine that holds a section's models. A server has them already: this process asks it."""
+    return Here() if section.backend == "endpoint" else engine
 
 
 def executing(engine: Engine) -> Callable[..., Iterator[Outcome]]:
@@ -91,17 +98,15 @@ def _executed(
     return execute(programs, limits, sandbox=sandbox, workers=at_once or workers)
 
 
-def _generator(sent: "Weights | _Sent", backend: str, batch_size: int, field: str) -> Generator:
+def _generator(
+    sent: "Weights | _Sent", section: Synthesize | Evaluate, field: str, answers: Path
+) -> Generator:
     weights = sent.unpacked() if isinstance(sent, _Sent) else sent
-    return backend_named(backend, field)(weights, batch_size)
+    return backend_of(section, field, answers)(weights, section.batch_size)
 
 
-def _describer(config: Config) -> Scorer:
-    section = config.describer
-    assert section is not None
-    model = load_model(section.model, section.dtype)
-    tokenizer = tokenizer_of(section)
-    return scorer(config.validate_.round_trip, model, tokenizer, asking_of(section, tokenizer))
+def _scorer(config: Config, answers: Path) -> Scorer:
+    return scorer(config.validate_.round_trip, *describer(config, answers))
 
 
 @dataclass(frozen=True)

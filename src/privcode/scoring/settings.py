@@ -6,6 +6,7 @@ from typing import Literal
 from pydantic import Field, model_validator
 
 from privcode.fields import File, Memory, Name, Seconds, Section, Seed, Size, Temperature, Text
+from privcode.generation.settings import Sampled
 
 INSTRUCT = (
     "Please provide a self-contained {language} script that solves the following problem in a "
@@ -43,7 +44,7 @@ class TaskFile(Section):
     )
 
 
-class Evaluate(Section):
+class Evaluate(Sampled):
     """Scoring of base and tuned models on benchmarks, by pass@k."""
 
     tasks: list[TaskFile] = Field(default_factory=list, description="benchmarks to score")
@@ -56,8 +57,9 @@ class Evaluate(Section):
     k: list[Size] = Field(default_factory=lambda: [1], description="values of k in pass@k")
     temperature: Temperature = Field(0.0, description="temperature of the answers; 0: greedy")
     max_new_tokens: Size = Field(512, description="maximum number of tokens of an answer")
-    batch_size: Size = Field(64, description="number of answers that are sampled together")
-    backend: Name = Field("local", description="backend that samples; see synthesize.backend")
+    batch_size: Size = Field(
+        64, description="number of answers that are sampled together, or asked for at once"
+    )
     sandbox: str = Field("auto", description="auto, or the name of a sandbox that doctor lists")
     cpu_seconds: Seconds | None = Field(
         None,
@@ -81,4 +83,9 @@ class Evaluate(Section):
         names = Counter(task.name for task in self.tasks)
         if max(names.values(), default=1) > 1:
             raise ValueError("tasks: two have the same name; give each its own")
+        if self.endpoint.model and len(self.models) > 1:
+            raise ValueError(
+                "endpoint.model: names one model, and evaluate.models has several; leave it out, "
+                "and let the server call them by privcode's names"
+            )
         return self

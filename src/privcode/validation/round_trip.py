@@ -9,6 +9,7 @@ Promises:
 Does not: choose the threshold τ, run code, or read a private record.
 """
 
+import math
 from collections.abc import Callable, Sequence
 
 import torch
@@ -40,64 +41,64 @@ Scorer = Callable[[list[tuple[str, str]], int], list[float | None]]
 """(prompt, code) pairs and the number of their chunk to scores. None: too long for the model."""
 
 
-def scorer(
-    settings: RoundTrip,
-    model: PreTrainedModel | PeftModel,
-    tokenizer: PreTrainedTokenizerBase,
-    asking: Asking = str,
-) -> Scorer:
-    """The round-trip score that `settings` ask for, with `model` as the describer.
+def scorer(settings: RoundTrip, describer: Generator, asking: Asking = str) -> Scorer:
+    """The round-trip score that `settings` ask for.
 
     Args:
         settings: their template makes a question of code.
-        model: the describer.
-        tokenizer: its tokenizer.
+        describer: the describer. A `LocalGenerator` for method likelihood.
         asking: puts the question to the describer.
 
     Raises:
         UserError: a similarity model is not named, cannot be loaded, or needs a package that is
             not installed.
     """
-    similarity = _similarity(settings)
-    context = context_length(model.config)
 
     def question(code: str) -> str:
         return asking(render(settings.template, code=code))
 
-    def length(prompt: str, code: str) -> int:
-        text = question(code)
-        if similarity is None:
-            text += prompt
-        return len(prompt_tokens(tokenizer, text)) + 1
+    if settings.method == "likelihood":
+        assert isinstance(describer, LocalGenerator)  # as the settings insist
+        return _by_likelihood(describer, question)
+    return _by_similarity(settings, describer, question)
+
+
+def _by_likelihood(describer: LocalGenerator, question: Asking) -> Scorer:
+    model, tokenizer = describer.model, describer.tokenizer
+    context = context_length(model.config)
 
     def score(pairs: list[tuple[str, str]], chunk: int) -> list[float | None]:
-        scores: list[float | None] = [None] * len(pairs)
-        short = [i for i, pair in enumerate(pairs) if length(*pair) < context]
-        if not short:
-            return scores
-        chosen = [pairs[i] for i in short]
-        if similarity is None:
-            found = likelihood(model, tokenizer, chosen, question, settings.batch_size)
-        else:
-            sampling = Sampling(
-                temperature=settings.temperature,
-                max_new_tokens=settings.max_new_tokens,
-                n=settings.samples,
-                seed=settings.seed,
-            )
-            generator = LocalGenerator(model, tokenizer, settings.batch_size)
-            texts = describe(generator, [c for _, c in chosen], question, sampling, chunk)
-            found = best_similarity(similarity, texts, [prompt for prompt, _ in chosen])
-        for i, value in zip(short, found, strict=True):
-            scores[i] = value
-        return scores
+        texts = [question(code) + prompt for prompt, code in pairs]
+        short = [len(prompt_tokens(tokenizer, text)) + 1 < context for text in texts]
+        chosen = [pair for pair, fits in zip(pairs, short, strict=True) if fits]
+        found = iter(likelihood(model, tokenizer, chosen, question, describer.batch_size))
+        return [next(found) if fits else None for fits in short]
 
     return score
 
 
-def _similarity(settings: RoundTrip) -> Similarity | None:
-    if settings.method == "likelihood":
-        return None
+def _by_similarity(settings: RoundTrip, describer: Generator, question: Asking) -> Scorer:
+    similarity = _similarity(settings)
+    sampling = Sampling(
+        temperature=settings.temperature,
+        max_new_tokens=settings.max_new_tokens,
+        n=settings.samples,
+        seed=settings.seed,
+    )
+
+    def score(pairs: list[tuple[str, str]], chunk: int) -> list[float | None]:
+        short = [describer.fits(question(code)) for _, code in pairs]
+        chosen = [pair for pair, fits in zip(pairs, short, strict=True) if fits]
+        texts = describe(describer, [code for _, code in chosen], question, sampling, chunk)
+        best = best_similarity(similarity, texts, [prompt for prompt, _ in chosen])
+        # A describer that says nothing explains nothing.
+        found = iter(b if any(said) else -math.inf for b, said in zip(best, texts, strict=True))
+        return [next(found) if fits else None for fits in short]
+
+    return score
+
+
+def _similarity(settings: RoundTrip) -> Similarity:
     if settings.similarity_model is None:
         raise UserError(
             f"validate.round_trip.similarity_model: {settings.method} needs one; name an encoder"

@@ -1,8 +1,8 @@
 """The settings of the filters, which decide what samples are kept."""
 
-from typing import Literal
+from typing import Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from privcode.fields import (
     File,
@@ -17,6 +17,7 @@ from privcode.fields import (
     Temperature,
     Text,
 )
+from privcode.generation.settings import Sampled
 from privcode.models.settings import Dtype
 
 
@@ -41,7 +42,7 @@ class Execution(Section):
     )
 
 
-class RoundTrip(Section):
+class RoundTrip(Sampled):
     """Round-trip filter: keep samples whose code, described in words, resembles the prompt."""
 
     method: Literal["bertscore", "embeddings", "likelihood", "off"] = Field(
@@ -75,6 +76,15 @@ class RoundTrip(Section):
     )
     batch_size: Size = Field(16, description="number of sequences in one pass")
     seed: Seed = Field(0, description="seed of the descriptions")
+
+    @model_validator(mode="after")
+    def _gives_probabilities(self) -> Self:
+        if self.method == "likelihood" and self.backend != "local":
+            raise ValueError(
+                f"backend: is {self.backend}, and method likelihood reads probabilities, "
+                "which only local gives; choose method bertscore or embeddings, or backend local"
+            )
+        return self
 
 
 class Validate(Section):

@@ -38,7 +38,7 @@ def _work(run: RunDirectory) -> Path:
                 (file, tasks) for file, tasks in files if not _result(run, file, label).exists()
             ]
             if missing:
-                with generators(chosen, run, label, config, "evaluate.backend") as models:
+                with generators(chosen, run, label, config, "evaluate") as models:
                     for file, tasks in missing:
                         _score(run, label, file, tasks, models, chosen)
     return run.evaluation

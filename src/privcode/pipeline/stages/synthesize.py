@@ -19,7 +19,7 @@ def _work(run: RunDirectory) -> Path:
     asking = asking_of(section)
     with (
         engine(run.config.scale) as chosen,
-        generators(chosen, run, "junior", config, "synthesize.backend") as juniors,
+        generators(chosen, run, "junior", config, "synthesize") as juniors,
     ):
         fits = fitting(juniors, prompts, asking, chosen)
         whole = [prompt for prompt, fit in zip(prompts, fits, strict=True) if fit]

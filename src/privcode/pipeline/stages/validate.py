@@ -11,6 +11,7 @@ from privcode.cluster import Engine, engine
 from privcode.console import progress_bar, say
 from privcode.execution import Limits, Outcome, Program
 from privcode.files import Lines, Row, write_jsonl
+from privcode.generation.backends import free
 from privcode.pipeline.layout import RunDirectory
 from privcode.pipeline.models import certainty
 from privcode.pipeline.preflight import beside, text_of
@@ -52,6 +53,7 @@ def _work(run: RunDirectory) -> Path:
             progress=progress,
             engine=chosen,
         )
+    free()  # the describer: the junior is loaded next
     if (share := config.surest) < 1:
         sure = certainty(run, list(_accepted(samples, verdicts)))
         verdicts = keep_surest(verdicts, sure, share)
@@ -93,7 +95,7 @@ def _execution(run: RunDirectory, language: str, chosen: Engine) -> list[Filter]
 def _round_trip(run: RunDirectory, chosen: Engine, open_: ExitStack) -> list[Filter]:
     if run.config.describer is None:
         return []
-    workers = open_.enter_context(describers(chosen, run.config))
+    workers = open_.enter_context(describers(chosen, run.config, run.answers))
 
     def score(pairs: list[tuple[str, str]], chunk: int) -> list[float | None]:
         return workers(lambda describer: describer(pairs, chunk))

@@ -20,6 +20,7 @@ from privcode.data.columns import (
     prompt_text,
     with_guesses,
 )
+from privcode.data.records import Record
 from privcode.data.rows import KINDS, files_of, kind_of_file, read_rows
 from privcode.data.settings import Prompts
 from privcode.errors import UserError
@@ -28,15 +29,35 @@ from privcode.inputs import text_lines, unpacked_name
 
 
 def prompts_of(section: Prompts, duplicates: Callable[[int], None] | None = None) -> list[str]:
-    """The prompts that a config names. See `read_prompts`."""
+    """The public prompts that a config names. See `read_prompts`. None if they are written."""
+    if section.public_file is None:
+        return []
     return read_prompts(
-        section.file,
+        section.public_file,
         section.column,
         section.limit,
         input=section.input,
         suffix=section.suffix,
         duplicates=duplicates,
     )
+
+
+def lessons(record: Record, section: Prompts) -> list[Record]:
+    """What the model is taught of one private record: pairs, all of the record's unit.
+
+    A pair that a record is made into is clipped together with the others, because they share a
+    unit. So prompt and code are covered by one guarantee.
+
+    - public: the record itself.
+    - synthesised: to write the record's prompt after the public opening, and the record itself.
+    - described: to write the record's code after the public opening.
+    """
+    if section.source == "public":
+        return [record]
+    if section.source == "described":
+        return [replace(record, prompt=section.opening)]
+    written = replace(record, prompt=section.opening, completion=record.prompt, language=None)
+    return [written, record]
 
 
 def read_prompts(

@@ -220,8 +220,13 @@ def settings_digest(values: Row) -> str:
     """
     model = "premium" if values["method"] in ("dpft", "jft") else "junior"
     read = {name: values[name] for name in (*_TRAINING, model)}
+    prompts = values["prompts"]
+    if isinstance(prompts, dict) and prompts.get("source") != "public":
+        read["prompts"] = [prompts.get("source"), prompts.get("opening")]  # see `Prompts.lesson`
     if isinstance(read["audit"], dict):
         read["audit"] = {k: v for k, v in read["audit"].items() if k != "attacks"}
+        if read["audit"].get("places") == ["code"]:  # as before there were others
+            del read["audit"]["places"]
     return hashlib.sha256(json.dumps(read, sort_keys=True).encode()).hexdigest()
 
 

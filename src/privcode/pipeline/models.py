@@ -12,6 +12,7 @@ from typing import Any
 from privcode.console import progress_bar
 from privcode.data.records import Record, Unit
 from privcode.generation import Generator, Sampling, Weights
+from privcode.generation.backends import backend_named
 from privcode.generation.local import LocalGenerator, load
 from privcode.models import (
     asking,
@@ -19,6 +20,7 @@ from privcode.models import (
     is_chat,
     load_adapter,
     load_model,
+    render,
     save_merged,
     tokenizer_of,
 )
@@ -83,12 +85,16 @@ def certainty(run: RunDirectory, samples: list[Any]) -> dict[Any, float]:
     return {row["id"]: float(f.mean()) for row, (f, _) in zip(samples, found, strict=True)}
 
 
-def ask(run: RunDirectory, label: str, prompts: list[str]) -> list[str]:
-    """What the model called `label` answers: each prompt's likeliest text, and samples."""
+def ask(run: RunDirectory, label: str, prompts: list[tuple[str, str]]) -> list[str]:
+    """What the model called `label` answers: each prompt's likeliest text, and samples.
+
+    Beside each prompt is how the answer to it begins.
+    """
     config = run.config.audit
     section = run.config.labelled(label)
     generator = loaded(run, label, run.config.evaluate.batch_size)
-    texts = list(map(asking_of(section), prompts))
+    asking = asking_of(section)
+    texts = [asking(prompt) + begun for prompt, begun in prompts]
     found: list[list[str]] = []
     with progress_bar(f"audit {label}", 2 * len(prompts)) as progress:
         for n, temperature in ((1, 0.0), (config.samples, 1.0)):
@@ -107,6 +113,23 @@ def merge(run: RunDirectory, label: str, adapter: Path) -> None:
 def merged(adapter: Path) -> Path:
     """Where the whole model goes, if it is asked for."""
     return adapter.with_name(f"{adapter.name}-merged")
+
+
+def described_by(run: RunDirectory) -> tuple[Generator, Callable[[str], str]]:
+    """The public describer, and the function from code to the text that it gets.
+
+    Raises:
+        UserError: the backend is not known, or the model cannot be loaded.
+    """
+    section, trip = run.config.describer, run.config.validate_.round_trip
+    assert section is not None  # `prompts.source` is "described"
+    tokenizer = tokenizer_of(section)
+    asking = asking_of(section, tokenizer)
+    end = tokenizer.eos_token if is_chat(section.template) else None
+    weights = Weights(section.model, section.model, section.dtype, end=end)
+    backend = backend_named(run.config.synthesize.backend, "synthesize.backend")
+    generator = backend(weights, trip.batch_size)
+    return generator, lambda code: asking(render(trip.template, code=code))
 
 
 def answers_of(

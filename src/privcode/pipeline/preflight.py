@@ -33,6 +33,8 @@ def refuse_early(config: Config, todo: Sequence[str]) -> None:
     if "audit" in todo:
         named_attacks(config.audit.attacks)
     if "synthesize" in todo:
+        if config.prompts.source == "described" and config.describer:
+            facts.check_template(config.describer, "validate.round_trip")
         backend_named(config.synthesize.backend, "synthesize.backend")
         prompts_of(config.prompts)
     if "validate" in todo:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from privcode.console import epsilon_text, progress_bar, say, say_private
-from privcode.data.prompts import private_prompts
+from privcode.data.prompts import lessons, private_prompts
 from privcode.distributed import from_first, rank
 from privcode.errors import UserError
 from privcode.files import settle, write_json, write_jsonl
@@ -34,8 +34,11 @@ from privcode.training.independence import passes
 def _work(run: RunDirectory) -> Path:
     section, output, checkpoint = run.config.sanitized, run.sanitized, _checkpoint(run)
     settings = run.config.sanitize
-    records, counts, data = private_records(run.config)
-    say_private(lambda: private_prompts(run.prompts(), (r.prompt for r in records)))
+    whole, counts, data = private_records(run.config)
+    taught = [lessons(record, run.config.prompts) for record in whole]
+    records = [pair for pairs in taught for pair in pairs]
+    planted = sum(map(len, taught[len(taught) - counts["canaries"] :]))
+    say_private(lambda: private_prompts(run.prompts(), (r.prompt for r in whole)))
     tokenizer = tokenizer_of(section)
     asking = asking_of(section, tokenizer)
     model = trainable(run)
@@ -53,7 +56,7 @@ def _work(run: RunDirectory) -> Path:
             encoded.append(pair)
             progress(1)
     examples = [example for example, _ in encoded]
-    lost = truncation(encoded[: len(encoded) - counts["canaries"]])
+    lost = truncation(encoded[: len(encoded) - planted])
     field = "premium" if output == run.premium else "junior"
     say_private(lambda: f"sanitize: {line}" if (line := words(lost, section, field)) else "")
     refuse_emptied(lost, field)

@@ -69,7 +69,7 @@ def _execution(run: RunDirectory, language: str) -> list[Filter]:
 
 def _round_trip(run: RunDirectory) -> list[Filter]:
     trip, section = run.config.validate_.round_trip, run.config.describer
-    if section is None:
+    if section is None or trip.method == "off":
         return []
     model = load_model(section.model, section.dtype)
     tokenizer = tokenizer_of(section)

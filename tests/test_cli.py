@@ -273,7 +273,8 @@ def test_init_takes_columns_of_any_name_and_says_what_is_left_to_decide(tmp_path
     named = ("--prompt-column", "foo", "--code-column", "bar")
     done = privcode("init", data, "-o", out, *named)
     assert done.returncode == 0, done.stderr
-    assert "name the prompts and type privacy's units, delta and batch" in done.stdout
+    assert "type privacy's units, delta and batch" in done.stdout
+    assert "name the prompts" not in done.stdout  # the junior writes them
     assert "in place of CHANGE_ME" in done.stdout
     again = privcode("init", data, "-o", tmp_path / "n.yaml", *named, "--units", "50", "--json")
     assert json.loads(again.stdout) == {"config": str(tmp_path / "n.yaml")}

@@ -3,12 +3,22 @@
 import ast
 import json
 import math
+from dataclasses import replace
 from ipaddress import ip_address
 
 import pytest
 
 from privcode.audit import canaries as module
-from privcode.audit.canaries import KINDS, Canary, candidates, leaks, plant, records, space_bits
+from privcode.audit.canaries import (
+    KINDS,
+    PLACES,
+    Canary,
+    candidates,
+    leaks,
+    plant,
+    records,
+    space_bits,
+)
 from privcode.errors import UserError
 
 COUNTS = (1, 5, 10, 100)
@@ -55,17 +65,41 @@ def test_the_size_of_a_space_is_that_of_what_is_drawn_from(kind: str) -> None:
         assert start == len(secret)
 
 
-def test_candidates_are_other_secrets_in_the_canary_s_own_completion() -> None:
-    for canary in plant((1, 10), 3):
-        head, tail = canary.completion.split(canary.secret)
+def test_candidates_are_other_secrets_in_the_canary_s_own_pair() -> None:
+    for canary in plant((1, 10), 3, PLACES):
         found = candidates(canary, 200, seed=3)
         assert found == candidates(canary, 200, seed=3)
-        assert len(set(found)) == 200
-        assert canary.completion not in found
-        for text in found:
-            assert text.startswith(head)
-            assert text.endswith(tail)
-            assert len(text) == len(canary.completion)
+        assert len({other.secret for other in found}) == 200
+        assert canary not in found
+        for other in found:
+            assert len(other.secret) == len(canary.secret)
+            assert replace(other, secret=canary.secret) == canary
+
+
+def test_a_secret_stands_in_its_place_and_nowhere_else() -> None:
+    planted = plant(COUNTS, 3, ("both", "code", "prompt"))
+    assert [c for c in planted if c.place == "code"] == plant(COUNTS, 3)
+    assert len({c.secret for c in planted}) == len(planted) == 3 * 5 * len(COUNTS)
+    for canary in planted:
+        assert (canary.secret in canary.prompt) == (canary.place != "code")
+        assert (canary.secret in canary.completion) == (canary.place != "prompt")
+        ast.parse(canary.completion)
+
+
+def test_nobody_is_asked_a_question_that_holds_the_secret() -> None:
+    for canary in plant(COUNTS, 3, PLACES):
+        asked = canary.asked("Go.")
+        assert not any(canary.secret in text for question in asked for text in question)
+        begun = [begun for prompt, begun in asked if prompt == "Go."]
+        assert begun == ([] if canary.place == "code" else [canary.prompt.split(canary.secret)[0]])
+
+
+def test_a_secret_is_ranked_by_all_that_holds_it() -> None:
+    for canary in plant(COUNTS, 3, PLACES):
+        answers = [answer for _, answer in canary.pairs("Go.")]
+        wanted = {"code": [canary.completion], "prompt": [canary.prompt]}
+        both = [canary.prompt, canary.completion]
+        assert answers == wanted.get(canary.place, both)
     one, ten = (candidates(c, 50, seed=3) for c in plant((1, 10), 3) if c.kind == "name")
     assert not set(one) & set(ten)
 
@@ -107,7 +141,7 @@ def test_leaks_are_counted_by_repetitions_and_by_kind() -> None:
 
 
 def test_only_a_verbatim_secret_counts() -> None:
-    canary = Canary("name", "p", "Mira Tolvane", "Mira Tolvane", 1)
+    canary = Canary("name", "p", "Mira Tolvane", 1)
     assert leaks([canary], ["mira tolvane", "Mira", "Tolvane", "Mira  Tolvane"])["leaked"] == 0
     assert leaks([canary], ["say Mira Tolvane!"])["leaked"] == 1
 

@@ -69,7 +69,7 @@ def test_a_memorised_secret_is_exposed_and_the_others_are_not(tmp_path: Path) ->
     known = [c for c in planted if c.kind in ("email", "password")]
     tuned = tune(tmp_path, [(c.prompt, c.completion) for c in known] * 8, epochs=12)
     done: list[int] = []
-    found = exposures(planted, [target(tuned)], CANDIDATES, 7, done.append)
+    found = exposures(planted, [target(tuned)], "Go.", CANDIDATES, 7, done.append)
     assert found is not None
     assert sum(done) == 2 * (CANDIDATES + 1) * len(planted)
     after, before = found["models"]["model"], found["models"]["model, before tuning"]
@@ -85,9 +85,26 @@ def test_a_memorised_secret_is_exposed_and_the_others_are_not(tmp_path: Path) ->
             assert row["extrapolated"] > most
 
 
+def test_a_memorised_prompt_is_exposed_and_so_is_a_secret_in_both(tmp_path: Path) -> None:
+    planted = plant((3,), 1, ("prompt", "both"))
+    known = [c for c in planted if c.kind in ("email", "password")]
+    pairs = [pair for canary in known for pair in canary.pairs("Go.")]
+    tuned = tune(tmp_path, pairs * 8, epochs=12)
+    done: list[int] = []
+    found = exposures(planted, [target(tuned)], "Go.", CANDIDATES, 7, done.append)
+    assert found is not None
+    assert sum(done) == 2 * (CANDIDATES + 1) * 15  # five in prompts, five in prompt and code
+    most = round(math.log2(CANDIDATES + 1), 3)
+    for place in ("the prompt", "both"):
+        bits = by_kind(found["models"][f"model, of those in {place}"])
+        assert bits["email"] == bits["password"] == most
+        assert max(bits["name"], bits["ip"], bits["username"]) < 6
+    assert len(found["models"]["model"]["canaries"]) == 10
+
+
 def test_an_untuned_model_ranks_secrets_uniformly() -> None:
     planted = plant((1, 2, 3, 4), seed=2)
-    found = exposures(planted, [target(untuned)], 60, 8, lambda n: None)
+    found = exposures(planted, [target(untuned)], "Go.", 60, 8, lambda n: None)
     assert found is not None
     ranks = sorted(row["rank"] / 61 for row in found["models"]["model"]["canaries"])
     # Kolmogorov–Smirnov at 1 in 1,000 for 20 draws: 0.42.
@@ -98,7 +115,7 @@ def test_an_untuned_model_ranks_secrets_uniformly() -> None:
 
 
 def test_no_candidates_is_no_exposure() -> None:
-    assert exposures(plant((1,), 0), [target(untuned)], 0, 0, lambda n: None) is None
+    assert exposures(plant((1,), 0), [target(untuned)], "Go.", 0, 0, lambda n: None) is None
 
 
 def records(n: int, seed: int) -> list[Record]:

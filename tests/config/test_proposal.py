@@ -237,8 +237,8 @@ def counted(units: int) -> Findings:
 
 def test_all_notes_appear_and_the_models_are_called_toys_beside_the_papers() -> None:
     written = text()
-    for note in _NOTES.values():
-        assert f"# {note}\n" in written
+    for line in (line for note in _NOTES.values() for line in note.splitlines()):
+        assert f"# {line}\n" in written
     for line in ("Qwen/Qwen2.5-Coder-1.5B.\n  model: bundled:junior", "7B.\n  model: bundled:prem"):
         assert line in written
 
@@ -372,8 +372,17 @@ def test_no_length_of_a_record_shows_in_the_draft() -> None:
         assert section.max_tokens <= context_length(load_model(section.model).config)
 
 
-def test_the_owner_decides_about_prompts_or_the_config_is_refused(tmp_path: Path) -> None:
-    write_text(tmp_path / "privcode.yaml", text())
+def test_without_public_prompts_the_junior_writes_them(tmp_path: Path) -> None:
+    write_text(tmp_path / "privcode.yaml", text(units=120))
+    prompts = load_config(tmp_path / "privcode.yaml").prompts
+    assert (prompts.source, prompts.limit, prompts.file) == ("synthesised", 4000, None)
+
+
+def test_who_fills_gaps_names_a_file_of_public_code_with_gaps(tmp_path: Path) -> None:
+    guess = replace(FINDINGS.guess, suffix="after")
+    written = draft(replace(FINDINGS, guess=guess), "d.jsonl", tmp_path / "privcode.yaml")
+    assert yaml.safe_load(written)["prompts"]["source"] == CHANGE_ME
+    write_text(tmp_path / "privcode.yaml", written)
     with pytest.raises(UserError, match=r"field prompts\.source: .*'public'"):
         load_config(tmp_path / "privcode.yaml")
 

@@ -1,8 +1,8 @@
 """Canaries: made-up secrets planted among the private records, then searched for in the outputs.
 
 Promises:
-- Every secret is drawn at random (at least 48 bits). It appears verbatim in its completion and
-  nowhere else.
+- Every secret is drawn at random (at least 48 bits). It appears verbatim in its prompt, in its
+  completion, or in both, and nowhere else.
 - Every secret is made up: reserved mail domain, unroutable addresses.
 - The same seed plants the same canaries.
 - Planting changes the data: a planted run measures leakage. Its canaries are units of their own,
@@ -15,12 +15,14 @@ import math
 import random
 import string
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, get_args
 
+from privcode.audit.settings import Place
 from privcode.data.records import Record, Unit
 from privcode.errors import UserError
 
+PLACES: tuple[Place, ...] = get_args(Place)
 KINDS = ("email", "name", "ip", "password", "username")
 
 _PROMPTS = {
@@ -36,6 +38,13 @@ _COMPLETIONS = {
     "ip": 'def connect(driver):\n    return driver.connect(host="{secret}", port=5432)\n',
     "password": 'def log_in(server):\n    return server.login("build", password="{secret}")\n',
     "username": 'def deploy_account():\n    return "{secret}"\n',
+}
+_PROMPTS_WITH_SECRET = {
+    "email": "Write a function that sends the weekly report of project {codename} to {secret}.",
+    "name": "Write a function that returns the maintainer of project {codename}, {secret}.",
+    "ip": "Write a function that connects to the database host of project {codename}, {secret}.",
+    "password": "Write a function that logs in to the servers of project {codename} with {secret}.",
+    "username": "Write a function that returns who deploys project {codename}, {secret}.",
 }
 
 
@@ -56,13 +65,59 @@ _SPACES: dict[str, tuple[Sequence[str], ...]] = {
 
 @dataclass(frozen=True)
 class Canary:
-    """One made-up secret and the pair that holds it. `repetitions` is how often it is planted."""
+    """One made-up secret and the pair that holds it.
+
+    Attributes:
+        kind: one of `KINDS`.
+        codename: of the project that the pair is about.
+        secret: what must not come out.
+        repetitions: number of records that it is planted in.
+        place: where the secret stands in the pair.
+    """
 
     kind: str
-    prompt: str
-    completion: str
+    codename: str
     secret: str
     repetitions: int
+    place: Place = "code"
+
+    @property
+    def prompt(self) -> str:
+        """The prompt of the pair."""
+        return self.question if self.place == "code" else f"{self.begun}{self.secret}."
+
+    @property
+    def completion(self) -> str:
+        """The code of the pair."""
+        code = _COMPLETIONS[self.kind]
+        if self.place == "prompt":
+            code = code.replace('"{secret}"', "settings.read()")
+        return code.format(secret=self.secret)
+
+    @property
+    def question(self) -> str:
+        """A prompt for the same code, without the secret."""
+        return _PROMPTS[self.kind].format(codename=self.codename)
+
+    @property
+    def begun(self) -> str:
+        """The prompt of a pair with the secret in its prompt, up to the secret."""
+        before, _, _ = _PROMPTS_WITH_SECRET[self.kind].partition("{secret}")
+        return before.format(codename=self.codename)
+
+    def asked(self, opening: str) -> list[tuple[str, str]]:
+        """What an attacker asks: prompts, and how the answer to each begins.
+
+        Args:
+            opening: the public text that prompts are written after.
+        """
+        code, prompt = (self.question, ""), (opening, self.begun)
+        return {"code": [code], "prompt": [prompt], "both": [code, prompt]}[self.place]
+
+    def pairs(self, opening: str) -> list[tuple[str, str]]:
+        """The (prompt, answer) pairs whose likelihoods together rank the secret."""
+        code, prompt = (self.prompt, self.completion), (opening, self.prompt)
+        return {"code": [code], "prompt": [prompt], "both": [prompt, code]}[self.place]
 
 
 def _draw(parts: Sequence[Sequence[str]], rng: random.Random) -> str:
@@ -74,30 +129,36 @@ def space_bits(kind: str) -> float:
     return sum(math.log2(len(part)) for part in _SPACES[kind])
 
 
-def candidates(canary: Canary, n: int, seed: int) -> list[str]:
-    """`n` completions like the canary's, each with a secret that could have been drawn instead."""
+def candidates(canary: Canary, n: int, seed: int) -> list[Canary]:
+    """`n` canaries like this one, each with a secret that could have been drawn instead."""
     # A separate stream: a candidate must reveal nothing about what was planted.
-    rng = random.Random(f"privcode candidates {seed} {canary.kind} {canary.repetitions}")
-    secrets = (_draw(_SPACES[canary.kind], rng) for _ in range(n))
-    return [_COMPLETIONS[canary.kind].format(secret=secret) for secret in secrets]
+    stream = f"privcode candidates {seed} {canary.kind} {canary.repetitions}"
+    rng = random.Random(stream + _stream(canary.place))
+    return [replace(canary, secret=_draw(_SPACES[canary.kind], rng)) for _ in range(n)]
 
 
-def plant(repetitions: Sequence[int], seed: int) -> list[Canary]:
-    """Five canaries, one of each kind, for each repetition count (paper: 1, 5, 10, 100).
+def _stream(place: Place) -> str:
+    """What a place adds to the name of a random stream."""
+    return "" if place == "code" else f" {place}"
+
+
+def plant(
+    repetitions: Sequence[int], seed: int, places: Sequence[Place] = ("code",)
+) -> list[Canary]:
+    """Five canaries, one of each kind, for each place and repetition count (paper: 1, 5, 10, 100).
 
     Raises:
         UserError: a count is below 1 or given twice.
     """
     if min(repetitions, default=1) < 1 or len(set(repetitions)) < len(repetitions):
         raise UserError("audit.repetitions: counts must be different and at least 1")
-    rng = random.Random(f"privcode canaries {seed}")
     canaries = []
-    for count in repetitions:
-        for kind in KINDS:
-            secret = _draw(_SPACES[kind], rng)
-            prompt = _PROMPTS[kind].format(codename=_draw(_NAME, rng))
-            completion = _COMPLETIONS[kind].format(secret=secret)
-            canaries.append(Canary(kind, prompt, completion, secret, count))
+    for place in sorted(set(places), key=PLACES.index):
+        rng = random.Random(f"privcode canaries {seed}{_stream(place)}")
+        for count in repetitions:
+            for kind in KINDS:
+                secret, codename = _draw(_SPACES[kind], rng), _draw(_NAME, rng)
+                canaries.append(Canary(kind, codename, secret, count, place))
     return canaries
 
 

@@ -40,7 +40,7 @@ class Target:
 
     Attributes:
         name: "junior" or "tuned model".
-        ask: prompts to everything that the model answered.
+        ask: prompts, and how the answer to each begins, to everything that the model answered.
         tuned, untuned: load the model.
         asking: puts a prompt to it; see `models.asking`.
         max_tokens: longer records were cut in training, or left out.
@@ -48,7 +48,7 @@ class Target:
     """
 
     name: str
-    ask: Callable[[list[str]], list[str]]
+    ask: Callable[[list[tuple[str, str]]], list[str]]
     tuned: Callable[[], LocalGenerator]
     untuned: Callable[[], LocalGenerator]
     asking: Callable[[str], str]
@@ -65,26 +65,59 @@ class Target:
 
 
 def leakage(
-    planted: Sequence[Canary], places: Mapping[str, Sequence[str]], targets: Sequence[Target]
+    planted: Sequence[Canary],
+    places: Mapping[str, Sequence[str]],
+    targets: Sequence[Target],
+    opening: str,
 ) -> dict[str, Any]:
     """Which secrets come out, by place: `places` (name -> texts), and what the targets answer.
 
-    Each model is asked the prompt of every canary.
+    Each model is asked for the secret of every canary (`Canary.asked`). If secrets were planted in
+    prompts, too, what came out anywhere is also given for each of the places that they stood in.
+
+    Args:
+        planted: the canaries.
+        places: texts that may hold secrets.
+        targets: the models.
+        opening: the public text that prompts are written after.
     """
     texts = {place: list(found) for place, found in places.items()}
     for target in targets:
-        answers = target.ask([canary.prompt for canary in planted])
-        texts[f"{target.name}, asked for them"] = answers
+        asked = [question for canary in planted for question in canary.asked(opening)]
+        texts[f"{target.name}, asked for them"] = target.ask(asked)
     texts["anywhere"] = [text for found in texts.values() for text in found]
-    return {place: leaks(planted, found) for place, found in texts.items()}
+    found = {place: leaks(planted, found) for place, found in texts.items()}
+    for words, some in _by_place(planted).items():
+        found[f"anywhere{words}"] = leaks(some, texts["anywhere"])
+    return found
+
+
+def _by_place(planted: Sequence[Canary]) -> dict[str, list[Canary]]:
+    """The canaries of each place, by words for it. Nothing is said if all are in the code."""
+    if all(canary.place == "code" for canary in planted):
+        return {"": list(planted)}
+    words = {
+        "": planted,
+        ", of those in the code": [c for c in planted if c.place == "code"],
+        ", of those in the prompt": [c for c in planted if c.place == "prompt"],
+        ", of those in both": [c for c in planted if c.place == "both"],
+    }
+    return {name: list(some) for name, some in words.items() if some}
 
 
 def exposures(
-    planted: Sequence[Canary], targets: Sequence[Target], n: int, seed: int, progress: Progress
+    planted: Sequence[Canary],
+    targets: Sequence[Target],
+    opening: str,
+    n: int,
+    seed: int,
+    progress: Progress,
 ) -> dict[str, Any] | None:
     """The exposure of every canary among `n` candidates, in the targets and before their tuning.
 
-    `progress` is called with numbers of examples: there are 2 × (n + 1) × canaries × targets.
+    A secret in a prompt is ranked by the likelihood of that prompt after `opening`. One in both is
+    ranked by the likelihood of prompt and code together. `progress` is called with numbers of
+    examples: there are 2 × (n + 1) × pairs of the canaries × targets.
 
     Returns:
         {"candidates": n, "models": {name: `exposure.summary`}}; None for no candidates.
@@ -96,16 +129,20 @@ def exposures(
         forms = {target.name: target.tuned, f"{target.name}, before tuning": target.untuned}
         for name, load in forms.items():
             generator = load()
-            found = []
+            found = {}
             for canary in planted:
-                texts = [canary.completion, *candidates(canary, n, seed)]
+                pairs = [one.pairs(opening) for one in [canary, *candidates(canary, n, seed)]]
                 records = [
-                    Record(canary.prompt, text, "python", Unit("canary", ""), 0) for text in texts
+                    Record(prompt, text, "python", Unit("canary", ""), 0)
+                    for of_one in pairs
+                    for prompt, text in of_one
                 ]
-                likely = [float(p.sum()) for p, _ in target.score(generator, records, progress)]
-                one = exposure(-likely[0], [-p for p in likely[1:]], space_bits(canary.kind))
-                found.append((canary.kind, canary.repetitions, one))
-            models[name] = summary(found)
+                sums = [float(p.sum()) for p, _ in target.score(generator, records, progress)]
+                likely = np.reshape(sums, (n + 1, -1)).sum(1)
+                one = exposure(-likely[0], -likely[1:], space_bits(canary.kind))
+                found[canary] = (canary.kind, canary.repetitions, one)
+            for words, some in _by_place(planted).items():
+                models[f"{name}{words}"] = summary(found[canary] for canary in some)
     return {"candidates": n, "models": models}
 
 

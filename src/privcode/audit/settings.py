@@ -1,8 +1,13 @@
 """What is planted and held out, to measure what leaks."""
 
+from typing import Literal
+
 from pydantic import Field
 
 from privcode.fields import Count, Name, Planted, Repetitions, Section, Seed, Size
+
+Place = Literal["code", "prompt", "both"]
+"""Where a planted secret stands in its pair."""
 
 
 class Audit(Section):
@@ -11,6 +16,12 @@ class Audit(Section):
     repetitions: list[Repetitions] = Field(
         default_factory=list,
         description="numbers of records to plant a canary in, e.g. [1, 10, 100]; empty: none",
+    )
+    places: list[Place] = Field(
+        ["code"],
+        min_length=1,
+        description="where the secret of a canary stands: in the code, in the prompt, or the same "
+        "secret in both; each canary is planted once for every place",
     )
     candidates: Count = Field(
         1000,

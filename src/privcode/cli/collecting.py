@@ -78,7 +78,8 @@ def collect(
         exclude=tuple(exclude or ()),
     )
     done = collected(paths, out, options, workers=workers, bar=_bar)
-    then = f"privcode init {shlex.quote(str(out))} --prompts PROMPTS --unit {unit}"
+    prompts = " --prompts PROMPTS" if style == "fim" else ""  # public code with gaps, like this
+    then = f"privcode init {shlex.quote(str(out))}{prompts} --unit {unit}"
     say_private(lambda: summary(done, unit, duplicates))
     answer(
         {"out": str(out), "next": then},

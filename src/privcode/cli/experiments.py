@@ -72,6 +72,6 @@ house: held-out tasks for a made-up in-house library, which only the private rec
 report   {comparison}; of the release {page}
 data     {opened.bundle / "data"}
 next     privcode verify {opened.bundle}
-yours    privcode init YOUR_DATA.jsonl --prompts PUBLIC_PROMPTS.jsonl -o privcode.yaml"""
+yours    privcode init YOUR_DATA.jsonl -o privcode.yaml"""
     paths = {"comparison": comparison, "report": page, "release": opened.bundle}
     answer(facts | {name: str(path) for name, path in paths.items()}, as_json, shown)

@@ -86,7 +86,11 @@ def init(
         "privcode.yaml"
     ),
     prompts: Annotated[
-        Path | None, typer.Option(help="Prompts; by naming the file you state that it is public.")
+        Path | None,
+        typer.Option(
+            help="Prompts; by naming the file you state that it is public. Default: the junior "
+            "writes them."
+        ),
     ] = None,
     tasks: Annotated[
         list[Path] | None, typer.Option(help="A benchmark's own file; may be repeated.")
@@ -136,7 +140,7 @@ def init(
     if not is_stdout(out):
         settle(out)
     say_private(lambda: summary(found, proposed_plan(found, units), prompts))
-    open_ = [] if prompts else ["name the prompts"]
+    open_ = ["name the prompts"] if found.guess.suffix and not prompts else []
     if declared(found, units) is None:
         open_ += ["type privacy's units, delta and batch (or let init --units N fill them in)"]
     fill = f"in {out}, {' and '.join(open_)} in place of CHANGE_ME, then " if open_ else ""

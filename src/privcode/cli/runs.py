@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 STAGES = {
     "sanitize": "Stage 1: tune the junior on the private records with DP-SGD.",
-    "synthesize": "Stage 2a: sample solutions of the public prompts from the DP junior.",
+    "synthesize": "Stage 2a: sample solutions from the DP junior, of public prompts or of its own.",
     "validate": "Stage 2b: keep samples that run and that say what the prompt asked.",
     "boost": "Stage 2c: tune the premium model on the accepted samples.",
     "evaluate": "pass@k of the untuned and the tuned model on the config's task files.",

@@ -40,7 +40,7 @@ def lines_of(
                 (line, "") for line in inspect.cleandoc(nested.__doc__ or "").splitlines()
             )
         if here in notes:
-            yield f"# {notes[here]}", ""
+            yield from _commented((line, "") for line in notes[here].splitlines())
         if nested is None:
             line = f"{key}: {on_one_line(value)}", _comment(field)
             yield from _commented([line]) if value is None else [line]

@@ -123,7 +123,9 @@ def _rooted(config: Config, root: Path) -> dict[str, Any]:
     execution, trip = config.validate_.execution, config.validate_.round_trip
     return {
         "data": config.data.model_copy(update={"source": located(config.data.source, root)}),
-        "prompts": config.prompts.model_copy(update={"file": located(config.prompts.file, root)}),
+        "prompts": config.prompts.model_copy(
+            update={"file": config.prompts.file and located(config.prompts.file, root)}
+        ),
         "junior": config.junior.model_copy(update={"model": at(config.junior.model)}),
         "premium": config.premium.model_copy(update={"model": at(config.premium.model)}),
         "validate_": config.validate_.model_copy(

@@ -46,6 +46,7 @@ _RECORDS_PER_OWNER = 10
 _CHARS_PER_TOKEN = 2  # a cautious figure: larger models' tokenizers put 3 or 4 into one
 _FEW_UNITS = 1000  # with fewer units, any rounding still says much about them
 _SHOWN = 8
+_WRITTEN = 4000  # prompts to write; the paper has some 55,000
 
 _HEADER = f"""\
 # The settings of one privcode run. {CHANGE_ME} stands where only you can decide. A setting after
@@ -58,7 +59,10 @@ _NOTES = {
     "data.columns": "Guessed from the column names in at least half of the rows: check.",
     "privacy.delta": "From units: 1/(10·units), rounded down.",
     "privacy.batch": "From units: a quarter of them, at most 256.",
-    "prompts.source": "Say public only if nothing in it is private: no guarantee covers it.",
+    "prompts.source": "public: a file of prompts that you state to be public; no guarantee covers "
+    "it.\nsynthesised: no file; the junior learns to write prompts like yours, under the guarantee "
+    "that\nholds for the code. described: no file; your prompts are not read, and a public model "
+    "words\nwhat each synthetic program does.",
 }
 _PAPER = {"junior": "Qwen/Qwen2.5-Coder-1.5B", "premium": "Qwen/Qwen2.5-Coder-7B"}
 _LANGUAGE = "Guessed: nine in ten rows of a sample of the code are in this language. Check."
@@ -108,8 +112,8 @@ def draft(
         source: the private data, as `rows.read_rows` takes it.
         out: where the config will be written. File names in it are valid from there.
         units: the number of units, as the owner declares it. Default: see `rounded_down`.
-        prompts: file of prompts that the owner states to be public. Without it the config does
-            not load until the owner has named one.
+        prompts: file of prompts that the owner states to be public. Without it the junior is to
+            write them. If it fills gaps, the config does not load until the owner has named one.
         tasks: files of tasks in a benchmark's format.
         models: junior and premium. A chat is proposed for a model whose tokenizer has a chat
             template. If the prompts have gaps, the models are to fill them.
@@ -141,6 +145,10 @@ def draft(
             raise UserError(f"{prompts}: {why}")
         gaps |= any(GAP in prompt for prompt in read_prompts(str(prompts)))
         values["prompts"] = {"source": "public", "file": _reach(str(prompts), folder)}
+    elif gaps:  # only public code has gaps that may be published
+        values["prompts"] = {"source": CHANGE_ME, "file": CHANGE_ME}
+    else:
+        values["prompts"] = {"source": "synthesised", "limit": _WRITTEN}
     for role, name in zip(("junior", "premium"), models, strict=True):
         values[role] = {"model": _reach(name, folder)} | _template(name, gaps)
     mode = {"mode": "complete"} if gaps else {}

@@ -103,6 +103,11 @@ class Config(Section):
                 "premium.template: junior and premium must both fill gaps (fim), or none; they "
                 "get the same prompts"
             )
+        if fills and self.prompts.source != "public":
+            raise ValueError(
+                f"prompts.source: is {self.prompts.source}, but template fim fills the gaps of "
+                "public code; name a file of such prompts with source: public"
+            )
         if fills and self.validate_.round_trip.method != "off":
             raise ValueError(
                 'validate.round_trip.method: must be "off" for template fim; no words describe a '
@@ -114,7 +119,7 @@ class Config(Section):
     def _public_files(self) -> Iterator[tuple[str, str]]:
         """The files that a run treats as public: field, name."""
         execution = self.validate_.execution
-        yield "prompts.file", self.prompts.file
+        yield "prompts.file", self.prompts.public_file or ""
         yield "validate.execution.prelude", execution.prelude or ""
         yield from (("validate.execution.files", file) for file in execution.files)
         for tasks in self.evaluate.tasks:
@@ -132,13 +137,14 @@ class Config(Section):
 
     @property
     def describer(self) -> Model | None:
-        """The model that describes code in words for the round trip, and how it is asked.
+        """The public model that describes code in words, and how it is asked.
 
-        None if there is no round trip. The premium describes unless another model is named. Outside
-        of a chat, a question stands alone.
+        It is for the round trip, and for `prompts.source: described`; None if neither is asked for.
+        The premium describes unless another model is named. Outside of a chat, a question stands
+        alone.
         """
         trip, premium = self.validate_.round_trip, self.premium
-        if trip.method == "off":
+        if trip.method == "off" and self.prompts.source != "described":
             return None
         chats = trip.describer is None and is_chat(premium.template)
         asked: dict[str, Any] = {"template": "{prompt}"}

@@ -8,7 +8,14 @@ from privcode.fields import Epsilon, Section, Seed, Size
 
 Method = Literal["privcode", "base", "control", "dpft", "jft", "nondpft"]
 Ablation = Literal[
-    "no-privsa", "constant-lambda", "no-execution", "no-round-trip", "no-surest", "no-filters"
+    "synthesised",
+    "described",
+    "no-privsa",
+    "constant-lambda",
+    "no-execution",
+    "no-round-trip",
+    "no-surest",
+    "no-filters",
 ]
 Compared = Method | Ablation
 
@@ -19,8 +26,9 @@ class Compare(Section):
     methods: list[Compared] = Field(
         ["base", "control", "privcode", "dpft"],
         min_length=1,
-        description="methods to run, or privcode without one part: no-privsa, constant-lambda, "
-        "no-execution, no-round-trip, no-surest, no-filters (none of the three)",
+        description="methods to run, or privcode without one part: synthesised or described "
+        "(without public prompts), no-privsa, constant-lambda, no-execution, no-round-trip, "
+        "no-surest, no-filters (none of the three)",
     )
     epsilons: dict[Compared, list[Epsilon]] = Field(
         default_factory=dict,

@@ -12,6 +12,9 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import overload
+
+import numpy as np
 
 from privcode.data.columns import (
     PROMPT_GUESSES,
@@ -21,6 +24,7 @@ from privcode.data.columns import (
     prompt_text,
     with_guesses,
 )
+from privcode.data.records import Record, unit_numbers
 from privcode.data.rows import KINDS, files_of, kind_of_file, read_rows
 from privcode.data.settings import Prompts
 from privcode.errors import UserError
@@ -29,15 +33,67 @@ from privcode.inputs import text_lines, unpacked_name
 
 
 def prompts_of(section: Prompts, duplicates: Callable[[int], None] | None = None) -> list[str]:
-    """The prompts that a config names. See `read_prompts`."""
+    """The public prompts that a config names. See `read_prompts`. None if they are written."""
+    if section.public_file is None:
+        return []
     return read_prompts(
-        section.file,
+        section.public_file,
         section.column,
         section.limit,
         input=section.input,
         suffix=section.suffix,
         duplicates=duplicates,
     )
+
+
+class Lessons(Sequence[Record]):
+    """What the model is taught of private records: pairs of prompt and answer, made when asked for.
+
+    The pairs of a record follow each other and belong to its unit, so they are clipped together.
+    Prompt and code are thereby covered by one guarantee.
+
+    - public: the record itself.
+    - synthesised: to write the record's prompt after the public opening, and the record itself.
+    - described: to write the record's code after the public opening.
+
+    Attributes:
+        each: the number of pairs of a record.
+    """
+
+    def __init__(self, records: Sequence[Record], section: Prompts) -> None:
+        """The pairs of `records`, as the source in `section` asks."""
+        self._records, self._section = records, section
+        self.each = 2 if section.source == "synthesised" else 1
+
+    def __len__(self) -> int:
+        return self.each * len(self._records)
+
+    @overload
+    def __getitem__(self, index: int) -> Record: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[Record]: ...
+    def __getitem__(self, index: int | slice) -> Record | list[Record]:
+        wanted = range(len(self))[index]
+        if isinstance(wanted, range):
+            return [self[place] for place in wanted]
+        return self._pairs(self._records[wanted // self.each])[wanted % self.each]
+
+    def __iter__(self) -> Iterator[Record]:
+        return (pair for record in self._records for pair in self._pairs(record))
+
+    @property
+    def unit_numbers(self) -> np.ndarray:
+        """[pairs] int64, equal where two pairs belong to one unit."""
+        return np.repeat(unit_numbers(self._records), self.each)
+
+    def _pairs(self, record: Record) -> list[Record]:
+        opening = self._section.opening
+        if self._section.source == "public":
+            return [record]
+        if self._section.source == "described":
+            return [replace(record, prompt=opening)]
+        written = replace(record, prompt=opening, completion=record.prompt, language=None)
+        return [written, record]
 
 
 def read_prompts(

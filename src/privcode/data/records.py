@@ -191,9 +191,13 @@ def stored(records: Iterable[Record], folder: Path | None = None) -> Records:
 
 def units_of(records: Sequence[Record]) -> Units:
     """The indices of each unit's records, with the units in order of first appearance."""
-    if isinstance(records, Records):
-        return Units(numbered(records.unit_numbers))
-    return Units(numbered_names(record.unit for record in records))
+    return Units(numbered(unit_numbers(records)))
+
+
+def unit_numbers(records: Sequence[Record]) -> np.ndarray:
+    """[records] int64, equal where two records belong to one unit."""
+    known: np.ndarray | None = getattr(records, "unit_numbers", None)
+    return numbered_names(record.unit for record in records) if known is None else known
 
 
 @dataclass(frozen=True)

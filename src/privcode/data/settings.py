@@ -1,10 +1,10 @@
-"""The settings of the private records and of the public prompts."""
+"""The settings of the private records and of the prompts."""
 
 from typing import Literal
 
 from pydantic import Field, model_validator
 
-from privcode.fields import File, Positive, Section, Text
+from privcode.fields import File, Positive, Section, Size, Temperature, Text
 
 
 def _not_both(input: str | None, suffix: str | None) -> None:
@@ -61,10 +61,14 @@ class Data(Section):
 
 
 class Prompts(Section):
-    """The problems that synthesis solves. They must be public, because they are published."""
+    """The problems that synthesis solves: public ones, or such as a model writes."""
 
-    source: Literal["public"] = Field(description="your statement that these prompts are public")
-    file: File = Field(description="file of prompts, one in each row or line")
+    source: Literal["public", "synthesised", "described"] = Field(
+        description="public: your statement that the prompts of the file are public; synthesised: "
+        "the junior learns prompt and code, and writes both; described: the junior learns the "
+        "code alone, and the public describer writes the prompt of each program"
+    )
+    file: File | None = Field(None, description="public: file of prompts, one in each row or line")
     column: str | None = Field(
         None, description="column with the prompt; default: this and the next two are guessed"
     )
@@ -75,10 +79,42 @@ class Prompts(Section):
         None, description="column with the text behind the gap to fill, as in data.columns"
     )
     limit: Positive | None = Field(
-        None, description="number of prompts to take, from the first on; default: all"
+        None,
+        description="number of prompts to take, from the first on, or to write; default: all of "
+        "the file",
+    )
+    opening: Text = Field(
+        "Write a programming problem.",
+        description="synthesised, described: the public text that the junior is given to begin "
+        "with, put to it like a prompt",
+    )
+    temperature: Temperature = Field(
+        1.0, description="synthesised: temperature of the sampling of prompts"
+    )
+    max_new_tokens: Size = Field(
+        256, description="synthesised, described: maximum number of tokens of a prompt"
     )
 
     @model_validator(mode="after")
-    def _one_kind_of_prompt(self) -> "Prompts":
+    def _fits_its_source(self) -> "Prompts":
         _not_both(self.input, self.suffix)
+        if self.source == "public" and self.file is None:
+            raise ValueError(
+                "file: name the file of public prompts, or take source: synthesised, which needs "
+                "none"
+            )
+        if self.source != "public" and self.limit is None:
+            raise ValueError(f"limit: say how many prompts to write (source: {self.source})")
+        if self.source != "public" and not self.opening.strip():
+            raise ValueError("opening: is empty; give the junior a public text to begin with")
         return self
+
+    @property
+    def lesson(self) -> tuple[str, str] | None:
+        """What training reads of this section: source and opening. None for public prompts."""
+        return None if self.source == "public" else (self.source, self.opening)
+
+    @property
+    def public_file(self) -> str | None:
+        """The file that prompts are read from. None if they are written."""
+        return self.file if self.source == "public" else None

@@ -40,7 +40,7 @@ _STYLE = {
     "nondpft": (RED, "D", "-."),
 }
 _ABLATED = {
-    name: ("#7f9fc0", marker, "-") for name, marker in zip(ABLATIONS, "PX<>dh", strict=True)
+    name: ("#7f9fc0", marker, "-") for name, marker in zip(ABLATIONS, "*pPX<>dh", strict=True)
 }
 
 

@@ -28,12 +28,13 @@ MOST_ARMS = 1000
 SEEDED = ("sanitize", "synthesize", "boost", "evaluate", "audit")
 
 _READS = {
-    "sanitize": ("data", "privacy", "junior", "sanitize", "audit"),
-    "synthesize": ("prompts", "synthesize"),
+    "sanitize": ("data", "privacy", "junior", "sanitize", "audit", "lesson"),
+    "synthesize": ("prompts", "synthesize", "writer"),
     "validate": ("validate", "describer"),
 }
-"""What each of the first stages reads, beside what those before it read: sections, and for
-validation which model describes, the one thing it may take from the section premium."""
+"""What each of the first stages reads, beside what those before it read: sections, what training
+reads of the section prompts, and which model describes, the one thing that may be taken from the
+section premium."""
 
 
 @dataclass(frozen=True)
@@ -144,7 +145,12 @@ def _same_stages(one: Config, other: Config) -> tuple[str, ...]:
     if one.method != other.method or one.method not in ("privcode", "control"):
         return ()
     a, b = (
-        config.model_dump(by_alias=True) | {"describer": config.describer}
+        config.model_dump(by_alias=True)
+        | {
+            "lesson": config.prompts.lesson,
+            "writer": config.describer if config.prompts.source == "described" else None,
+            "describer": config.describer,
+        }
         for config in (one, other)
     )
     same = []

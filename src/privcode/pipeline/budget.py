@@ -215,6 +215,7 @@ def check_selected(run: Path) -> None:
 _TRAINING = ("method", "data", "privacy", "sanitize", "audit")
 _LATER: dict[str, Row] = {
     "sanitize": {"shard": False},
+    "audit": {"places": ["code"]},
     "junior": {"quantization": "none"},
     "premium": {"quantization": "none"},
 }
@@ -229,6 +230,9 @@ def settings_digest(values: Row) -> str:
     """
     model = "premium" if values["method"] in ("dpft", "jft") else "junior"
     read = {name: _as_before(name, values[name]) for name in (*_TRAINING, model)}
+    prompts = values["prompts"]
+    if isinstance(prompts, dict) and prompts.get("source") != "public":
+        read["prompts"] = [prompts.get("source"), prompts.get("opening")]  # see `Prompts.lesson`
     if isinstance(read["audit"], dict):
         read["audit"] = {k: v for k, v in read["audit"].items() if k != "attacks"}
     return hashlib.sha256(json.dumps(read, sort_keys=True).encode()).hexdigest()

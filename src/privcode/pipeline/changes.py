@@ -60,7 +60,9 @@ def fixed(before: Config, now: Config, done: Collection[str]) -> str | None:
             return f"{section} cannot change in a run that has begun"
         if section == "premium" and before.sanitized is before.premium:
             return "premium is what sanitize trains"
-        readers = [*_READERS[section], *["validate"] * (before.describer != now.describer)]
+        if section == "prompts" and before.prompts.lesson != now.prompts.lesson:
+            return "prompts.source and prompts.opening decide what sanitize trains on"
+        readers = [*_READERS[section], *_describing(before, now)]
         if read := [stage for stage in readers if stage in done]:
             return f"{read[0]} is done, and read {section}"
     return None
@@ -70,6 +72,12 @@ def left_by(before: Config, now: Config) -> list[str]:
     """The files and folders of stages that read what changed. What is done is not among them."""
     changed = changed_sections(before, now)
     readers = {stage for section in changed for stage in _READERS[section]}
-    if before.describer != now.describer:
-        readers.add("validate")
+    readers.update(_describing(before, now))
     return [part for stage in sorted(readers) for part in _PARTS[stage]]
+
+
+def _describing(before: Config, now: Config) -> tuple[str, ...]:
+    """The stages that ask the describer, if it has changed."""
+    if before.describer == now.describer:
+        return ()
+    return ("synthesize", "validate") if now.prompts.source == "described" else ("validate",)

@@ -207,7 +207,7 @@ def _counts(configs: Sequence[Config]) -> Counts:
     counts: dict[Prompts | TaskFile, int | None] = {}
     for prompts in {config.prompts for config in configs}:
         counts[prompts] = prompts.limit
-        if Path(prompts.file).exists():
+        if prompts.public_file and Path(prompts.public_file).exists():
             counts[prompts] = len(prompts_of(prompts))
     for file in {file for config in configs for file in config.evaluate.tasks}:
         counts[file] = len(tasks_of(file)) if Path(file.file).exists() else None
@@ -216,14 +216,15 @@ def _counts(configs: Sequence[Config]) -> Counts:
 
 def _records(config: Config) -> int:
     """Private records by declaration, and the made-up ones among them."""
-    planted = 5 * sum(config.audit.repetitions) + config.audit.coin_canaries
+    planted = len(canaries.KINDS) * len(set(config.audit.places)) * sum(config.audit.repetitions)
+    planted += config.audit.coin_canaries
     return config.privacy.units * config.privacy.max_records_per_unit + planted
 
 
 def _samples(config: Config, counts: Counts) -> int:
     prompts = counts[config.prompts]
     if prompts is None:
-        raise UserError(f"{config.prompts.file} is not here; prompts.limit would tell how many")
+        raise UserError(f"{config.prompts.file} is not here; prompts.limit tells how many")
     return prompts * config.synthesize.samples_per_prompt
 
 
@@ -233,20 +234,24 @@ def _sanitize(config: Config, counts: Counts) -> Work:
     operations += FORWARD * (config.sanitize.syntax.schedule != "off")  # the untuned model beside
     operations += FORWARD * section.gradient_checkpointing  # activations once more
     drawn = privacy.steps * privacy.batch / privacy.units * _records(config)
+    drawn *= 1 + (config.prompts.source == "synthesised")  # the prompt is learned by itself, too
     work = passes(size(section).base, drawn * section.max_tokens, operations, section.dtype)
     return replace(work, memory=memory(config) or 0)
 
 
 def _synthesize(config: Config, counts: Counts) -> Work:
-    section, settings = config.junior, config.synthesize
-    return sampling(
-        size(section).base,
-        _samples(config, counts),
-        section.max_tokens,
-        settings.max_new_tokens,
-        settings.batch_size,
-        section.dtype,
-    )
+    section, settings, prompts = config.junior, config.synthesize, config.prompts
+    samples, most = _samples(config, counts), section.max_tokens
+    batch, dtype = settings.batch_size, section.dtype
+    weights = size(section).base
+    work = sampling(weights, samples, most, settings.max_new_tokens, batch, dtype)
+    if prompts.source == "synthesised":
+        work += sampling(weights, counts[prompts] or 0, most, prompts.max_new_tokens, batch, dtype)
+    elif prompts.source == "described" and config.describer:
+        model, trip = config.describer, config.validate_.round_trip
+        read, new = settings.max_new_tokens, prompts.max_new_tokens
+        work += sampling(_size(model.model).base, samples, read, new, trip.batch_size, trip.dtype)
+    return work
 
 
 def _validate(config: Config, counts: Counts) -> Work:
@@ -256,7 +261,7 @@ def _validate(config: Config, counts: Counts) -> Work:
         section, most = config.junior, config.junior.max_tokens + config.synthesize.max_new_tokens
         tokens = _samples(config, counts) * most
         sure = passes(size(section).base, tokens, FORWARD, section.dtype)
-    if describer is None:
+    if describer is None or trip.method == "off":
         return sure
     weights, samples = _size(describer.model).base, _samples(config, counts)
     code, prompt = config.synthesize.max_new_tokens, config.junior.max_tokens
@@ -308,9 +313,11 @@ def _evaluate(config: Config, counts: Counts) -> Work:
 def _audit(config: Config, counts: Counts) -> Work:
     settings, total = config.audit, Work()
     # Made-up texts have at most as many tokens as characters.
+    opening = config.prompts.opening
     planted = [
-        (len(c.prompt), len(c.prompt + c.completion))
-        for c in canaries.plant(settings.repetitions, settings.seed)
+        (len(prompt), len(prompt + answer))
+        for canary in canaries.plant(settings.repetitions, settings.seed, settings.places)
+        for prompt, answer in canary.pairs(opening)
     ]
     thrown = [c.record for c in coin_canaries.throw(settings.coin_canaries, settings.seed)]
     ranked = sum(whole for _, whole in planted) * (settings.candidates + 1)

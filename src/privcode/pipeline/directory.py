@@ -373,7 +373,8 @@ def _are_hashes(*found: Any) -> bool:
 
 _PASSING = re.compile(
     r"(|evaluation/|synthetic/|private/)\.[^/]+\.[0-9a-f]{8}\.tmp"  # files.write_with
-    r"|synthetic/\.raw\.jsonl\.partial|private/\.(verdicts\.jsonl|answers\.jsonl|sanitize)\.partial"
+    r"|synthetic/\.(raw\.jsonl\.partial|\.?(written|described)\.jsonl(|\.partial))"
+    r"|private/\.(verdicts\.jsonl|answers\.jsonl|sanitize)\.partial"
     r"|private/\.lock"
     r"|\.release\.tmp/(README\.md|report\.html|privacy\.json|(data|adapter)/[A-Za-z][^/]*)"
 )

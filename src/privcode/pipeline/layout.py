@@ -31,6 +31,7 @@ class RunDirectory(Workspace):
         premium: the adapter of the tuned premium model, or the whole model.
         sanitized: whichever of the two DP-SGD tunes.
         pretuned: jft's first adapter, in `private/`.
+        written: what the junior wrote after the public opening, until `raw` is there.
         raw: all synthetic samples.
         accepted: those that the filters kept.
         verdicts: what the filters said of each, in `private/`.
@@ -49,6 +50,7 @@ class RunDirectory(Workspace):
         self.premium = out / "models" / "premium"
         self.sanitized = self.junior if config.sanitized is config.junior else self.premium
         self.pretuned = self.private / "pretuned"
+        self.written = out / "synthetic" / ".written.jsonl"
         self.raw = out / "synthetic" / "raw.jsonl"
         self.accepted = out / "synthetic" / "accepted.jsonl"
         self.verdicts = self.private / "verdicts.jsonl"
@@ -71,6 +73,5 @@ class RunDirectory(Workspace):
         return cls(load_config(out / "config.yaml"), out, look=look)
 
     def prompts(self) -> list[str]:
-        """The public prompts."""
-        chosen = self.config.prompts
-        return prompts_of(chosen)
+        """The public prompts. None if the run writes its prompts."""
+        return prompts_of(self.config.prompts)

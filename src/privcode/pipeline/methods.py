@@ -59,6 +59,18 @@ METHODS = {
         "the premium tuned on the private data without privacy: the ceiling",
         ("boost", "evaluate", "audit"),
     ),
+    "synthesised": MethodRow(
+        "privcode without public prompts: the junior learns to write them, too",
+        _WHOLE,
+        spends=True,
+        settings={"prompts.source": "synthesised"},
+    ),
+    "described": MethodRow(
+        "privcode without prompts: the junior learns code alone, and the describer words it",
+        _WHOLE,
+        spends=True,
+        settings={"prompts.source": "described"},
+    ),
     "no-privsa": MethodRow(
         "privcode without the syntax-aware term in the junior's loss",
         _WHOLE,

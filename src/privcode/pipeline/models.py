@@ -26,6 +26,7 @@ from privcode.models import (
     is_chat,
     load_adapter,
     load_model,
+    render,
     save_merged,
     tokenizer_of,
 )
@@ -81,6 +82,14 @@ def describer(config: Config, answers: Path) -> tuple[Generator, Callable[[str],
         section.model, section.model, section.dtype, end=end_of(section), label="describer"
     )
     return backend(weights, trip.batch_size), asking_of(section)
+
+
+def question_of(config: Config) -> Callable[[str], str]:
+    """The function from code to the text that the describer gets."""
+    trip, section = config.validate_.round_trip, config.describer
+    assert section is not None
+    asking = str if asked_there(trip, section) else asking_of(section)
+    return lambda code: asking(render(trip.template, code=code))
 
 
 def asked_there(trip: RoundTrip, section: Model) -> bool:
@@ -153,13 +162,17 @@ def certainty(run: RunDirectory, samples: list[Any]) -> dict[Any, float]:
     return {row["id"]: float(f.mean()) for row, (f, _) in zip(samples, found, strict=True)}
 
 
-def ask(run: RunDirectory, label: str, prompts: list[str]) -> list[str]:
-    """What the model called `label` answers: each prompt's likeliest text, and samples."""
+def ask(run: RunDirectory, label: str, prompts: list[tuple[str, str]]) -> list[str]:
+    """What the model called `label` answers: each prompt's likeliest text, and samples.
+
+    Beside each prompt is how the answer to it begins.
+    """
     config = run.config.audit
     section = run.config.labelled(label)
     size = run.config.evaluate.batch_size
     generator = loaded(run, label, size)
-    texts = list(map(asking_of(section), prompts))
+    asking = asking_of(section)
+    texts = [asking(prompt) + begun for prompt, begun in prompts]
     found: list[list[str]] = []
     with progress_bar(f"audit {label}", 2 * len(prompts)) as progress:
         for n, temperature in ((1, 0.0), (config.samples, 1.0)):

@@ -13,7 +13,7 @@ from privcode.config import Compare, Config
 from privcode.config.proposal import KEEP, epsilon_words, shared
 from privcode.console import columns, epsilon_text
 from privcode.data.columns import Columns
-from privcode.data.prompts import private_prompts, prompts_of
+from privcode.data.prompts import Lessons, private_prompts, prompts_of
 from privcode.data.records import Record
 from privcode.data.rows import is_local, read_rows
 from privcode.data.survey import alike, repeats, unused_columns
@@ -30,6 +30,19 @@ from privcode.privacy.spending import overlaps
 
 GROUPS = (2, 5, 10)
 """Sizes of the groups that `plan` names; fixed, so that they say nothing about the data."""
+
+_PROMPTS = {
+    "public": """\
+not covered       the prompts are taken as public; settings chosen by looking at runs that are
+                  not counted below are not charged""",
+    "synthesised": """\
+prompts           written by the junior; prompt and code of a record are covered together
+not covered       settings chosen by looking at runs that are not counted below""",
+    "described": """\
+prompts           written by the describer, from synthetic code; no private prompt is read
+not covered       settings chosen by looking at runs that are not counted below""",
+}
+"""What `plan` says of prompts, and of what is not covered, by their source."""
 
 
 def planned(config: Config, plan: PrivacyPlan) -> tuple[dict[str, Any], str]:
@@ -65,8 +78,7 @@ noise multiplier  {plan.noise_multiplier:.4f}, {facts["noise"]}
 sampling          rate {plan.sampling_rate:.5g}: {plan.expected_batch} of {plan.units} units \
 expected per step, {plan.steps} steps, clip norm {plan.clip_norm:g}
 memory            {room}{adapters_text}
-not covered       the prompts are taken as public; settings chosen by looking at runs that are
-                  not counted below are not charged"""
+{_PROMPTS[config.prompts.source]}"""
     return facts | selection, f"{text}\n{selection_text}\n{cost_text}"
 
 
@@ -191,11 +203,12 @@ def _cut(config: Config, records: Sequence[Record]) -> str:
     tokenizer = tokenizer_of(section)
     asking = asking_of(section, tokenizer)
     field = "premium" if section is config.premium else "junior"
+    pairs = Lessons(records, config.prompts)
     encoded = (
-        encode(r, asking(r.prompt), tokenizer, section.max_tokens, syntax=False)
-        for r in (records[index] for index in looked_at(len(records)))
+        encode(pair, asking(pair.prompt), tokenizer, section.max_tokens, syntax=False)
+        for pair in (pairs[index] for index in looked_at(len(pairs)))
     )
-    return words(truncation(encoded, len(records)), section, field)
+    return words(truncation(encoded, len(pairs)), section, field)
 
 
 def _selection(config: Config, plan: PrivacyPlan) -> tuple[dict[str, Any], str]:

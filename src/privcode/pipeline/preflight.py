@@ -61,7 +61,7 @@ def refuse_machine(config: Config, todo: Sequence[str]) -> None:
     execution = config.validate_.execution
     if "synthesize" in todo:
         backend_of(config.synthesize, "synthesize")
-    if "validate" in todo and config.describer:
+    if {"synthesize", "validate"} & {*todo} and config.describer:
         trip = config.validate_.round_trip
         backend_of(trip, "validate.round_trip")
         if not asked_there(trip, config.describer):

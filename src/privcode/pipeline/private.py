@@ -102,7 +102,7 @@ def private_records(
     """
     kept, _, counts, identity = split_records(config, folder)
     audit = config.audit
-    planted = canaries.records(canaries.plant(audit.repetitions, audit.seed))
+    planted = canaries.records(canaries.plant(audit.repetitions, audit.seed, audit.places))
     planted += coin_canaries.records(coin_canaries.throw(audit.coin_canaries, audit.seed))
     return kept[:limit].followed_by(planted), counts | {"canaries": len(planted)}, identity
 

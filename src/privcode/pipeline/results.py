@@ -240,7 +240,7 @@ def evidence(run: RunDirectory) -> Evidence:
         spent=(taken,) if taken else (),
         others=spent_beside(run),
         sweep=_tried(run.config) if run.plan.trials else None,
-        prompts=run.config.prompts.file.rsplit("/", 1)[-1],
+        prompts=prompts.rsplit("/", 1)[-1] if (prompts := run.config.prompts.public_file) else None,
         junior=run.config.junior.model,
         premium=run.config.premium.model,
         filters={

@@ -63,6 +63,14 @@ def describers(
     return _for(trip, engine).workers(partial(_scorer, config, answers))
 
 
+def describing(
+    engine: Engine, config: Config, answers: Path
+) -> AbstractContextManager[Workers[Generator]]:
+    """Workers that sample from the describer of the config, which must have one."""
+    trip = config.validate_.round_trip
+    return _for(trip, engine).workers(partial(_describer, config, answers))
+
+
 def _for(section: Sampled, engine: Engine) -> Engine:
     """The engine that holds a section's models. A server has them already: this process asks it."""
     return Here() if section.backend == "endpoint" else engine
@@ -103,6 +111,10 @@ def _generator(
 ) -> Generator:
     weights = sent.unpacked() if isinstance(sent, _Sent) else sent
     return backend_of(section, field, answers)(weights, section.batch_size)
+
+
+def _describer(config: Config, answers: Path) -> Generator:
+    return describer(config, answers)[0]
 
 
 def _scorer(config: Config, answers: Path) -> Scorer:

@@ -17,7 +17,7 @@ class Evidence:
         spent: what its ledger says was spent; empty for a run without DP training.
         others: what other runs over the same data spent; composed unless the plan says not.
         sweep: {"settings", "score"} of the sweep whose best trial the run is, if there is one.
-        prompts: name of the public prompts' file.
+        prompts: name of the public prompts' file. None if the prompts came out of the mechanism.
         junior: name of the untuned junior model.
         premium: name of the untuned premium model.
         filters: "samples", "accepted", "reasons" (reason -> count), "execution", "round_trip",
@@ -34,7 +34,7 @@ class Evidence:
     plan: PrivacyPlan
     spent: tuple[Spent, ...]
     others: tuple[Spent, ...]
-    prompts: str
+    prompts: str | None
     junior: str
     premium: str
     filters: dict[str, Any]

@@ -30,13 +30,18 @@ COVERED = (
 NOT_COVERED = (
     "A secret that stands in the records of k units is protected like a group of k: ε grows "
     "about k-fold where k is small, and faster where it is large; privcode plan prints it.",
-    "What the owner states to be public is taken as public: the prompts, the task files, the base "
-    "models, the template of a prompt, preludes and files next to programs, and all names. What of "
-    "the private data stands in these is not protected.",
+    "What the owner states to be public is taken as public: {} the task files, the base models, "
+    "the template of a prompt, preludes and files next to programs, and all names. What of the "
+    "private data stands in these is not protected.",
     "Settings chosen by looking at other runs on the same data, unless those runs are listed "
     "here, are not charged.",
     "Two records of different units that describe the same person are two units.",
 )
+WRITTEN = (
+    "Prompt and code of a record together: no prompt was taken as public. The prompts of the "
+    "synthetic pairs were written by a model, after the mechanism."
+)
+OPENING = "the text that the junior was given to begin with,"
 PUBLIC = (
     "The owner declares that the data are public: runs over them are not noted, and other runs are "
     "not counted."
@@ -76,8 +81,15 @@ def guarantee(evidence: Evidence) -> dict[str, Any]:
         "sweep": evidence.sweep,
         "data_declared_public": evidence.public,
         "protects": f"{whom(plan)} added to or removed from the private data",
-        "covered": [*COVERED, *([CHOICE.format(plan.trials)] if plan.trials else [])],
-        "not_covered": [*warning, *NOT_COVERED],
+        "covered": [
+            *COVERED,
+            *([] if evidence.prompts else [WRITTEN]),
+            *([CHOICE.format(plan.trials)] if plan.trials else []),
+        ],
+        "not_covered": [
+            *warning,
+            *(line.format("the prompts," if evidence.prompts else OPENING) for line in NOT_COVERED),
+        ],
     }
 
 
@@ -122,7 +134,7 @@ def on_the_makers_word(evidence: Evidence) -> list[str]:
         if not others
         else f"that no more than the {others} other run{'s' * (others > 1)} listed here spent "
         "budget on the same data",
-        "that the prompts and the task files are public",
+        f"that the {'prompts and the ' * bool(evidence.prompts)}task files are public",
         "that the pairs and the tuned model came out of this run, and how many samples were "
         "drawn and rejected",
     ]

@@ -159,7 +159,7 @@ class Stated(_Facts):
     """What nobody but the maker can know."""
 
     title: Name
-    prompts: Name
+    prompts: Name | None
     junior: Name
     premium: Name
     license: Name | None
@@ -229,7 +229,7 @@ def public(evidence: Evidence, where: str = "the run") -> Evidence:
     return replace(
         evidence,
         title=_cleaned(evidence.title),
-        prompts=_cleaned(Path(evidence.prompts).name),
+        prompts=evidence.prompts and _cleaned(Path(evidence.prompts).name),
         junior=_cleaned(public_name(evidence.junior)),
         premium=_cleaned(public_name(evidence.premium)),
         filters=_read_filters(clean(evidence.filters, where), where),

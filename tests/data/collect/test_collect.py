@@ -66,9 +66,7 @@ def test_without_a_terminal_no_figure_is_shown(app: Path, tmp_path: Path) -> Non
     code, stdout, stderr = privcode("collect", app, "-o", out)
     assert code == 0
     assert stderr == f"{NOT_SHOWN}\n"
-    assert stdout == (
-        f"records {out}\nnext    privcode init {out} --prompts PROMPTS --unit author\n"
-    )
+    assert stdout == (f"records {out}\nnext    privcode init {out} --unit author\n")
 
 
 def test_the_owners_terminal_shows_a_summary_that_says_it_is_private(

@@ -48,14 +48,18 @@ def _work(run: RunDirectory) -> Path:
     config, targets = run.config.audit, _targets(run)
     facts: dict[str, Any] = {}
     if config.repetitions:
-        planted = canaries.plant(config.repetitions, config.seed)
+        planted = canaries.plant(config.repetitions, config.seed, config.places)
         places: dict[str, list[str]] = {}
         if run.raw.exists():
-            places["synthetic samples"] = [row["completion"] for _, row in read_jsonl(run.raw)]
-        counts = leakage(planted, places, targets)
-        total = 2 * (config.candidates + 1) * len(planted) * len(targets)
+            rows = [row for _, row in read_jsonl(run.raw)]
+            places["synthetic samples"] = [f"{row['prompt']}\n{row['completion']}" for row in rows]
+        opening = run.config.prompts.opening
+        counts = leakage(planted, places, targets, opening)
+        pairs = sum(len(canary.pairs(opening)) for canary in planted)
+        total = 2 * (config.candidates + 1) * pairs * len(targets)
         with progress_bar("exposure", total) as progress:
-            ranked = exposures(planted, targets, config.candidates, config.seed, progress)
+            n, seed = config.candidates, config.seed
+            ranked = exposures(planted, targets, opening, n, seed, progress)
         facts = {"samples_per_prompt": config.samples, "places": counts, "exposure": ranked}
     if coins(run.config):
         facts["one_run"] = _one_run(run, targets)

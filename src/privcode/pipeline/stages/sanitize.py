@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from privcode.console import epsilon_text, progress_bar, say, say_private
-from privcode.data.prompts import private_prompts
+from privcode.data.prompts import Lessons, private_prompts
 from privcode.data.records import Record
 from privcode.distributed import from_first, rank
 from privcode.errors import UserError
@@ -43,13 +43,15 @@ from privcode.training.independence import passes
 def _work(run: RunDirectory) -> Path:
     section, output, checkpoint = run.config.sanitized, run.sanitized, _checkpoint(run)
     settings = run.config.sanitize
-    records, counts, data = private_records(run.config, folder=run.private)
-    say_private(lambda: private_prompts(run.prompts(), (r.prompt for r in records)))
+    whole, counts, data = private_records(run.config, folder=run.private)
+    say_private(lambda: private_prompts(run.prompts(), (r.prompt for r in whole)))
+    records = Lessons(whole, run.config.prompts)
+    own = len(records) - counts["canaries"] * records.each
     tokenizer = tokenizer_of(section)
     model = trainable(run)
     embeddings = model.get_input_embeddings().weight.shape[0]
     examples = _examples(run, records, tokenizer)
-    cut = _look(run, records, len(records) - counts["canaries"], examples, tokenizer, embeddings)
+    cut = _look(run, records, own, examples, tokenizer, embeddings)
     canaries = _canaries(run, model)
     learner = Learner(model, tokenizer.pad_token_id, section.max_tokens)
     dp_sgd.attend_plainly(learner)

@@ -1,47 +1,134 @@
-"""Stage 2a: sample solutions of the public prompts from the DP junior."""
+"""Stage 2a: sample pairs of prompt and code from the DP junior.
 
+Promises: post-processing alone: nothing private is read. What is written in place of public prompts
+is on disk before it is used, so a killed run goes on with the same prompts.
+"""
+
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
-from privcode.cluster import engine
+from privcode.cluster import Engine, Workers, engine
 from privcode.console import progress_bar, say
 from privcode.errors import UserError
+from privcode.files import Lines, write_jsonl
+from privcode.generation import Generator, Sampling
 from privcode.generation.sampling import synthesize
 from privcode.pipeline.layout import RunDirectory
-from privcode.pipeline.models import asking_of, draw, fitting, sampling_of
-from privcode.pipeline.scale import generators
+from privcode.pipeline.models import asking_of, draw, fitting, question_of, sampling_of
+from privcode.pipeline.scale import describing, generators
 from privcode.pipeline.stages._stage import Stage
 
 
 def _work(run: RunDirectory) -> Path:
-    config, section = run.config.synthesize, run.config.junior
-    prompts = run.prompts()
-    asking = asking_of(section)
-    with (
-        engine(run.config.scale) as chosen,
-        generators(chosen, run, "junior", config, "synthesize") as juniors,
-    ):
-        fits = fitting(juniors, prompts, asking, chosen)
-        whole = [prompt for prompt, fit in zip(prompts, fits, strict=True) if fit]
-        if len(whole) < len(prompts):
-            say(f"synthesize: {len(prompts) - len(whole)} prompts too long for the junior")
-        if not whole:
-            raise UserError(
-                f"{run.config.prompts.file}: every prompt is too long for the junior's context"
-            )
-        with progress_bar("synthesize", len(whole)) as progress:
-            synthesize(
-                partial(draw, juniors),
-                whole,
-                asking,
-                sampling_of(config, config.samples_per_prompt),
-                run.raw,
-                progress=progress,
-                engine=chosen,
-            )
+    config, chosen = run.config.synthesize, run.config.prompts
+    code = sampling_of(config, config.samples_per_prompt)
+    words = Sampling(
+        temperature=chosen.temperature,
+        top_p=config.top_p,
+        max_new_tokens=chosen.max_new_tokens,
+        seed=config.seed,
+    )
+    with engine(run.config.scale) as where:
+        with generators(where, run, "junior", config, "synthesize") as juniors:
+            if chosen.source == "public":
+                prompts = run.prompts()
+            else:
+                first = code if chosen.source == "described" else words
+                prompts = _after_the_opening(run, where, juniors, first)
+            if chosen.source != "described":
+                asking = asking_of(run.config.junior)
+                _answers(where, juniors, "synthesize", prompts, asking, code, run.raw)
+                return run.raw
+        described = _described(run)
+        if not described.exists():
+            question = question_of(run.config)
+            with describing(where, run.config, run.answers) as describers:
+                _answers(where, describers, "describe", prompts, question, words, described)
+    rows = (row for row in Lines(described) if row["completion"].strip())
+    swapped = (row | {"prompt": row["completion"], "completion": row["prompt"]} for row in rows)
+    write_jsonl(run.raw, swapped)
     return run.raw
 
 
+def _answers(
+    where: Engine,
+    models: Workers[Generator],
+    bar: str,
+    prompts: Sequence[str],
+    asking: Callable[[str], str],
+    sampling: Sampling,
+    output: Path,
+) -> None:
+    """Write what models answer to the prompts that are short enough for them.
+
+    Raises:
+        UserError: none is.
+    """
+    fits = fitting(models, prompts, asking, where)
+    whole = [prompt for prompt, fit in zip(prompts, fits, strict=True) if fit]
+    if len(whole) < len(prompts):
+        say(f"{bar}: {len(prompts) - len(whole)} of {len(prompts)} texts too long for the model")
+    if not whole:
+        raise UserError(
+            f"{bar}: every text is too long for the model's context; choose a model with a longer "
+            "one, or give shorter prompts"
+        )
+    _sample(where, models, bar, whole, asking, sampling, output)
+
+
+def _sample(
+    where: Engine,
+    models: Workers[Generator],
+    bar: str,
+    prompts: Sequence[str],
+    asking: Callable[[str], str],
+    sampling: Sampling,
+    output: Path,
+) -> None:
+    with progress_bar(bar, len(prompts)) as progress:
+        sample = partial(draw, models)
+        synthesize(sample, prompts, asking, sampling, output, progress=progress, engine=where)
+
+
+def _after_the_opening(
+    run: RunDirectory, where: Engine, juniors: Workers[Generator], sampling: Sampling
+) -> list[str]:
+    """What the junior writes after the public opening: distinct texts that are not blank.
+
+    Raises:
+        UserError: all texts are blank.
+    """
+    chosen = run.config.prompts
+    if not run.written.exists():
+        openings = [chosen.opening] * (chosen.limit or 0)
+        asked = asking_of(run.config.junior)(chosen.opening)
+        _sample(where, juniors, "write", openings, lambda _: asked, sampling, run.written)
+    texts = Lines(run.written)
+    distinct = list(dict.fromkeys(row["completion"] for row in texts if row["completion"].strip()))
+    if not distinct:
+        raise UserError(
+            "synthesize: the junior wrote nothing after prompts.opening; train it for more steps, "
+            "or at another learning rate"
+        )
+    say(f"synthesize: {len(distinct)} distinct texts of {len(texts)} after the opening")
+    return distinct
+
+
+def _described(run: RunDirectory) -> Path:
+    return run.written.with_name(".described.jsonl")
+
+
+def _done(run: RunDirectory) -> None:
+    """Delete what the samples were made of, not before the stage is noted."""
+    for path in (run.written, _described(run)):
+        path.unlink(missing_ok=True)
+
+
 STAGE = Stage(
-    name="synthesize", made=lambda run: run.raw, work=_work, outputs=lambda run: [run.raw]
+    name="synthesize",
+    made=lambda run: run.raw,
+    work=_work,
+    outputs=lambda run: [run.raw],
+    done=_done,
 )

@@ -93,7 +93,7 @@ def _execution(run: RunDirectory, language: str, chosen: Engine) -> list[Filter]
 
 
 def _round_trip(run: RunDirectory, chosen: Engine, open_: ExitStack) -> list[Filter]:
-    if run.config.describer is None:
+    if run.config.validate_.round_trip.method == "off":
         return []
     workers = open_.enter_context(describers(chosen, run.config, run.answers))
 

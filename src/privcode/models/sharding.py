@@ -23,7 +23,6 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from privcode.distributed import world
 from privcode.errors import UserError
 
-
 _MMAP_THRESHOLD = -3
 """The option's number in malloc.h: what is at least so large is a mapping of its own."""
 

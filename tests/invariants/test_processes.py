@@ -15,7 +15,19 @@ import torch
 from peft import LoraConfig, get_peft_model
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from privcode.distributed import alone, from_first, rank, start, sum_, world
+from privcode.distributed import (
+    alone,
+    everywhere,
+    first_to_tell,
+    from_first,
+    in_turn,
+    is_lost,
+    least,
+    rank,
+    start,
+    sum_,
+    world,
+)
 from privcode.errors import UserError
 from privcode.privacy.ledger import Ledger, read_ledger
 from privcode.privacy.plan import PrivacyPlan, make_plan
@@ -262,6 +274,10 @@ def test_in_one_process_everything_is_its_own() -> None:
     assert (rank(), world()) == (0, 1)
     value = object()
     assert from_first(lambda: value) is value
+    assert in_turn(lambda: value) is value
+    assert (everywhere(True), everywhere(False), least(3)) == (True, False, 3)
+    assert first_to_tell()
+    assert not is_lost(RuntimeError("gloo: connection closed"))  # there is no other
     tensor = torch.ones(2)
     assert sum_(tensor) is tensor
     assert torch.equal(tensor, torch.ones(2))

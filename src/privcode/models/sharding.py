@@ -12,6 +12,7 @@ Does not:
 - Divide a model that has no list of layers, or whose weights are quantised.
 """
 
+import ctypes
 from typing import Any
 
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
@@ -21,6 +22,9 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 
 from privcode.distributed import world
 from privcode.errors import UserError
+
+_MMAP_THRESHOLD = -3
+"""The option's number in malloc.h: what is at least so large is a mapping of its own."""
 
 
 def mesh_of(device: str) -> DeviceMesh:
@@ -49,12 +53,25 @@ def shard(model: Any, mesh: DeviceMesh) -> Any:
             "sanitize.shard: the model has no layers that could be divided over the processes; "
             "set it to false, or choose another model"
         )
+    if mesh.device_type == "cpu":
+        _return_freed_memory()
     adapter = {p for p in model.parameters() if p.requires_grad}
     for layer in layers:
         fully_shard(layer, mesh=mesh, ignored_params=adapter)
     # The trunk has no weights of its own then. It orders the layers: they can be fetched early.
     fully_shard(base.base_model, mesh=mesh, ignored_params=set(base.parameters()))
     return model.to(mesh.device_type)
+
+
+def _return_freed_memory() -> None:
+    """Let the C library (glibc) give a freed layer back to the system at once.
+
+    Otherwise the layers that come and go leave holes in its heap. A process then holds more than
+    the whole model (docs/evidence/engine.md).
+    """
+    set_option = getattr(ctypes.CDLL(None), "mallopt", None)
+    if set_option is not None:
+        set_option(_MMAP_THRESHOLD, 1 << 18)
 
 
 def is_sharded(model: Any) -> bool:

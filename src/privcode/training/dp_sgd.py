@@ -431,7 +431,7 @@ def sanitize(
         # Every pass over a model that is divided over the ranks needs all of them.
         idle = max(map(len, shares)) - len(groups) if divided else 0
         for _ in range(idle):
-            _recorded(learner, head, clipper, filling or [filler], weight)  # never added to the sum
+            _recorded(learner, head, clipper, filling or [filler], weight)  # never added, and 0: nothing is scored
             clipper.forget()
         if canaries is not None:
             mine = (chosen[chosen >= len(units)] - len(units))[rank() :: world()]

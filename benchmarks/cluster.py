@@ -2,10 +2,11 @@
 
     python benchmarks/cluster.py [--samples 768] [--rounds 5] [--json cluster.json]
 
-Promises: all machines are raylets on this computer, with one processor each. The contenders take
-turns, and every ratio is of one round. Each judges the same samples with the filters of the stage
-(sandbox, and round trip by likelihood with the bundled premium) after a chunk to warm up, so that
-loading a model does not count. They give the same verdicts, or the benchmark fails.
+Promises: all machines are raylets on this computer. Each is kept on one core, with all that it
+starts, and this process may use all. The contenders take turns, and every ratio is of one round.
+Each judges the same samples with the filters of the stage (sandbox, and round trip by likelihood
+with the bundled premium) after some to warm up, so that loading a model does not count. They give
+the same verdicts, or the benchmark fails.
 """
 
 import argparse
@@ -31,6 +32,17 @@ validate: {round_trip: {threshold: -9}}
 """
 STORE = 150 << 20
 CHUNK = 64  # smaller than the stage's 256, so that few samples are many chunks
+
+
+@contextmanager
+def kept_on(core: int) -> Iterator[None]:
+    """What is started meanwhile, and all that it starts, runs on this core alone."""
+    cores = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {sorted(cores)[core]})
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, cores)
 
 
 @contextmanager
@@ -75,7 +87,8 @@ def main() -> None:
         for n, row in enumerate(rows)
     ]
     head = {"num_cpus": 1, "object_store_memory": STORE, "include_dashboard": False}
-    cluster = Cluster(initialize_head=True, head_node_args=head)
+    with kept_on(0):
+        cluster = Cluster(initialize_head=True, head_node_args=head)
     rates: dict[str, list[float]] = {"local": [], "ray 1": [], "ray 2": []}
     seen: list[Any] = []
     with tempfile.TemporaryDirectory() as name:
@@ -85,7 +98,8 @@ def main() -> None:
             for contender in rates:
                 node = None
                 if contender == "ray 2":
-                    node = cluster.add_node(num_cpus=1, object_store_memory=STORE)
+                    with kept_on(1):
+                        node = cluster.add_node(num_cpus=1, object_store_memory=STORE)
                     cluster.wait_for_nodes()
                 ray = {"engine": "ray", "address": cluster.address}
                 with validating(folder, {} if contender == "local" else ray) as validate:

@@ -280,3 +280,13 @@ def test_only_stages_that_read_nothing_private_use_an_engine() -> None:
     stages = {name for name in using if name.startswith("pipeline/stages/")}
     assert stages == {f"pipeline/stages/{s}.py" for s in ("synthesize", "validate", "evaluate")}
     assert not any(name.startswith(("training/", "privacy/", "data/", "audit/")) for name in using)
+
+
+@needs_ray
+def test_a_token_does_not_go_to_the_cluster(monkeypatch: pytest.MonkeyPatch) -> None:
+    from privcode.cluster import _ray
+
+    monkeypatch.setenv("HF_TOKEN", "secret")
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    assert "secret" not in _ray._environment().values()
+    assert _ray._environment()["HF_HUB_OFFLINE"] == "1"

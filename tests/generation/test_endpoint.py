@@ -132,9 +132,10 @@ def test_a_server_that_is_killed_and_started_again_loses_nothing(
         proxy(server.port) as between,
         ThreadPoolExecutor(1) as pool,
     ):
-        asking = generator(folder, between.url, tmp_path / "answers", 3)
+        asking = generator(folder, between.url, tmp_path / "answers", 3, patience=600)
         texts = pool.submit(asking.generate, PROMPTS, sampling)
         while len(between.answered()) < 5:
+            assert not texts.done()
             time.sleep(0.01)
         server.kill()
         before = len(between.answered())

@@ -83,7 +83,7 @@ def test_what_was_answered_is_not_asked_for_again(
     with pytest.raises(UserError, match=r"answers HTTP 500, for 0\.01 seconds; start the server"):
         first.generate(PROMPTS, WARM, chunk=3)
     with answers.open("ab") as file:
-        file.write(b'{"key": "torn')  # as a killed process leaves it
+        file.write(b'{"key": "torn}')  # as a killed process leaves it
     between.fail = 0
     texts = generator(folder, between.url, answers, 3).generate(PROMPTS, WARM, chunk=3)
     assert [len(row) for row in texts] == [2] * 6

@@ -122,13 +122,18 @@ def main() -> None:
     if given.only:
         print(json.dumps(measure(given.only, given.model, given.url, given)))
         return
-    rows = [in_process("local", sys.executable, given)]
-    if given.vllm:
-        rows += [in_process("vllm", given.vllm, given), served(given)]
     settings = {n: getattr(given, n) for n in ("model", "prompts", "tokens", "batch_size", "dtype")}
     settings["model"] = Path(given.model).name
-    if given.out:
-        given.out.write_text(json.dumps({"settings": settings, "backends": rows}, indent=2) + "\n")
+    rows = []
+    for backend in BACKENDS if given.vllm else BACKENDS[:1]:
+        if backend == "endpoint":
+            rows.append(served(given))
+        else:
+            python = given.vllm if backend == "vllm" else sys.executable
+            rows.append(in_process(backend, python, given))
+        if given.out:  # what is measured is kept
+            found = {"settings": settings, "backends": rows}
+            given.out.write_text(json.dumps(found, indent=2) + "\n")
     print(table(rows))
 
 

@@ -83,7 +83,7 @@ def test_what_was_answered_is_not_asked_for_again(
     with pytest.raises(UserError, match=r"answers HTTP 500, for 0\.01 seconds; start the server"):
         first.generate(PROMPTS, WARM, chunk=3)
     with answers.open("ab") as file:
-        file.write(b'{"key": "torn')  # as a killed process leaves it
+        file.write(b'{"key": "torn}')  # as a killed process leaves it
     between.fail = 0
     texts = generator(folder, between.url, answers, 3).generate(PROMPTS, WARM, chunk=3)
     assert [len(row) for row in texts] == [2] * 6
@@ -132,9 +132,10 @@ def test_a_server_that_is_killed_and_started_again_loses_nothing(
         proxy(server.port) as between,
         ThreadPoolExecutor(1) as pool,
     ):
-        asking = generator(folder, between.url, tmp_path / "answers", 3)
+        asking = generator(folder, between.url, tmp_path / "answers", 3, patience=600)
         texts = pool.submit(asking.generate, PROMPTS, sampling)
         while len(between.answered()) < 5:
+            assert not texts.done()
             time.sleep(0.01)
         server.kill()
         before = len(between.answered())

@@ -19,6 +19,7 @@ from privcode.generation import backends
 from privcode.generation.backends import backend_of
 from privcode.generation.settings import Sampled
 from privcode.pipeline.preflight import refuse_early
+from privcode.pipeline.run import Run
 from tests.helpers.servers import Proxy, plain_folder, proxy, transformers_server
 
 SERVER = {"backend": "endpoint", "endpoint": {"url": "http://127.0.0.1:9/v1"}}
@@ -63,6 +64,13 @@ def test_a_run_of_which_nothing_may_be_shown_refuses_a_server(
     refuse_early(config(privacy=privacy), [])
     refuse_early(config(**asks), [])
     refuse_early(config(privacy=privacy, data={"public": True}, **asks), [])
+
+
+def test_a_stage_by_itself_refuses_a_server_too(tmp_path: Path) -> None:
+    run = Run(config(privacy={"noise_multiplier": 0.0}, synthesize=SERVER), tmp_path / "run")
+    with pytest.raises(UserError, match=r"^synthesize\.backend: is endpoint, and the run has no"):
+        run.do("synthesize")
+    run.close()
 
 
 def test_likelihood_needs_the_local_backend() -> None:

@@ -28,7 +28,7 @@ from privcode.validation.settings import Execution
 
 def refuse_early(config: Config, todo: Sequence[str]) -> None:
     """Refuse what a stage to do would refuse, before budget is spent on an earlier one."""
-    _refuse_endpoints(config)
+    refuse_endpoints(config)
     if "pretune" in todo:
         need_detectors()
 
@@ -78,7 +78,7 @@ def refuse_machine(config: Config, todo: Sequence[str]) -> None:
         refuse_models(config)
 
 
-def _refuse_endpoints(config: Config) -> None:
+def refuse_endpoints(config: Config) -> None:
     """Refuse to show anything to a server that may not be shown to anybody.
 
     Public prompts go to a server, and with them what the DP model has answered. This is

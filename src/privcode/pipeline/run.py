@@ -19,7 +19,7 @@ from privcode.generation.backends import free
 from privcode.pipeline import scale
 from privcode.pipeline.budget import SWEEP, check_selected, sweep_of
 from privcode.pipeline.layout import RunDirectory
-from privcode.pipeline.preflight import refuse_early, refuse_models
+from privcode.pipeline.preflight import refuse_early, refuse_endpoints, refuse_models
 from privcode.pipeline.results import evidence, pairs_in, verify
 from privcode.pipeline.stages import STAGES
 from privcode.release.page import page
@@ -44,6 +44,7 @@ class Run(RunDirectory):
                 changed since.
         """
         stage = STAGES[name]
+        refuse_endpoints(self.config)
         stage.check(self)
         if name == "sanitize" and name not in self.done():
             from_first(lambda: refuse_models(self.config))  # all, before budget is spent

@@ -80,7 +80,7 @@ def test_of_many_records_some_are_looked_at_and_the_words_say_so(
         run.do("sanitize")
         assert f"sanitize: {words}" in capsys.readouterr().err
         counts = json.loads((run.private / "data.json").read_text())
-    assert [counts[name] for name in ("truncated", "without_code", "looked_at")] == [2, 1, 2]
+    assert (counts["without_code"], counts["looked_at"]) == (1, 2)
 
 
 @pytest.mark.parametrize("last", [EMPTIED, CUT])

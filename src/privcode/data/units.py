@@ -23,7 +23,7 @@ class Units(Sequence[list[int]]):
     """For each unit, the indices of its records, ascending."""
 
     def __init__(self, numbers: np.ndarray) -> None:
-        """Args: numbers: [records] the number of each record's unit, as `numbered` gives it."""
+        """`numbers`: [records] the number of each record's unit, as `numbered` gives it."""
         self._order = np.argsort(numbers, kind="stable")
         sizes = np.bincount(numbers) if len(numbers) else np.zeros(0, np.int64)
         self._starts = np.concatenate([[0], np.cumsum(sizes)])
@@ -69,14 +69,19 @@ class Names:
 
     def numbered(self) -> np.ndarray:
         """[names] the number of each name. See `numbered`."""
-        high, low = np.frombuffer(bytes(self._hashes), np.uint64).reshape(-1, 2).T
-        order = np.lexsort((low, high))
-        high, low = high[order], low[order]
+        halves = np.frombuffer(self._hashes, np.uint64).reshape(-1, 2)
+        order = np.lexsort((halves[:, 1], halves[:, 0]))  # stable: equal names keep their order
         new = np.ones(len(order), bool)
-        new[1:] = (high[1:] != high[:-1]) | (low[1:] != low[:-1])
-        groups = np.empty(len(order), np.int64)
-        groups[order] = np.cumsum(new) - 1
-        return numbered(groups)
+        new[1:] = False
+        for half in halves.T:
+            half = half[order]
+            new[1:] |= half[1:] != half[:-1]
+        first = order[new]
+        rank = np.empty(len(first), np.int64)
+        rank[np.argsort(first)] = np.arange(len(first))
+        found = np.empty(len(order), np.int64)
+        found[order] = rank[np.cumsum(new) - 1]
+        return found
 
 
 def numbered(keys: np.ndarray) -> np.ndarray:

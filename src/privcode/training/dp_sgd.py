@@ -431,8 +431,8 @@ def sanitize(
         # Every pass over a model that is divided over the ranks needs all of them.
         idle = max(map(len, shares)) - len(groups) if divided else 0
         for _ in range(idle):
-            _recorded(learner, head, clipper, filling or [filler], weight)  # never added, and 0: nothing is scored
-            clipper.forget()
+            _recorded(learner, head, clipper, filling or [filler], weight)
+            clipper.forget()  # it has no scored token, and would add 0
         if canaries is not None:
             mine = (chosen[chosen >= len(units)] - len(units))[rank() :: world()]
             for rows_given in canaries.gradients(mine, most, device):

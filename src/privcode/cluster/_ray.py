@@ -74,6 +74,7 @@ def _insist(expected: Mapping[str, str]) -> None:
 
 
 _FIRST = ("Python", "privcode", "torch", "transformers")
+"""What is named before others that differ."""
 
 
 class _Worker:
@@ -328,8 +329,12 @@ def connected(scale: Scale) -> Iterator[Ray]:
 
 
 def _environment() -> dict[str, str]:
-    """What decides how models are loaded and sums are made."""
-    return {name: value for name, value in os.environ.items() if name.startswith(_PASSED_ON)}
+    """What decides how models are loaded and sums are made. Ray shows it to all of the cluster."""
+    return {
+        name: value
+        for name, value in os.environ.items()
+        if name.startswith(_PASSED_ON) and name != "HF_TOKEN"
+    }
 
 
 def _handlers() -> dict[int, Any]:

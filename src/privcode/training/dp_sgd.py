@@ -417,8 +417,8 @@ def sanitize(
             losses = _recorded(learner, head, clipper, records, weight, filling[len(rows) :])
             clipper.accumulate(torch.tensor([unit for unit, _ in rows]))
             total += losses.nan_to_num(0.0, 0.0, 0.0).sum()  # the curve is JSON
-        # Every pass over a model that is divided over the ranks needs all of them. What an idle rank
-        # computes is 0, because no token is scored. It is dropped all the same.
+        # Every pass over a model that is divided over the ranks needs all of them. What an idle
+        # rank computes is 0, because no token is scored. It is dropped all the same.
         idle = max(map(len, shares)) - len(shares[rank()]) if divided else 0
         for _ in range(idle):
             _recorded(learner, head, clipper, filling or [filler], weight)

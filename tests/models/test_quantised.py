@@ -21,9 +21,14 @@ from privcode.training.settings import Boost
 from privcode.training.tuning import boost
 
 WAYS = ("8bit", "4bit")
-packed = pytest.mark.skipif(
+missing = pytest.mark.skipif(
     find_spec("bitsandbytes") is None, reason="bitsandbytes (extra quant) is not installed"
 )
+
+
+def packed(test: Any) -> Any:
+    """A test that needs the extra, which only the slow tests have."""
+    return pytest.mark.slow(missing(test))
 
 
 def tuned(quantization: Any, targets: list[str] | None = None, **changes: Any) -> Any:

@@ -48,8 +48,8 @@ def test_a_run_costs_what_a_hand_computes() -> None:
     reading, writing = 1000 * 100 * 2e9, 1000 * 50 * 2e9
     loading = 10 * 50 * 2e9 / (2.04e12 * 0.3)
     assert loading > writing / FAST
-    # 2 epochs of 1000 pairs of 200 tokens, 6 operations: forward twice and back.
-    boosting = 2 * 1000 * 200 * 6 * 7e9
+    # 2 epochs of 1000 pairs of 200 tokens, 4 operations: forward and back.
+    boosting = 2 * 1000 * 200 * 4 * 7e9
     assert row["flops"] == pytest.approx(training + reading + writing + boosting)
     assert row["stages"] == {
         "sanitize": round(training / FAST, 1),
@@ -68,6 +68,9 @@ def test_the_syntax_term_and_checkpointing_are_one_more_forward_pass_each() -> N
     with_term = one(sanitize={"syntax": {"schedule": "decay"}})["stages"]["sanitize"]
     checkpointed = one(junior=toy | {"gradient_checkpointing": True})["stages"]["sanitize"]
     assert with_term == checkpointed == pytest.approx(1.5 * plain, abs=0.1)
+    premium = {"model": "nobody/toy-7b-base", "dtype": "bfloat16", "max_tokens": 200}
+    boosted = one(premium=premium | {"gradient_checkpointing": True})["stages"]["boost"]
+    assert boosted == pytest.approx(1.5 * one()["stages"]["boost"], abs=0.1)
 
 
 def test_a_batch_that_fills_the_card_takes_the_time_of_its_operations() -> None:
@@ -81,6 +84,20 @@ def test_describing_reads_the_code_once_for_each_sample_and_likelihood_the_promp
     none = one()["tokens"]
     assert one(validate={"round_trip": trip | sampled})["tokens"] - none == 1000 * 3 * (50 + 7)
     assert one(validate={"round_trip": trip})["tokens"] - none == 1000 * (50 + 2 * 100)
+    kept = sampled | {"backend": "vllm"}
+    assert one(validate={"round_trip": trip | kept})["tokens"] - none == 1000 * (50 + 3 * 7)
+
+
+@pytest.mark.parametrize(
+    ("source", "more"),
+    [
+        ("synthesised", 10 * 100 * 100 + 1000 * (100 + 9)),  # learned and written
+        ("described", 1000 * (50 + 9)),  # by the premium, from the code
+    ],
+)
+def test_prompts_that_a_model_writes_are_paid_for(source: str, more: int) -> None:
+    prompts = {"source": source, "limit": 1000, "max_new_tokens": 9}
+    assert one(prompts=prompts)["tokens"] - one()["tokens"] == more
 
 
 @pytest.mark.parametrize(

@@ -109,14 +109,14 @@ def passes(weights: int, tokens: float, operations: int, dtype: Dtype) -> Work:
 
 
 def sampling(
-    weights: int, texts: float, prompt: float, new: float, batch: int, dtype: Dtype
+    weights: int, texts: float, prompt: float, new: float, batch: int, dtype: Dtype, same: int = 1
 ) -> Work:
-    """Reading and continuing `texts` prompts, `batch` at a time; lengths in tokens.
+    """Reading and continuing prompts, `batch` texts at a time; lengths in tokens.
 
     Each new token of a batch has all weights read from memory, which may take longer than the
-    operations.
+    operations. `same` texts continue one prompt that is read once.
     """
-    read = passes(weights, texts * prompt, FORWARD, dtype)
+    read = passes(weights, texts / same * prompt, FORWARD, dtype)
     written = passes(weights, texts * new, FORWARD, dtype)
     loaded = -(-texts // batch) * new * weights * _WIDTH[dtype]
     return read + replace(written, seconds=max(written.seconds, loaded / (BANDWIDTH * UTILISATION)))
@@ -244,7 +244,8 @@ def _synthesize(config: Config, counts: Counts) -> Work:
     samples, most = _samples(config, counts), section.max_tokens
     batch, dtype = settings.batch_size, section.dtype
     weights = size(section).base
-    work = sampling(weights, samples, most, settings.max_new_tokens, batch, dtype)
+    same = settings.samples_per_prompt if settings.backend == "vllm" else 1
+    work = sampling(weights, samples, most, settings.max_new_tokens, batch, dtype, same)
     if prompts.source == "synthesised":
         work += sampling(weights, counts[prompts] or 0, most, prompts.max_new_tokens, batch, dtype)
     elif prompts.source == "described" and config.describer:
@@ -267,9 +268,10 @@ def _validate(config: Config, counts: Counts) -> Work:
     code, prompt = config.synthesize.max_new_tokens, config.junior.max_tokens
     if trip.method == "likelihood":  # of the prompt after the code, and after none
         return sure + passes(weights, samples * (code + 2 * prompt), FORWARD, trip.dtype)
-    texts = samples * (trip.samples if trip.temperature else 1)
-    described = sampling(weights, texts, code, trip.max_new_tokens, trip.batch_size, trip.dtype)
-    return sure + described
+    each = trip.samples if trip.temperature else 1
+    same = each if trip.backend == "vllm" else 1  # it keeps what it has read of the code
+    new, batch = trip.max_new_tokens, trip.batch_size
+    return sure + sampling(weights, samples * each, code, new, batch, trip.dtype, same)
 
 
 def _tune(config: Config, counts: Counts) -> Work:
@@ -279,8 +281,9 @@ def _tune(config: Config, counts: Counts) -> Work:
     else:
         pairs = _samples(config, counts)
     known, lora = size(section), settings.method == "lora"
-    # On a GPU boosting computes in bf16, and every activation twice.
-    operations = 2 * FORWARD + BACKWARD[settings.method]
+    operations = FORWARD + BACKWARD[settings.method]
+    operations += FORWARD * section.gradient_checkpointing  # activations once more
+    # On a GPU boosting computes in bf16.
     tokens = settings.epochs * pairs * section.max_tokens
     work = passes(known.base, tokens, operations, "bfloat16")
     # A gradient and two moments for each weight that is trained; an adapter's are in fp32.

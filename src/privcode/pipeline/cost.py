@@ -224,7 +224,7 @@ def _records(config: Config) -> int:
 def _samples(config: Config, counts: Counts) -> int:
     prompts = counts[config.prompts]
     if prompts is None:
-        raise UserError(f"{config.prompts.file} is not here; prompts.limit tells how many")
+        raise UserError(f"{config.prompts.file} is not here; prompts.limit would tell how many")
     return prompts * config.synthesize.samples_per_prompt
 
 

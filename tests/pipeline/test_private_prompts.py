@@ -92,7 +92,9 @@ def test_one_record_moves_the_sum_by_one_clip_norm_with_prompt_and_code_together
     records = [record(f"Add {n} to x.", f"x += {n}\n", f"u{n}") for n in range(3)]
     pairs = Lessons(records, section("synthesised"))
     examples = [encode(pair, put(pair.prompt), tokenizer, 64)[0] for pair in pairs]
-    plan = make_plan(noise_multiplier=1.0, delta=1e-4, units=3, batch=3, steps=1, clip_norm=1e-3)
+    plan = make_plan(
+        epsilon=None, noise_multiplier=1.0, delta=1e-4, units=3, batch=3, steps=1, clip_norm=1e-3
+    )
     clipper = plan.clipper(model)
     units = by_unit(pairs)
     assert [len(unit) for unit in units] == [2, 2, 2]
@@ -135,7 +137,7 @@ def test_a_run_needs_no_prompts_file_and_its_bundle_says_what_is_covered(config:
         assert not any("the prompts," in line for line in facts["not_covered"])
         for name in ("README.md", "report.html"):
             assert "written by a model, after the mechanism" in (run.bundle / name).read_text()
-        assert results.verify(run.out)["steps"] == 3
+        assert results.verify(run)["steps"] == 3
         assert source in ("synthesised", "described")
 
 
@@ -197,9 +199,9 @@ def test_a_public_run_has_the_settings_digest_that_it_had_before_there_was_a_cho
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"source": "public"}, "prompts.*name the file of public prompts"),
-        ({"limit": None}, "prompts.*say how many prompts to write"),
-        ({"opening": " "}, "prompts.*give the junior a public text"),
+        ({"source": "public"}, "file: name the file of public prompts"),
+        ({"limit": None}, "limit: say how many prompts to write"),
+        ({"opening": " "}, "opening: .*give the junior a public text"),
     ],
 )
 def test_what_is_missing_is_named(changes: dict[str, Any], words: str) -> None:

@@ -208,7 +208,7 @@ def play(
     with (
         tempfile.TemporaryDirectory() as state,
         patch.dict(os.environ, {"PRIVCODE_STATE": state, "PRIVCODE_DEBUG": ""}),
-        patch.object(loading, "_device", lambda: "cpu"),  # elsewhere bits may differ by chance
+        patch.object(loading, "device_here", lambda: "cpu"),  # elsewhere bits may differ by chance
         patch.object(os, "sync", lambda: None),  # it waits for the files of all processes
         patch.object(dp_sgd, "noised_sum", noised_sum),
         contextlib.chdir(world.folder),

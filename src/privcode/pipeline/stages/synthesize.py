@@ -27,7 +27,7 @@ def _work(run: RunDirectory) -> Path:
         temperature=chosen.temperature,
         top_p=config.top_p,
         max_new_tokens=chosen.max_new_tokens,
-        seed=config.seed,
+        seed=config.seed ^ 1 << 62,  # another stream than that of the code
     )
     with engine(run.config.scale) as where:
         with generators(where, run, "junior", config, "synthesize") as juniors:
@@ -74,21 +74,9 @@ def _answers(
             f"{bar}: every text is too long for the model's context; choose a model with a longer "
             "one, or give shorter prompts"
         )
-    _sample(where, models, bar, whole, asking, sampling, output)
-
-
-def _sample(
-    where: Engine,
-    models: Workers[Generator],
-    bar: str,
-    prompts: Sequence[str],
-    asking: Callable[[str], str],
-    sampling: Sampling,
-    output: Path,
-) -> None:
-    with progress_bar(bar, len(prompts)) as progress:
+    with progress_bar(bar, len(whole)) as progress:
         sample = partial(draw, models)
-        synthesize(sample, prompts, asking, sampling, output, progress=progress, engine=where)
+        synthesize(sample, whole, asking, sampling, output, progress=progress, engine=where)
 
 
 def _after_the_opening(
@@ -103,7 +91,7 @@ def _after_the_opening(
     if not run.written.exists():
         openings = [chosen.opening] * (chosen.limit or 0)
         asked = asking_of(run.config.junior)(chosen.opening)
-        _sample(where, juniors, "write", openings, lambda _: asked, sampling, run.written)
+        _answers(where, juniors, "write", openings, lambda _: asked, sampling, run.written)
     texts = Lines(run.written)
     distinct = list(dict.fromkeys(row["completion"] for row in texts if row["completion"].strip()))
     if not distinct:

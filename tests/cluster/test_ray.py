@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import psutil
 import pytest
@@ -35,17 +36,21 @@ ENDING = "samples.jsonl"
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[Any]:
     """A head with one processor. A test adds what it needs."""
-    # Ray's workers have a low priority otherwise, and are slow where others work too.
-    os.environ |= {"RAY_USAGE_STATS_ENABLED": "0", "RAY_worker_niceness": "0"}
-    os.environ["OMP_NUM_THREADS"] = "1"
-    paths = [str(SOURCE), str(SOURCE.parent)]
-    os.environ["PYTHONPATH"] = os.pathsep.join([*paths, os.environ.get("PYTHONPATH", "")])
-    from ray.cluster_utils import Cluster
+    paths = [str(SOURCE), str(SOURCE.parent), *filter(None, [os.environ.get("PYTHONPATH")])]
+    here = {
+        "RAY_USAGE_STATS_ENABLED": "0",
+        # Ray's workers have a low priority otherwise, and are slow where others work too.
+        "RAY_worker_niceness": "0",
+        "OMP_NUM_THREADS": "1",
+        "PYTHONPATH": os.pathsep.join(paths),
+    }
+    with patch.dict(os.environ, here):  # later tests have the environment of before
+        from ray.cluster_utils import Cluster
 
-    head = {"num_cpus": 1, "object_store_memory": STORE, "include_dashboard": False}
-    found = Cluster(initialize_head=True, head_node_args=head)
-    yield found
-    found.shutdown()
+        head = {"num_cpus": 1, "object_store_memory": STORE, "include_dashboard": False}
+        found = Cluster(initialize_head=True, head_node_args=head)
+        yield found
+        found.shutdown()
 
 
 @pytest.fixture

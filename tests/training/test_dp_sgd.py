@@ -298,6 +298,8 @@ def test_a_long_record_is_truncated_never_cut_into_several() -> None:
 
 def test_of_a_record_too_long_for_the_model_nobody_prints_the_length() -> None:
     code = """
+import logging as standard
+standard.getLogger("bitsandbytes").setLevel("ERROR")  # where it is installed, it talks of itself
 from transformers.utils import logging
 from privcode.models import load_tokenizer
 from privcode.data.records import Record, Unit

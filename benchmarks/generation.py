@@ -81,6 +81,7 @@ def _environment() -> dict[str, str]:
 
 def served(given: argparse.Namespace) -> Any:
     """The endpoint backend over `vllm serve`."""
+    sys.path.insert(0, str(ROOT))
     from tests.helpers.servers import Server, free_port
     from tests.helpers.vllm_here import serving
 

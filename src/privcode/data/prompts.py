@@ -33,7 +33,7 @@ from privcode.inputs import text_lines, unpacked_name
 
 
 def prompts_of(section: Prompts, duplicates: Callable[[int], None] | None = None) -> list[str]:
-    """The public prompts that a config names. See `read_prompts`. None if they are written."""
+    """The public prompts that a config names (see `read_prompts`). Empty if they are written."""
     if section.public_file is None:
         return []
     return read_prompts(
@@ -191,6 +191,8 @@ def _rows(source: str) -> Iterator[tuple[int, Row]]:
 
 def private_prompts(prompts: Sequence[str], private: Iterable[str]) -> str:
     """What the owner should know if private records hold some prompts. It is itself private."""
+    if not prompts:  # they are written: no record need be read
+        return ""
     public = Counter(prompt.strip() for prompt in prompts)
     found = {text for prompt in private if (text := prompt.strip()) in public}
     same = sum(public[text] for text in found)

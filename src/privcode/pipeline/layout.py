@@ -73,5 +73,5 @@ class RunDirectory(Workspace):
         return cls(load_config(out / "config.yaml"), out, look=look)
 
     def prompts(self) -> list[str]:
-        """The public prompts. None if the run writes its prompts."""
+        """The public prompts. Empty if the run writes its prompts."""
         return prompts_of(self.config.prompts)

@@ -60,8 +60,8 @@ def end_of(section: Model) -> str | None:
     return tokenizer_of(section).eos_token if is_chat(section.template) else None
 
 
-def describer(config: Config, answers: Path) -> tuple[Generator, Callable[[str], str]]:
-    """The model that describes code, and the function from a question to the text that it gets.
+def describer(config: Config, answers: Path) -> Generator:
+    """The model that describes code.
 
     A server makes a chat itself, so that the describer's tokenizer need not be on this machine.
 
@@ -76,19 +76,23 @@ def describer(config: Config, answers: Path) -> tuple[Generator, Callable[[str],
         from privcode.generation.endpoint import load_describer
 
         chat = section.template == CHAT
-        server = load_describer(trip.endpoint, chat, section.system, trip.batch_size, answers)
-        return server, str
+        return load_describer(trip.endpoint, chat, section.system, trip.batch_size, answers)
     weights = Weights(
         section.model, section.model, section.dtype, end=end_of(section), label="describer"
     )
-    return backend(weights, trip.batch_size), asking_of(section)
+    return backend(weights, trip.batch_size)
+
+
+def asking_describer(config: Config) -> Callable[[str], str]:
+    """The function from a question to the text that the describer gets."""
+    trip, section = config.validate_.round_trip, config.describer
+    assert section is not None
+    return str if asked_there(trip, section) else asking_of(section)
 
 
 def question_of(config: Config) -> Callable[[str], str]:
     """The function from code to the text that the describer gets."""
-    trip, section = config.validate_.round_trip, config.describer
-    assert section is not None
-    asking = str if asked_there(trip, section) else asking_of(section)
+    trip, asking = config.validate_.round_trip, asking_describer(config)
     return lambda code: asking(render(trip.template, code=code))
 
 
@@ -165,7 +169,7 @@ def certainty(run: RunDirectory, samples: list[Any]) -> dict[Any, float]:
 def ask(run: RunDirectory, label: str, prompts: list[tuple[str, str]]) -> list[str]:
     """What the model called `label` answers: each prompt's likeliest text, and samples.
 
-    Beside each prompt is how the answer to it begins.
+    Each prompt comes with how the answer to it begins.
     """
     config = run.config.audit
     section = run.config.labelled(label)

@@ -23,7 +23,7 @@ from privcode.generation import Generator, Weights
 from privcode.generation.backends import backend_of
 from privcode.generation.settings import Sampled, Synthesize
 from privcode.pipeline.layout import RunDirectory
-from privcode.pipeline.models import describer, weights_of
+from privcode.pipeline.models import asking_describer, describer, weights_of
 from privcode.pipeline.preflight import refuse_machine
 from privcode.plain import files_below
 from privcode.scoring.settings import Evaluate
@@ -68,7 +68,7 @@ def describing(
 ) -> AbstractContextManager[Workers[Generator]]:
     """Workers that sample from the describer of the config, which must have one."""
     trip = config.validate_.round_trip
-    return _for(trip, engine).workers(partial(_describer, config, answers))
+    return _for(trip, engine).workers(partial(describer, config, answers))
 
 
 def _for(section: Sampled, engine: Engine) -> Engine:
@@ -113,12 +113,9 @@ def _generator(
     return backend_of(section, field, answers)(weights, section.batch_size)
 
 
-def _describer(config: Config, answers: Path) -> Generator:
-    return describer(config, answers)[0]
-
-
 def _scorer(config: Config, answers: Path) -> Scorer:
-    return scorer(config.validate_.round_trip, *describer(config, answers))
+    trip = config.validate_.round_trip
+    return scorer(trip, describer(config, answers), asking_describer(config))
 
 
 @dataclass(frozen=True)

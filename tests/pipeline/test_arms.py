@@ -24,7 +24,7 @@ def differences(a: object, b: object, path: str = "") -> set[str]:
     return set() if a == b else {path}
 
 
-def test_arms_are_methods_times_epsilons_times_seeds_and_base_comes_once() -> None:
+def test_arms_are_seeds_times_methods_times_epsilons_and_base_comes_once() -> None:
     chosen = {
         "methods": ["base", "privcode", "nondpft"],
         "epsilons": {"privcode": [1, 4]},
@@ -33,10 +33,10 @@ def test_arms_are_methods_times_epsilons_times_seeds_and_base_comes_once() -> No
     assert list(arms(config(compare=chosen))) == [
         "base",
         "privcode-eps1-seed0",
-        "privcode-eps1-seed1",
         "privcode-eps4-seed0",
-        "privcode-eps4-seed1",
         "nondpft-seed0",
+        "privcode-eps1-seed1",
+        "privcode-eps4-seed1",
         "nondpft-seed1",
     ]
 

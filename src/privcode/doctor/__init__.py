@@ -179,7 +179,7 @@ def _machine() -> str:
     names = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
     return (
         f"Python {platform.python_version()}, torch {torch.__version__}, "
-        f"{os.cpu_count()} CPU cores, CUDA: {', '.join(names) or 'no'}"
+        f"{len(os.sched_getaffinity(0))} CPU cores, CUDA: {', '.join(names) or 'no'}"
     )
 
 

@@ -57,7 +57,7 @@ def _execute(
     workers: int | None,
     progress: Callable[[int], None] | None,
 ) -> Iterator[Outcome]:
-    cores = os.cpu_count() or 1
+    cores = len(os.sched_getaffinity(0))
     compiled = Compiled()
     slots = range(max(1, min(workers or cores, cores)))
     crew = [Worker(sandbox, limits, slot, compiled) for slot in slots]

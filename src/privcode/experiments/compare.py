@@ -132,7 +132,7 @@ def run_all(
     for name, config in chosen.items():
         keep(out / f"{name}.yaml", config)
     private_folder(logs)
-    threads = max(1, (os.cpu_count() or 1) // parallel)
+    threads = max(1, len(os.sched_getaffinity(0)) // parallel)
     waiting, running = list(chosen), dict[str, subprocess.Popen[bytes]]()
     finished = 0
     total = sum(len(stages_of(config)) for config in chosen.values())

@@ -61,7 +61,9 @@ class Arm:
 
 
 def arms(config: Config) -> dict[str, Arm]:
-    """Arm's name -> arm. Grid × methods × ε (where they have one) × seeds; base has no seed.
+    """Arm's name -> arm. Grid × seeds × methods × ε (where they have one); base has no seed.
+
+    A seed's arms follow each other, so a comparison that is stopped has whole seeds.
 
     Raises:
         UserError: a field of `compare.settings`, `compare.grid` or `compare.published` is none,
@@ -76,15 +78,16 @@ def arms(config: Config) -> dict[str, Arm]:
     found: dict[str, Arm] = {}
     for values in product(*chosen.grid.values()):
         grid = dict(zip(chosen.grid, values, strict=True))
-        for method in chosen.methods:
+        for seed, method in product((None, *chosen.seeds), chosen.methods):
+            if (seed is None) != (method == "base"):
+                continue
             epsilons = chosen.epsilons.get(method, [config.privacy.epsilon])
             for epsilon in epsilons if method in BUDGETED else (None,):
-                for seed in chosen.seeds if method != "base" else (None,):
-                    name = _name(chosen.grid, grid, method, epsilon, seed, len(chosen.seeds))
-                    arm = Arm(
-                        method, epsilon, seed, grid, _config(config, method, epsilon, seed, grid)
-                    )
-                    found[name] = _sharing(arm, found)
+                name = _name(chosen.grid, grid, method, epsilon, seed, len(chosen.seeds))
+                arm = Arm(
+                    method, epsilon, seed, grid, _config(config, method, epsilon, seed, grid)
+                )
+                found[name] = _sharing(arm, found)
     return found
 
 

@@ -185,7 +185,7 @@ def _in_order(
     files: Sequence[File], options: Options, workers: int | None
 ) -> Iterator[tuple[list[_Candidate], Counter[str]]]:
     """What `_candidates` says about each file, in order, by several processes if it is worth it."""
-    workers = workers or os.cpu_count() or 1
+    workers = workers or len(os.sched_getaffinity(0))
     work = partial(_candidates, options=options)
     if workers == 1 or len(files) < _ALONE:
         yield from map(work, files)

@@ -24,6 +24,7 @@ from importlib.metadata import version
 from typing import Any
 
 from privcode.errors import UserError
+from privcode.machine import cores
 
 
 @dataclass(frozen=True)
@@ -179,7 +180,7 @@ def _machine() -> str:
     names = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
     return (
         f"Python {platform.python_version()}, torch {torch.__version__}, "
-        f"{len(os.sched_getaffinity(0))} CPU cores, CUDA: {', '.join(names) or 'no'}"
+        f"{cores()} CPU cores, CUDA: {', '.join(names) or 'no'}"
     )
 
 

@@ -9,7 +9,6 @@ Promises:
 Does not: know how a program is confined (`_sandboxes`) or judged (`_server`).
 """
 
-import os
 import threading
 import time
 from collections import deque
@@ -23,6 +22,7 @@ from privcode.execution._program import Limits, Outcome, Program
 from privcode.execution._sandboxes import Sandbox
 from privcode.execution._server import SandboxFailure
 from privcode.execution._worker import Compiled, Worker
+from privcode.machine import cores
 
 
 def execute(
@@ -57,9 +57,9 @@ def _execute(
     workers: int | None,
     progress: Callable[[int], None] | None,
 ) -> Iterator[Outcome]:
-    cores = len(os.sched_getaffinity(0))
+    most = cores()
     compiled = Compiled()
-    slots = range(max(1, min(workers or cores, cores)))
+    slots = range(max(1, min(workers or most, most)))
     crew = [Worker(sandbox, limits, slot, compiled) for slot in slots]
     idle: SimpleQueue[Worker] = SimpleQueue()
     for worker in crew:

@@ -28,6 +28,7 @@ from privcode.console import at_terminal, progress_bar, say
 from privcode.errors import UserError
 from privcode.experiments import drawing, page, plots
 from privcode.files import private_folder, read_json, settle, write_bytes, write_json, write_text
+from privcode.machine import cores
 from privcode.pipeline import results, scale
 from privcode.pipeline.arms import arms, row, table
 from privcode.pipeline.methods import stages_of
@@ -132,7 +133,7 @@ def run_all(
     for name, config in chosen.items():
         keep(out / f"{name}.yaml", config)
     private_folder(logs)
-    threads = max(1, len(os.sched_getaffinity(0)) // parallel)
+    threads = max(1, cores() // parallel)
     waiting, running = list(chosen), dict[str, subprocess.Popen[bytes]]()
     finished = 0
     total = sum(len(stages_of(config)) for config in chosen.values())

@@ -84,9 +84,7 @@ def arms(config: Config) -> dict[str, Arm]:
             epsilons = chosen.epsilons.get(method, [config.privacy.epsilon])
             for epsilon in epsilons if method in BUDGETED else (None,):
                 name = _name(chosen.grid, grid, method, epsilon, seed, len(chosen.seeds))
-                arm = Arm(
-                    method, epsilon, seed, grid, _config(config, method, epsilon, seed, grid)
-                )
+                arm = Arm(method, epsilon, seed, grid, _config(config, method, epsilon, seed, grid))
                 found[name] = _sharing(arm, found)
     return found
 

@@ -32,6 +32,7 @@ from privcode.data.collect.sources import File, Source
 from privcode.data.masking import detected, signs
 from privcode.errors import UserError
 from privcode.files import Row, jsonl_line, write_with
+from privcode.machine import cores
 from privcode.outputs import check_output, is_stdout
 
 _ALONE = 64
@@ -185,7 +186,7 @@ def _in_order(
     files: Sequence[File], options: Options, workers: int | None
 ) -> Iterator[tuple[list[_Candidate], Counter[str]]]:
     """What `_candidates` says about each file, in order, by several processes if it is worth it."""
-    workers = workers or len(os.sched_getaffinity(0))
+    workers = workers or cores()
     work = partial(_candidates, options=options)
     if workers == 1 or len(files) < _ALONE:
         yield from map(work, files)

@@ -12,7 +12,8 @@ from privcode.config import Config, parse_config
 from privcode.errors import UserError
 from privcode.models import attach_lora, load_model
 from privcode.pipeline.arms import arms
-from privcode.pipeline.cost import BACKWARD, FORWARD, estimate, size
+from privcode.pipeline.cost import estimate
+from privcode.pipeline.work import BACKWARD, FORWARD, size
 
 FAST = 312e12 * 0.3
 """Operations a second of the stated GPU at the stated share."""

@@ -17,9 +17,29 @@ def doctor(
     dtype: Annotated[str, typer.Option(help="Of that model's weights.")] = "float32",
     micro_batch: Annotated[int, typer.Option(min=1, help="sanitize.micro_batch.")] = 8,
     max_tokens: Annotated[int, typer.Option(min=2, help="junior.max_tokens.")] = 1024,
+    measure: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="CONFIG",
+            help="Instead: how fast is this machine at this config's work? For plan.",
+        ),
+    ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", "-o", help="Of --measure. Default: CONFIG's name, with .rates.json."),
+    ] = None,
     as_json: Json = False,
 ) -> None:
-    """Self-test of this machine, in under two minutes: is the guarantee kept, would faults show?"""
+    """Self-test of this machine, in under two minutes: is the guarantee kept, would faults show?
+
+    With --measure, models of a config are timed on made-up texts, and plan uses the rates.
+    """
+    if measure is not None:
+        if model is not None:
+            raise UserError("--measure and --model: give one of them")
+        return _measure(measure, out, as_json)
+    if out is not None:
+        raise UserError("--out: belongs to --measure CONFIG, which is not given")
     from privcode.doctor import Check, checks, line, report
 
     done: list[Check] = []
@@ -41,6 +61,28 @@ def doctor(
     facts = report(done)
     answer(facts, as_json, "ready" if facts["ok"] else "not ready")
     raise typer.Exit(0 if facts["ok"] else 1)
+
+
+def _measure(config: Path, out: Path | None, as_json: bool) -> None:
+    from privcode.config import load_config
+    from privcode.console import progress_bar
+    from privcode.outputs import check_output
+    from privcode.pipeline.rates import rates_path
+
+    loaded = load_config(config)
+    where = check_output(out or rates_path(config))
+    from privcode.doctor.measure import measure, pieces, shown  # slow
+    from privcode.files import write_json
+
+    say("rates are measured on made-up texts; nothing of yours is read, and nothing is spent")
+    with progress_bar("measure", pieces(loaded)) as progress:
+        found = measure(loaded, lambda _: progress(1))
+    facts = found.file().model_dump()
+    write_json(where, facts)
+    lines = [*shown(found), *(f"not measured: {line}" for line in found.left_out)]
+    named = "" if where == rates_path(config) else f" --rates {where}"
+    lines += [f"rates           {where}", f"next            privcode plan {config}{named}"]
+    answer(facts | {"not_measured": found.left_out}, as_json, "\n".join(lines))
 
 
 def verify(

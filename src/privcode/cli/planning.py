@@ -59,9 +59,27 @@ def account(
 
 def plan(
     config: Annotated[Path, typer.Argument(help="The run's YAML file.")],
+    devices: Annotated[
+        int, typer.Option(min=1, max=100_000, help="GPUs to spread the work over.")
+    ] = 1,
+    rates: Annotated[
+        Path | None,
+        typer.Option(
+            help="What doctor --measure wrote, on any machine. Default: the file next to the "
+            "config, if it is of this machine."
+        ),
+    ] = None,
+    prompt_tokens: Annotated[
+        int | None,
+        typer.Option(min=1, max=10**6, help="Mean tokens of a prompt. Default: 250, assumed."),
+    ] = None,
+    answer_tokens: Annotated[
+        int | None,
+        typer.Option(min=1, max=10**6, help="Mean tokens of a solution. Default: 350, assumed."),
+    ] = None,
     as_json: Json = False,
 ) -> None:
-    """What a run would promise, before anything is trained.
+    """What a run would promise and cost, before anything is trained.
 
     The answer is public. Where the data are at hand, what stands in many of their records is
     shown next to it, at a terminal only.
@@ -70,12 +88,19 @@ def plan(
 
     loaded = load_config(config)
     chosen = plan_of(loaded)
+    from privcode.pipeline.cost import ANSWER, PROMPT
     from privcode.pipeline.planning import (  # slow, and a wrong config ends before
+        Assumed,
         planned,
         shared_by_many,
     )
+    from privcode.pipeline.rates import chosen_rates
+    from privcode.pipeline.work import Lengths
 
-    facts, text = planned(loaded, chosen)
+    found, ignored = chosen_rates(config, rates)
+    given = prompt_tokens or answer_tokens
+    lengths = Lengths(prompt_tokens or PROMPT, answer_tokens or ANSWER) if given else None
+    facts, text = planned(loaded, chosen, Assumed(found, ignored, lengths, devices))
     answer(facts, as_json, f"{text}\nnext              privcode run {config}")
     say_private(lambda: shared_by_many(loaded, chosen))
 

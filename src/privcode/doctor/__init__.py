@@ -8,7 +8,8 @@ Promises:
 - Statistical checks allow six standard errors: a sound machine fails one of them less than once in
   ten million.
 
-Does not: prove that the guarantee holds, measure speed, or use the network.
+Does not: prove that the guarantee holds, or use the network. Speed is measured on request alone
+(`measure`).
 """
 
 import importlib

@@ -32,6 +32,7 @@ from privcode.config import Config, digest, dump_config, load_config
 from privcode.console import say
 from privcode.errors import UserError
 from privcode.files import private_folder, read_sealed, settle, write_sealed, write_text, write_with
+from privcode.machine import processor
 from privcode.pipeline.changes import changed_sections, fixed, left_by
 from privcode.plain import files_below, hash_plain, is_plain_name
 
@@ -56,7 +57,7 @@ def bits() -> dict[str, str]:
     if find_spec("bitsandbytes"):
         found["bitsandbytes"] = version("bitsandbytes")
     found |= {
-        "processor": _processor(),
+        "processor": processor(),
         "instructions": torch.backends.cpu.get_cpu_capability(),
         "threads": f"{torch.get_num_threads()}, {torch.get_num_interop_threads()}",
         "processes": str(distributed.world()),
@@ -68,15 +69,6 @@ def bits() -> dict[str, str]:
     prefixes = ("OMP_", "MKL_", "DNNL_", "ONEDNN_", "KMP_", "ATEN_", "CUBLAS_", "NVIDIA_TF32")
     named = {name: value for name, value in os.environ.items() if name.startswith(prefixes)}
     return found | dict(sorted(named.items()))
-
-
-def _processor() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
-    except OSError:
-        lines = []
-    model = next((x.partition(":")[2].strip() for x in lines if x.startswith("model name")), "")
-    return f"{platform.machine()} {model}".strip()
 
 
 def lock(out: Path) -> int:

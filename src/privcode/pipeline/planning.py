@@ -5,8 +5,9 @@ Promises: `planned` is public, made from the settings and the runs that are know
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from dataclasses import dataclass, field
 from typing import Any
 
 from privcode.config import Compare, Config
@@ -20,10 +21,13 @@ from privcode.data.survey import alike, repeats, unused_columns
 from privcode.errors import UserError
 from privcode.fields import json_number
 from privcode.pipeline.arms import arms
-from privcode.pipeline.cost import BANDWIDTH, GPU, PEAK, UTILISATION, estimate, memory, size
+from privcode.pipeline.cost import BANDWIDTH, GPU, PEAK, UTILISATION, estimate
+from privcode.pipeline.devices import LINK, share_of
 from privcode.pipeline.private import private_records
+from privcode.pipeline.rates import Rates
 from privcode.pipeline.results import charged
 from privcode.pipeline.spending import runs_elsewhere, spent_elsewhere
+from privcode.pipeline.work import Lengths, memory, size
 from privcode.privacy.accounting import unit_words
 from privcode.privacy.plan import PrivacyPlan
 from privcode.privacy.spending import overlaps
@@ -45,12 +49,32 @@ not covered       settings chosen by looking at runs that are not counted below"
 """What `plan` says of prompts, and of what is not covered, by their source."""
 
 
-def planned(config: Config, plan: PrivacyPlan) -> tuple[dict[str, Any], str]:
+@dataclass(frozen=True)
+class Assumed:
+    """What `plan` takes to be so, beside the config.
+
+    Attributes:
+        rates: measured ones.
+        ignored: one line on a file of rates that is not used, or "".
+        lengths: mean tokens of texts. None: the default.
+        devices: GPUs to spread the work over.
+    """
+
+    rates: Rates = field(default_factory=Rates)
+    ignored: str = ""
+    lengths: Lengths | None = None
+    devices: int = 1
+
+
+def planned(
+    config: Config, plan: PrivacyPlan, assumed: Assumed | None = None
+) -> tuple[dict[str, Any], str]:
     """The guarantee of `plan`, what it covers and costs: as JSON values, and in words.
 
     Raises:
         UserError: the section compare names what is not there; a public file cannot be read.
     """
+    assumed = assumed or Assumed()
     cost = plan.cost()
     groups = {units: plan.group_epsilon(units) for units in GROUPS}
     facts = plan.describe() | {
@@ -59,13 +83,13 @@ def planned(config: Config, plan: PrivacyPlan) -> tuple[dict[str, Any], str]:
         "group_epsilon": {
             str(units): e if math.isfinite(e) else epsilon_words(e) for units, e in groups.items()
         },
-        "memory_bytes": (held := memory(config)),
+        "memory_bytes": (held := memory(config, assumed.devices)),
     }
     room = "unknown: the model's config cannot be read here"
     if held is not None:
-        room = f"at least {held / 1e6:,.0f} MB for sanitize, plus activations"
+        room = f"at least {held / 1e6:,.0f} MB for sanitize{_in_each(config, assumed.devices)}, plus activations"
     facts["adapters"], adapters_text = _adapters(config)
-    facts["cost"], cost_text = _cost(config)
+    facts["cost"], cost_text = _cost(config, assumed)
     selection, selection_text = _selection(config, plan)
     whom = unit_words(plan.owner_column)
     text = f"""\
@@ -111,41 +135,147 @@ def _adapters(config: Config) -> tuple[dict[str, Any], str]:
     return facts, text
 
 
-def _cost(config: Config) -> tuple[dict[str, Any], str]:
+def _in_each(config: Config, devices: int) -> str:
+    """Words on what each process holds, where there are several."""
+    if devices == 1:
+        return ""
+    shared = ", which share the layers" if config.sanitize.shard else ""
+    return f" in each of {devices} processes{shared}"
+
+
+def _cost(config: Config, assumed: Assumed) -> tuple[dict[str, Any], str]:
     """What the run, or all runs of the section compare, would take: as JSON values, in words."""
     runs: list[tuple[str, Config, tuple[str, ...]]] = [(config.method, config, ())]
     if config.compare != Compare():
         runs = [(arm.method, arm.config, arm.taken) for arm in arms(config).values()]
-    facts = estimate(runs)
+    facts = estimate(runs, assumed.rates, assumed.lengths, assumed.devices)
+    facts["rates_ignored"] = assumed.ignored or None
     several = len(runs) > 1
     stages = list(facts["all"]["stages"])
-    head = [*stages, "together", "operations", "memory"]
+    head = [*stages, "together", "at most", "operations", "memory"]
     body = []
     for row in [*facts["rows"], facts["all"]] if several else facts["rows"]:
-        cells = [_duration(row["stages"].get(stage)) for stage in stages]
-        cells.append(_duration(row["seconds"]))
-        cells.append(f"{row['flops']:.1e}" if row["flops"] else "–")
+        usual = row["expected"]
+        cells = [_duration(usual["stages"].get(stage)) for stage in stages]
+        cells += [_duration(usual["seconds"]), _duration(row["seconds"])]
+        cells.append(f"{usual['flops']:.1e}" if usual["flops"] else "–")
         cells.append(f"{row['memory'] / 1e9:.3g} GB" if row["memory"] else "–")
         body.append(cells)
         if several:
             cells[:0] = [row["name"], str(row["runs"]), str(row["dp_trainings"])]
-    notes = ["operations: floating-point; memory: at least, of the largest run, beside activations"]
     if several:
         head[:0] = ["method", "runs", "DP trainings"]
+    text = f"""\
+cost              {_how(facts, assumed)}
+{columns(head, body)}"""
+    spread = _spread(config, facts, several) if assumed.devices > 1 else []
+    return facts, "\n".join([text, *_notes(facts, several), *spread])
+
+
+def _how(facts: Mapping[str, Any], assumed: Assumed) -> str:
+    """Where times come from: lengths, and rates or arithmetic."""
+    lengths, usual = facts["lengths"], facts["all"]["expected"]
+    source = "as you say" if assumed.lengths else "an assumption; --prompt-tokens, --answer-tokens"
+    words = [
+        f"expected, with prompts of {lengths['prompt']:g} and code of {lengths['answer']:g} tokens "
+        f"in the mean ({source})"
+    ]
+    words += [
+        f"prompts of {name}: {tokens} tokens in the mean, at 3 bytes each"
+        for name, tokens in lengths["public"].items()
+    ]
+    words.append("at most: if every text is as long as the settings allow")
+    arithmetic = (
+        f"by arithmetic, not measured: one {GPU} at {UTILISATION:.0%} of its "
+        f"{PEAK['bfloat16'] / 1e12:g} TFLOP/s (bf16) and {BANDWIDTH / 1e12:g} TB/s"
+    )
+    if rates := facts["rates"]:
+        words.append(
+            f"measured: {_duration(usual['measured'])} of {_duration(usual['seconds'])}, at the "
+            f"rates in {rates['file']}, of {rates['device']}"
+        )
+        if left := facts["not_measured"]:
+            words += [arithmetic, f"by arithmetic: {', '.join(left)}"]
+    else:
+        words.append(arithmetic)
+    if assumed.ignored:
+        words.append(assumed.ignored)
+    return f"\n{' ' * 18}".join(words)
+
+
+def _notes(facts: Mapping[str, Any], several: bool) -> list[str]:
+    """What the table means, and what it does not count."""
+    notes = [
+        "operations: floating-point, expected; memory: at least, of the largest run, beside "
+        "activations"
+    ]
+    if several:
         notes[:0] = [
             "times are sums over the runs; what runs have in common is done, and counted, once",
             "DP training: on the private data, with clipping and noise; one serves several runs",
         ]
+    stages = facts["all"]["stages"]
+    if "boost" in stages and "synthesize" in stages:
+        notes.append(
+            "boost: as if all samples passed the filters; what is tuned on samples takes the share "
+            "that does"
+        )
     if facts["by_name"]:
         notes.append(f"size taken from the model's name: {', '.join(facts['by_name'])}")
-    missing = [*facts["not_counted"], "programs that are run to test them, on processors"]
-    notes += [f"not counted: {what}" for what in missing]
-    text = f"""\
-cost              at most, if every text is as long as the settings allow; by arithmetic, not
-                  measured: one {GPU} at {UTILISATION:.0%} of its {PEAK["bfloat16"] / 1e12:g} \
-TFLOP/s (bf16) and {BANDWIDTH / 1e12:g} TB/s
-{columns(head, body)}"""
-    return facts, "\n".join([text, *notes])
+    programs, missing = facts["programs"], list(facts["not_counted"])
+    if programs["count"]:
+        what = f"{programs['count']:,} programs that are run to test them, on processors"
+        if programs["seconds"]:
+            notes.append(
+                f"and {what}: {_duration(programs['seconds'])}, if they end as soon as the made-up "
+                "ones that were measured"
+            )
+        else:
+            missing.append(what)
+    return notes + [f"not counted: {what}" for what in missing]
+
+
+def _spread(config: Config, facts: Mapping[str, Any], several: bool) -> list[str]:
+    """The same over several devices."""
+    count, walls = facts["devices"], facts["all"]["wall"]
+    share, rows = share_of(config, count)
+    body = [
+        [
+            stage,
+            str(one["devices"]),
+            _duration(one["seconds"]),
+            _duration(one["traffic"]),
+            _duration(one["host"]),
+            f"{one['busy'] / 3600:,.1f}",
+        ]
+        for stage, one in walls.items()
+    ]
+    seconds = sum(one["seconds"] for one in walls.values())
+    busy = sum(one["busy"] for one in walls.values())
+    body.append(["together", "", _duration(seconds), "", "", f"{busy / 3600:,.1f}"])
+    head = ["stage", "devices", "by the clock", "traffic", "host", "device-hours at work"]
+    ray = config.scale.engine == "ray"
+    lines = [
+        f"devices           {count}: sanitize has a process on each (torchrun); "
+        + ("the Ray cluster has" if ray else "other stages use one: scale.engine is local, not ray")
+        + (" the other stages' workers" if ray else ""),
+        columns(head, body),
+        f"traffic: between processes, at {LINK / 1e9:g} GB/s for each (an assumption), and none of "
+        "it hidden",
+        "host: one core reads the records and draws who takes part; measured on processors",
+        f"held for all of it, {count} devices take {count * seconds / 3600:,.1f} device-hours",
+    ]
+    if several:
+        lines.append("by the clock: one run after the other")
+    if "sanitize" in walls:
+        lines.append(
+            f"sanitize: a process has {share:,} records of a step, and computes {rows:,} rows"
+            + (": lower sanitize.micro_batch, or take fewer processes" if rows > 1.2 * share else "")
+        )
+    idle = [stage for stage, one in walls.items() if one["devices"] < count]
+    if idle:
+        lines.append(f"cannot use them all: {', '.join(idle)}")
+    return lines
 
 
 def _duration(seconds: float | None) -> str:

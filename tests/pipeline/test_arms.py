@@ -215,3 +215,24 @@ def test_a_published_figure_is_a_share_as_ours_are() -> None:
             continue
         with pytest.raises(UserError, match=r"row 1, field humaneval: is 66\.5"):
             check_published(chosen)
+
+
+def test_the_first_half_of_jft_has_no_budget_so_one_serves_all_epsilons() -> None:
+    chosen = {"methods": ["jft"], "epsilons": {"jft": [1, 4]}}
+    found = arms(config(compare=chosen | {"grid": {"boost.epochs": [1, 2]}}))
+    assert {name: (arm.donor, arm.taken) for name, arm in found.items()} == {
+        "jft-eps1-epochs1": (None, ()),
+        "jft-eps4-epochs1": ("jft-eps1-epochs1", ("pretune",)),
+        "jft-eps1-epochs2": (None, ()),
+        "jft-eps4-epochs2": ("jft-eps1-epochs2", ("pretune",)),
+    }
+    # Which records take part is decided by the privacy section, too.
+    bounds = {"grid": {"privacy.units": [1000, 2000]}, "methods": ["jft"]}
+    assert not any(arm.taken for arm in arms(config(compare=bounds)).values())
+
+
+@pytest.mark.parametrize("field", ["premium.max_tokens", "audit.seed", "boost.seed", "data.source"])
+def test_jft_shares_no_half_of_other_settings(field: str) -> None:
+    values = {"data.source": ["a.jsonl", "b.jsonl"]}.get(field, [300, 400])
+    found = arms(config(compare={"methods": ["jft"], "grid": {field: values}}))
+    assert not any(arm.taken for arm in found.values())

@@ -31,6 +31,8 @@ def donor(config: Config, tmp_path: Path) -> Path:
         (done.out / "models" / "weights").write_bytes(b"123")
         (done.private / "ledger.jsonl").write_text("{}\n")
         (done.private / "secret.txt").write_text("stays")
+        (done.private / "pretuned").mkdir()
+        (done.private / "pretuned" / "adapter").write_bytes(b"45")
     done.close()
     return done.out
 
@@ -39,9 +41,11 @@ def test_a_stage_is_taken_over_whole_and_is_not_done_again(
     config: Config, donor: Path, tmp_path: Path
 ) -> None:
     run = Workspace(config, tmp_path / "run")
-    run.copy_stages(donor, ("make",), ("ledger.jsonl", "missing.json"))
+    run.copy_stages(donor, ("make",), ("ledger.jsonl", "missing.json", "pretuned"))
     assert (run.out / "models" / "weights").read_bytes() == b"123"
     assert stat.S_IMODE((run.private / "ledger.jsonl").stat().st_mode) == 0o600
+    assert (run.private / "pretuned" / "adapter").read_bytes() == b"45"
+    assert stat.S_IMODE((run.private / "pretuned" / "adapter").stat().st_mode) == 0o600
     assert not (run.private / "secret.txt").exists()  # only what is named comes along
     with run.stage("make", [], [run.out / "models"]) as needed:
         assert not needed

@@ -28,13 +28,20 @@ MOST_ARMS = 1000
 SEEDED = ("sanitize", "synthesize", "boost", "evaluate", "audit")
 
 _READS = {
+    "pretune": ("data", "bounds", "audit", "premium", "boost"),
     "sanitize": ("data", "privacy", "junior", "sanitize", "audit", "lesson"),
     "synthesize": ("prompts", "synthesize", "writer"),
     "validate": ("validate", "describer"),
 }
 """What each of the first stages reads, beside what those before it read: sections, what training
-reads of the section prompts, and which model describes, the one thing that may be taken from the
-section premium."""
+reads of the section prompts, which model describes, the one thing that may be taken from the
+section premium, and what of the section privacy decides which records take part."""
+_SHARED = {
+    "privcode": ("sanitize", "synthesize", "validate"),
+    "control": ("sanitize", "synthesize", "validate"),
+    "jft": ("pretune",),
+}
+"""The first stages of a method that may be taken over."""
 
 
 @dataclass(frozen=True)
@@ -142,8 +149,11 @@ def _sharing(arm: Arm, earlier: Mapping[str, Arm]) -> Arm:
 
 
 def _same_stages(one: Config, other: Config) -> tuple[str, ...]:
-    """The first stages that two runs of a method with synthetic data do from the same values."""
-    if one.method != other.method or one.method not in ("privcode", "control"):
+    """The first stages that two runs of a method do from the same values.
+
+    Jft's first half has no budget, so one serves all ε.
+    """
+    if one.method != other.method or one.method not in _SHARED:
         return ()
     a, b = (
         config.model_dump(by_alias=True)
@@ -151,14 +161,15 @@ def _same_stages(one: Config, other: Config) -> tuple[str, ...]:
             "lesson": config.prompts.lesson,
             "writer": config.describer if config.prompts.source == "described" else None,
             "describer": config.describer,
+            "bounds": config.privacy.model_dump(exclude={"epsilon", "noise_multiplier"}),
         }
         for config in (one, other)
     )
     same = []
-    for stage, sections in _READS.items():
-        if any(a[section] != b[section] for section in sections):
+    for stage in _SHARED[one.method]:
+        if any(a[section] != b[section] for section in _READS[stage]):
             break
-        if stage != "sanitize" or one.method == "privcode":  # the control's junior is untuned
+        if stage != "sanitize" or one.method != "control":  # the control's junior is untuned
             same.append(stage)
     return tuple(same)
 

@@ -256,7 +256,7 @@ class Workspace:
         Args:
             donor: the other run's directory.
             stages: their names; those that are done here are left alone.
-            private: names of what they wrote in `private/`.
+            private: names of what they wrote in `private/`: files, or folders of files.
 
         Raises:
             UserError: what the donor wrote was changed since.
@@ -267,7 +267,13 @@ class Workspace:
         if not wanted:
             return
         outputs = {file: d for facts in wanted.values() for file, d in facts["outputs"].items()}
-        kept = [f"private/{name}" for name in private if (donor / "private" / name).exists()]
+        found = [donor / "private" / name for name in private]
+        kept = [
+            str(path.relative_to(donor))
+            for top in found
+            if top.exists()
+            for path in ([top / name for name in files_below(top)] if top.is_dir() else [top])
+        ]
         for file in (*outputs, *kept):
             with (donor / file).open("rb") as source:
                 mode = 0o600 if file in kept else 0o644

@@ -14,4 +14,10 @@ def _work(run: RunDirectory) -> Path:
     return run.pretuned
 
 
-STAGE = Stage(name="pretune", made=lambda run: run.pretuned, work=_work, outputs=lambda run: [])
+STAGE = Stage(
+    name="pretune",
+    made=lambda run: run.pretuned,
+    work=_work,
+    outputs=lambda run: [],
+    private=("pretuned",),
+)

@@ -28,7 +28,7 @@ from privcode.pipeline.methods import stages_of
 from privcode.pipeline.rates import Doing, Rate, RatesFile, this_device, versions
 from privcode.pipeline.work import LONGEST, STAGES
 
-_STEPS = 3  # of training; the first warms up
+_STEPS = 4  # of training; the first warms up
 _PARTS = 2  # micro-batches in a step of DP-SGD
 _NEW = 64  # most new tokens of a sampled text
 _PROMPTS = "Question: Write a function that adds {} to its argument.\n\nAnswer:\n"
@@ -211,9 +211,9 @@ def _dp(doing: Doing, _: Sampled) -> Rate:
 
         checkpoint = Path(folder) / "checkpoint"
         sanitize(learner, examples, units, plan(records), settings, ledger, checkpoint, step)
-    # The first time is before the first step, and the last step also writes a checkpoint.
-    taken = [after - before for before, after in zip(times[1:], times[2:], strict=False)][:-1]
-    return _rate(doing, records * doing.length * len(taken), sum(taken))
+    # Before the first step, after it, …. The last step also writes a checkpoint.
+    _, first, *_, last, _ = times
+    return _rate(doing, records * doing.length * (_STEPS - 2), last - first)
 
 
 def _tune(doing: Doing, _: Sampled) -> Rate:

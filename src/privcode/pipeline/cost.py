@@ -120,8 +120,8 @@ def estimate(
         devices: to spread the work over.
 
     Returns:
-        {"gpu", "utilisation", "devices", "rates": {"device", "file"} or None, "lengths": {"prompt", "answer",
-        "public": those of the files of prompts that are here}, "rows": [row], "all": row,
+        {"gpu", "utilisation", "devices", "rates": {"device", "file"} or None, "lengths":
+        {"prompt", "answer", "public": those of the files of prompts that are here}, "rows": [row], "all": row,
         "by_name": [model whose size is what its name says], "not_measured": [work that no rate is
         of, where there are rates], "programs": {"count", "seconds" or None}, "not_counted": [what,
         and why]}; a row is {"name", "runs", "dp_trainings": runs of `sanitize`, "tokens", "flops",
@@ -179,7 +179,7 @@ def estimate(
             "public": {p.public_file: round(length) for p, length in public.items()},
         },
         "rows": [row | _figures(most[n], mean[n], walls[n]) for n, row in rows.items()],
-        "all": together | _figures(*map(_added, (most, mean, walls))),
+        "all": together | _figures(_added(most), _added(mean), _added(walls)),
         "by_name": _by_name([config for _, config, _ in runs]),
         "not_measured": list(unmeasured),
         "programs": _programs(programs, rates),

@@ -61,9 +61,7 @@ class Wall:
         )
 
 
-def wall(
-    stage: str, config: Config, done: Sequence[tuple[Demand, "Work"]], devices: int
-) -> Wall:
+def wall(stage: str, config: Config, done: Sequence[tuple[Demand, "Work"]], devices: int) -> Wall:
     """The time of a stage by the clock: of its demands, with what each costs on one device.
 
     Args:
@@ -127,7 +125,7 @@ def traffic_of(config: Config, devices: int) -> float:
 
 def _trained(config: Config, work: "Work", devices: int) -> Wall:
     steps = config.privacy.steps
-    share, rows = share_of(config, 1)
+    rows, _ = share_of(config, 1)
     _, each = share_of(config, devices)
     computing = work.seconds * each / rows
     traffic = steps * traffic_of(config, devices) / LINK if devices > 1 else 0.0

@@ -270,7 +270,11 @@ def _spread(config: Config, facts: Mapping[str, Any], several: bool) -> list[str
     if "sanitize" in walls:
         lines.append(
             f"sanitize: a process has {share:,} records of a step, and computes {rows:,} rows"
-            + (": lower sanitize.micro_batch, or take fewer processes" if rows > 1.2 * share else "")
+            + (
+                ": lower sanitize.micro_batch, or take fewer processes"
+                if rows > 1.2 * share
+                else ""
+            )
         )
     idle = [stage for stage, one in walls.items() if one["devices"] < count]
     if idle:

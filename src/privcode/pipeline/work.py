@@ -265,23 +265,17 @@ def _synthesize(config: Config, counts: Counts, lengths: Lengths) -> list[Demand
     prompt, code = min(most, lengths.public), min(new, lengths.answer)
     same = settings.samples_per_prompt
     tuned = config.method != "control"
-    done = [
-        _sampling(section, weights, settings, batch, samples, prompt, code, new, same, tuned)
-    ]
+    done = [_sampling(section, weights, settings, batch, samples, prompt, code, new, same, tuned)]
     words, said = prompts.max_new_tokens, min(prompts.max_new_tokens, lengths.prompt)
     if prompts.source == "synthesised":
         texts = counts[prompts] or 0
         done.append(
-            _sampling(
-                section, weights, settings, batch, texts, prompt, said, words, 1, tuned
-            )
+            _sampling(section, weights, settings, batch, texts, prompt, said, words, 1, tuned)
         )
     elif prompts.source == "described" and config.describer:
         model, trip = config.describer, config.validate_.round_trip
         weights = size_of(model.model).base
-        done.append(
-            _sampling(model, weights, trip, trip.batch_size, samples, code, said, words)
-        )
+        done.append(_sampling(model, weights, trip, trip.batch_size, samples, code, said, words))
     return done
 
 
@@ -374,7 +368,7 @@ def _audit(config: Config, counts: Counts, lengths: Lengths) -> list[Demand]:
     batch, here = config.evaluate.batch_size, Sampled()
     for section in [config.premium] + [config.junior] * (config.method == "privcode"):
         weights = size(section).base
-        scored = ranked * (settings.candidates > 0) + coins
+        scored: float = ranked * (settings.candidates > 0) + coins
         scored += held_out * min(section.max_tokens, lengths.record)
         done.append(_reading(section, weights, batch, 2 * scored))  # untuned and tuned
         new, texts = settings.max_new_tokens, 1 + settings.samples

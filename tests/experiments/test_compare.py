@@ -96,6 +96,25 @@ def test_every_method_runs_and_has_its_row(config: Path) -> None:
         assert torch.allclose(adapted(ids).logits, merged(ids).logits, atol=1e-4)
 
 
+@pytest.mark.slow
+def test_the_first_half_of_jft_is_trained_once_for_two_epsilons(config: Path) -> None:
+    text = CONFIG.replace("epsilon: null, noise_multiplier: 1.0", "epsilon: 4")
+    methods = "methods: [base, control, privcode, no-filters, dpft, jft, nondpft, no-privsa]"
+    assert methods in text
+    config.write_text(text.replace(methods, "methods: [jft]\n  epsilons: {jft: [1, 4]}"))
+    compare(load_config(config), config.parent / "out")
+    runs = [config.parent / "out" / name for name in ("jft-eps1", "jft-eps4")]
+    halves = [run / "private" / "pretuned" for run in runs]
+    first, second = ({f.name: f.read_bytes() for f in half.iterdir()} for half in halves)
+    assert first == second
+    assert "adapter_model.safetensors" in first
+    assert all((run / "private" / "ledger.jsonl").exists() for run in runs)
+    # The second took the time of the first half from the first, to the tenth of a second.
+    took = [json.loads((run / "private" / "manifest.json").read_text()) for run in runs]
+    assert took[0]["seconds"]["pretune"] == took[1]["seconds"]["pretune"]
+    assert took[0]["seconds"] != took[1]["seconds"]
+
+
 def test_an_arm_that_fails_says_why_in_one_line(config: Path) -> None:
     (config.parent / "private.jsonl").unlink()
     with pytest.raises(UserError, match=r"arm \w+: .*private\.jsonl"):

@@ -201,3 +201,31 @@ def test_what_cannot_be_counted_is_named(tmp_path: Path) -> None:
     ]
     assert counted["by_name"] == ["nobody/toy-1B"]
     assert counted["all"]["tokens"] - found["all"]["tokens"] == 2 * 150
+
+
+@pytest.mark.parametrize(
+    ("stage", "section", "field", "values"),
+    [
+        ("sanitize", "privacy", "steps", [10, 20, 40]),
+        ("sanitize", "privacy", "batch", [10, 100, 200]),
+        ("sanitize", "junior", "max_tokens", [50, 100, 2000]),
+        ("synthesize", "synthesize", "samples_per_prompt", [1, 2, 4]),
+        ("synthesize", "synthesize", "max_new_tokens", [10, 50, 4000]),
+        ("boost", "boost", "epochs", [1, 2, 3]),
+        ("boost", "premium", "max_tokens", [100, 200, 2000]),
+    ],
+)
+def test_more_work_never_takes_less_time(
+    stage: str, section: str, field: str, values: list[int]
+) -> None:
+    rows = []
+    for value in values:
+        whole = config().model_dump(by_alias=True)[section]
+        rows.append(one(**{section: whole | {field: value}}))
+    for taken in (
+        [r["stages"][stage] for r in rows],
+        [r["expected"]["stages"][stage] for r in rows],
+    ):
+        assert taken == sorted(taken)
+    assert all(row["expected"]["seconds"] <= row["seconds"] for row in rows)
+    assert rows[0]["stages"][stage] < rows[-1]["stages"][stage]

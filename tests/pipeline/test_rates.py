@@ -210,6 +210,7 @@ def test_rates_of_other_versions_are_stale(tmp_path: Path) -> None:
         ({"privcode_rates": 2}, "field privcode_rates"),
         ({"device": None}, "field device"),
         ({"more": 1}, "field more"),
+        ({"device": "a\x1b[31m card"}, "field device"),
         ({"rates": [{}]}, "field rates.0.doing"),
         ({"programs": {"python": 0}}, "field programs.python"),
         ({"programs": {"python": -1}}, "field programs.python"),

@@ -71,11 +71,15 @@ def plan(
     ] = None,
     prompt_tokens: Annotated[
         int | None,
-        typer.Option(min=1, max=10**6, help="Mean tokens of a prompt. Default: 250, assumed."),
+        typer.Option(
+            min=1, max=10**6, help="Mean tokens of a prompt, if public. Default: 250, assumed."
+        ),
     ] = None,
     answer_tokens: Annotated[
         int | None,
-        typer.Option(min=1, max=10**6, help="Mean tokens of a solution. Default: 350, assumed."),
+        typer.Option(
+            min=1, max=10**6, help="Mean tokens of a solution, if public. Default: 350, assumed."
+        ),
     ] = None,
     as_json: Json = False,
 ) -> None:

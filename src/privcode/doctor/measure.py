@@ -212,8 +212,8 @@ def _dp(doing: Doing, _: Sampled) -> Rate:
         checkpoint = Path(folder) / "checkpoint"
         sanitize(learner, examples, units, plan(records), settings, ledger, checkpoint, step)
     # Before the first step, after it, …. The last step also writes a checkpoint.
-    _, first, *_, last, _ = times
-    return _rate(doing, records * doing.length * (_STEPS - 2), last - first)
+    seconds = times[-2] - times[1]
+    return _rate(doing, records * doing.length * (_STEPS - 2), seconds)
 
 
 def _tune(doing: Doing, _: Sampled) -> Rate:

@@ -121,16 +121,15 @@ def estimate(
 
     Returns:
         {"gpu", "utilisation", "devices", "rates": {"device", "file"} or None, "lengths":
-        {"prompt", "answer", "public": those of the files of prompts that are here}, "rows": [row], "all": row,
-        "by_name": [model whose size is what its name says], "not_measured": [work that no rate is
-        of, where there are rates], "programs": {"count", "seconds" or None}, "not_counted": [what,
-        and why]}; a row is {"name", "runs", "dp_trainings": runs of `sanitize`, "tokens", "flops",
-        "seconds", "measured": seconds by rates, "memory": bytes that the largest run holds at
-        least, "stages": {stage: seconds}, "expected": {"tokens", "flops", "seconds", "stages",
-        "measured"}, "wall": {stage: {"devices", "seconds", "traffic", "host",
-        "busy"}}}. What is not in
-        "expected" or "wall" is at most, if every text is as long as the settings allow. "wall" is
-        made from expected figures.
+        {"prompt", "answer", "public": those of the files of prompts that are here}, "rows": [row],
+        "all": row, "by_name": [model whose size is what its name says], "not_measured": [work that
+        no rate is of, where there are rates], "programs": {"count", "seconds" or None},
+        "not_counted": [what, and why]}; a row is {"name", "runs", "dp_trainings": runs of
+        `sanitize`, "tokens", "flops", "seconds", "measured": seconds by rates, "memory": bytes that
+        the largest run holds at least, "stages": {stage: seconds}, "expected": {"tokens", "flops",
+        "seconds", "stages", "measured"}, "wall": {stage: {"devices", "seconds", "traffic", "host",
+        "busy"}}}. What is not in "expected" or "wall" is at most, if every text is as long as the
+        settings allow. "wall" is made from expected figures.
     """
     rates = rates or Rates()
     given = lengths or Lengths(PROMPT, ANSWER)

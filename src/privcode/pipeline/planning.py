@@ -87,7 +87,8 @@ def planned(
     }
     room = "unknown: the model's config cannot be read here"
     if held is not None:
-        room = f"at least {held / 1e6:,.0f} MB for sanitize{_in_each(config, assumed.devices)}, plus activations"
+        where = f"sanitize{_in_each(config, assumed.devices)}"
+        room = f"at least {held / 1e6:,.0f} MB for {where}, plus activations"
     facts["adapters"], adapters_text = _adapters(config)
     facts["cost"], cost_text = _cost(config, assumed)
     selection, selection_text = _selection(config, plan)
@@ -270,11 +271,7 @@ def _spread(config: Config, facts: Mapping[str, Any], several: bool) -> list[str
     if "sanitize" in walls:
         lines.append(
             f"sanitize: a process has {share:,} records of a step, and computes {rows:,} rows"
-            + (
-                ": lower sanitize.micro_batch, or take fewer processes"
-                if rows > 1.2 * share
-                else ""
-            )
+            + ": lower sanitize.micro_batch, or take fewer processes" * (rows > 1.2 * share)
         )
     idle = [stage for stage, one in walls.items() if one["devices"] < count]
     if idle:

@@ -10,15 +10,16 @@ Does not: measure. `doctor.measure` does.
 """
 
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Field, ValidationError
+from pydantic import AfterValidator, Field, ValidationError
 
 from privcode.errors import UserError
-from privcode.fields import Finite, Section, Text
+from privcode.fields import Finite, Section
 from privcode.files import read_json
 from privcode.machine import cores, processor
 from privcode.models.settings import Dtype, Quantization
@@ -27,6 +28,14 @@ from privcode.training.settings import MicroBatch
 PACKAGES = ("privcode", "torch", "transformers", "peft", "trl", "vllm")
 """Whose versions a speed depends on."""
 
+
+def _printable(text: str) -> str:
+    if not text.isprintable() or len(text) > 300:
+        raise ValueError("is not a short line of text")
+    return text
+
+
+_Line = Annotated[str, AfterValidator(_printable)]
 _Speed = Annotated[Finite, Field(gt=0, le=1e12)]
 
 
@@ -36,7 +45,7 @@ class Doing(Section):
     what: Literal["dp", "tune", "read", "sample"] = Field(
         description="training with DP-SGD, plain training, reading texts, or sampling them"
     )
-    model: Text
+    model: _Line
     dtype: Dtype
     batch: MicroBatch = Field(description="records or sequences that are taken together")
     length: int = Field(0, ge=0, description="tokens of the longest record that is trained on")
@@ -45,9 +54,9 @@ class Doing(Section):
     targets: tuple[str, ...] = ()
     checkpointing: bool = False
     syntax: bool = Field(False, description="whether the syntax-aware term is computed")
-    backend: Text = "local"
+    backend: _Line = "local"
     gpus: int = Field(1, ge=1, description="that share the model")
-    packed: Text | None = Field(None, description="how vLLM quantises the weights")
+    packed: _Line | None = Field(None, description="how vLLM quantises the weights")
 
 
 class Rate(Section):
@@ -67,8 +76,8 @@ class RatesFile(Section):
     """What `privcode doctor --measure` writes."""
 
     privcode_rates: Literal[1]
-    device: Text
-    versions: dict[str, str]
+    device: _Line
+    versions: dict[_Line, _Line]
     rates: list[Rate]
     programs: dict[str, _Speed] = Field(
         default_factory=dict, description="by language: programs a second in the sandbox"
@@ -142,10 +151,8 @@ def versions() -> dict[str, str]:
     """The versions that a speed depends on, without the build of each (+cpu)."""
     found = {}
     for name in PACKAGES:
-        try:
+        with suppress(PackageNotFoundError):
             found[name] = version(name).partition("+")[0]
-        except PackageNotFoundError:
-            pass
     return found
 
 

@@ -20,8 +20,8 @@ class Stage:
         made: what it makes first of all, which is what a person is shown.
         work: does it; called in the stage's turn, where it is not done yet. Returns what to show.
         outputs: all that it makes outside `private/`: what the manifest has hashes of.
-        private: names of what it leaves in `private/` for later stages and the run's figures: files,
-            or folders of files.
+        private: names of files and folders that it leaves in `private/` for later stages and the
+            run's figures.
         passed_on: whether later stages read what it made.
         check: raises UserError where the config asks for nothing that it could do.
         done: called when what it made is noted.

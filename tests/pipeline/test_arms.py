@@ -47,6 +47,9 @@ def test_arms_are_seeds_times_methods_times_epsilons_and_base_comes_once() -> No
         ("dpft", {"method"}),
         ("control", {"method"}),
         ("nondpft", {"method"}),
+        ("dpft-joint", {"method", "prompts.source"}),
+        ("nondpft-joint", {"method", "prompts.source"}),
+        ("synthesised", {"prompts.source"}),
         ("no-privsa", {"sanitize.syntax.schedule"}),
         ("constant-lambda", {"sanitize.syntax.schedule"}),
         ("no-execution", {"validate.execution.enabled"}),
@@ -59,7 +62,9 @@ def test_arms_are_seeds_times_methods_times_epsilons_and_base_comes_once() -> No
     ],
 )
 def test_an_arm_differs_from_privcode_in_what_its_name_says(method: str, changed: set[str]) -> None:
-    found = arms(config(compare={"methods": ["privcode", method]}, validate={"surest": 0.7}))
+    prompts = {"source": "public", "file": "p.jsonl", "limit": 10}
+    chosen = {"methods": ["privcode", method]}
+    found = arms(config(compare=chosen, validate={"surest": 0.7}, prompts=prompts))
     privcode, other = (arm.config.model_dump(by_alias=True) for arm in found.values())
     assert differences(privcode, other) - {"evaluate.models"} == changed
 

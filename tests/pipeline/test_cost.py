@@ -115,6 +115,12 @@ def test_each_method_pays_for_its_own_stages(method: str, tokens: int) -> None:
     assert one(method=method, boost={"epochs": 2, "limit": 300})["tokens"] == tokens
 
 
+@pytest.mark.parametrize("method", ["dpft", "nondpft"])
+def test_learning_secret_prompts_doubles_what_is_learned(method: str) -> None:
+    secret = {"prompts": {"source": "synthesised", "limit": 1000}}
+    assert one(method=method, **secret)["tokens"] == 2 * one(method=method)["tokens"]
+
+
 def test_canaries_are_asked_for_and_ranked() -> None:
     planted = canaries.plant([1], 0)
     asked = 5 * 3 * 9 + 3 * sum(len(c.prompt) for c in planted)

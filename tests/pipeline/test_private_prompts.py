@@ -22,6 +22,7 @@ from privcode.pipeline import results
 from privcode.pipeline.budget import settings_digest
 from privcode.pipeline.changes import fixed
 from privcode.pipeline.run import Run
+from privcode.pipeline.stages.boost import private_pairs
 from privcode.privacy.plan import make_plan
 from privcode.release.verify import verify_bundle
 from privcode.training.dp_sgd import by_unit
@@ -83,6 +84,28 @@ def test_pairs_are_the_same_whether_they_are_asked_for_one_by_one_or_all(source:
         by_name.setdefault(pair.unit, []).append(index)
     for some in (pairs, held):
         assert [list(unit) for unit in by_unit(some)] == list(by_name.values())
+
+
+@pytest.mark.parametrize("source", ["public", *SOURCES])
+def test_without_privacy_prompts_are_learned_where_they_are_secret(
+    source: str, tmp_path: Path
+) -> None:
+    write_jsonl(tmp_path / "private.jsonl", private_records(10, seed=1))
+    (tmp_path / "prompts.txt").write_text("P\n")
+    (tmp_path / "privcode.yaml").write_text(CONFIG)
+    values = {"method": "nondpft", "data.public": True, "prompts.source": source}
+    values |= {"prompts.file": str(tmp_path / "prompts.txt")} if source == "public" else {}
+    config = with_settings(load_config(tmp_path / "privcode.yaml"), values, "test")
+    with Run(config, tmp_path / "run") as run:
+        pairs = private_pairs(run)
+    records = [(row["prompt"], row["code"]) for row in private_records(10, seed=1)[:8]]
+    secret = (
+        source == "synthesised"
+    )  # where the prompt is described, code alone is learned under DP
+    written = [("A problem, please.", prompt) for prompt, _ in records]
+    assert set(records) <= set(pairs)
+    assert (set(written) <= set(pairs)) == secret
+    assert len(pairs) == (8 + 15) * (1 + secret)  # 15 canaries
 
 
 def test_one_record_moves_the_sum_by_one_clip_norm_with_prompt_and_code_together() -> None:

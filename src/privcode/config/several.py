@@ -17,7 +17,8 @@ Ablation = Literal[
     "no-surest",
     "no-filters",
 ]
-Compared = Method | Ablation
+Joint = Literal["dpft-joint", "nondpft-joint"]
+Compared = Method | Ablation | Joint
 
 
 class Compare(Section):
@@ -28,7 +29,8 @@ class Compare(Section):
         min_length=1,
         description="methods to run, or privcode without one part: synthesised or described "
         "(without public prompts), no-privsa, constant-lambda, no-execution, no-round-trip, "
-        "no-surest, no-filters (none of the three)",
+        "no-surest, no-filters (none of the three); or a baseline on prompt and code: dpft-joint, "
+        "nondpft-joint",
     )
     epsilons: dict[Compared, list[Epsilon]] = Field(
         default_factory=dict,

@@ -2,11 +2,13 @@
 
 Promises:
 - Each arm is an ordinary run in OUT/ARM. Called again, it resumes where it was.
+- When an arm ends, its row is kept in OUT/rows, and the table and the page are written again. An
+  arm with a row is not run again, also when its run is gone.
 - Stages that arms have in common are done once.
 - An arm's process stays on this machine, because an arm may read private records. On a cluster its
   stages synthesize, validate and evaluate send their work there, as those of any run.
 - No arm outlives this process.
-- The table is computed from the runs' own files.
+- A row is computed from the files of its run, and the table from the rows.
 
 Does not: decide what an arm is (`pipeline.arms` does).
 """
@@ -27,10 +29,11 @@ from privcode.config import Config, dump_config, load_config
 from privcode.console import at_terminal, progress_bar, say
 from privcode.errors import UserError
 from privcode.experiments import drawing, page, plots
+from privcode.experiments.rows import keep_row, kept_row
 from privcode.files import private_folder, read_json, settle, write_bytes, write_json, write_text
 from privcode.machine import cores
 from privcode.pipeline import results, scale
-from privcode.pipeline.arms import arms, row, table
+from privcode.pipeline.arms import Arm, arms, row, table
 from privcode.pipeline.methods import stages_of
 from privcode.pipeline.preflight import refuse_early
 from privcode.pipeline.run import Run
@@ -39,61 +42,99 @@ _PR_SET_PDEATHSIG = 1
 
 
 def compare(config: Config, out: Path) -> dict[str, Any]:
-    """Run every arm. Write OUT/results.json, table.md, pictures and report.html.
+    """Run every arm that has no row yet. Write OUT/results.json, table.md, pictures, report.html.
+
+    They are written again after each arm.
 
     Returns:
         {"rows": one for each arm, see `pipeline.arms.row`; "table": the rows joined over seeds;
-        "seconds": the time of all stages of all arms, each stage counted once}. "seconds" is None
-        if the data are private, because then the time to read them is private too.
+        "missing": names of the arms that have not run yet, none when this returns; "seconds": the
+        time of all stages of all arms, each stage counted once}. "seconds" is None if the data are
+        private, because then the time to read them is private too.
 
     Raises:
-        UserError: an arm failed. The arm's last line says why.
+        UserError: an arm failed, and the arm's last line says why. A kept row cannot be used.
     """
     chosen = arms(config)
-    takeovers = {name: (a.donor, a.taken) for name, a in chosen.items() if a.donor}
-    configs = {name: arm.config for name, arm in chosen.items()}
-    with engine(config.scale):  # one connection for all
-        for name in {arm.method: name for name, arm in chosen.items()}.values():
-            done = done_in(out / name)
-            todo = [stage for stage in stages_of(configs[name]) if stage not in done]
-            refuse_early(configs[name], todo)  # before another arm spends hours
-            scale.check(configs[name], todo)
-    parallel, logs = config.compare.parallel, out / "private"
-    run_all("compare", configs, out, logs, parallel, takeovers=takeovers)
-    rows: dict[str, dict[str, Any]] = {}
-    seconds = 0.0
-    for name, arm in chosen.items():
-        with Run.open(out / name) as run:
-            found = results.evaluation(run)
-            taken = run.seconds()
-            seconds += sum(s for stage, s in taken.items() if stage not in arm.taken)
-            funnel, leaks = results.funnel(run), results.leaks(run)
-            rows[name] = row(
-                arm,
-                evaluation={task: models[arm.config.method] for task, models in found.items()},
-                junior={
-                    task: models["junior"] for task, models in found.items() if "junior" in models
-                },
-                kept=funnel["accepted"] if funnel else None,
-                leaks=leaks and leaks["places"]["anywhere"],
-                seconds=round(sum(taken.values()), 1) if config.data.public else None,
-            )
-            if arm.donor:  # the arm has the donor's junior
-                scores = ("junior_pass@1", "junior_parse_rate")
-                rows[name] |= {score: rows[arm.donor][score] for score in scores}
-    facts = {
-        "rows": list(rows.values()),
-        "table": table(list(rows.values())),
-        "seconds": round(seconds, 1) if config.data.public else None,
+    kept = {name: row for name, arm in chosen.items() if (row := kept_row(out, name, arm))}
+    todo = {name: arm for name, arm in chosen.items() if name not in kept}
+    takeovers = {
+        name: (arm.donor, arm.taken)
+        for name, arm in todo.items()
+        if arm.donor and (arm.donor in todo or set(arm.taken) <= set(done_in(out / arm.donor)))
     }
-    write_json(out / "results.json", facts)
+    configs = {name: arm.config for name, arm in todo.items()}
+    waiting: list[str] = []
+
+    def ended(name: str) -> None:
+        waiting.append(name)
+        for each, arm in todo.items():
+            if each in waiting and arm.donor in (None, *kept):  # a donor may end later
+                waiting.remove(each)
+                row, seconds = _row(out, each, arm, kept)
+                keep_row(out, each, arm, row, seconds)
+                kept[each] = {"row": row, "seconds": seconds}
+        _show(_facts(chosen, kept), config.compare.published, out)
+        settle(out)
+
+    with engine(config.scale):  # one connection for all
+        for name in {arm.method: name for name, arm in todo.items()}.values():
+            done = done_in(out / name)
+            stages = [stage for stage in stages_of(configs[name]) if stage not in done]
+            refuse_early(configs[name], stages)  # before another arm spends hours
+            scale.check(configs[name], stages)
+    parallel, logs = config.compare.parallel, out / "private"
+    run_all("compare", configs, out, logs, parallel, takeovers=takeovers, ended=ended)
+    facts = _facts(chosen, kept)
     _show(facts, config.compare.published, out)
     settle(out)
     return facts
 
 
-def _show(facts: Mapping[str, Any], published: Sequence[Mapping[str, Any]], out: Path) -> None:
+def _row(
+    out: Path, name: str, arm: Arm, kept: Mapping[str, Mapping[str, Any]]
+) -> tuple[dict[str, Any], float | None]:
+    """The row of an arm that has ended, and what its own stages took, from the files of its run.
 
+    An arm whose stages are its donor's has the donor's junior, and the junior's score.
+    """
+    public, mine = arm.config.data.public, done_in(out / name)
+    theirs = done_in(out / arm.donor) if arm.donor else {}
+    shared = [stage for stage in arm.taken if mine[stage] == theirs.get(stage)]
+    with Run.open(out / name) as run:
+        found = results.evaluation(run)
+        taken = run.seconds()
+        funnel, leaks = results.funnel(run), results.leaks(run)
+    made = row(
+        arm,
+        evaluation={task: models[arm.config.method] for task, models in found.items()},
+        junior={task: models["junior"] for task, models in found.items() if "junior" in models},
+        kept=funnel["accepted"] if funnel else None,
+        leaks=leaks and leaks["places"]["anywhere"],
+        seconds=round(sum(taken.values()), 1) if public else None,
+    )
+    if arm.donor and len(shared) == len(arm.taken):
+        scores = ("junior_pass@1", "junior_parse_rate")
+        made |= {score: kept[arm.donor]["row"][score] for score in scores}
+    own = sum(took for stage, took in taken.items() if stage not in shared)
+    return made, round(own, 1) if public else None
+
+
+def _facts(chosen: Mapping[str, Arm], kept: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """results.json, from the rows that there are, in the order of the arms."""
+    found = [kept[name] for name in chosen if name in kept]
+    rows = [one["row"] for one in found]
+    seconds = [one["seconds"] for one in found]
+    return {
+        "rows": rows,
+        "table": table(rows),
+        "missing": [name for name in chosen if name not in kept],
+        "seconds": None if None in seconds else round(sum(seconds), 1),
+    }
+
+
+def _show(facts: Mapping[str, Any], published: Sequence[Mapping[str, Any]], out: Path) -> None:
+    write_json(out / "results.json", facts)
     pictures = plots.pictures(facts)
     shown = page.page(facts, published, out.resolve().name, pictures)
     write_text(out / "report.html", shown)
@@ -112,6 +153,7 @@ def run_all(
     counted: bool = True,
     may_fail: Callable[[Path], bool] = lambda run: False,
     takeovers: Mapping[str, tuple[str, Sequence[str]]] = MappingProxyType({}),
+    ended: Callable[[str], object] = lambda name: None,
 ) -> None:
     """Run every config of `chosen` in OUT/NAME, `parallel` at a time, each in its own process.
 
@@ -126,6 +168,7 @@ def run_all(
         may_fail: whether the run in this directory may end in an error.
         takeovers: name -> (the run that it takes its first stages from, the names of these
             stages). It waits until they are done.
+        ended: called with the name of a run that ended well.
 
     Raises:
         UserError: a run failed. The run's last line says why.
@@ -152,7 +195,9 @@ def run_all(
                 for name, process in list(running.items()):
                     if process.poll() is not None:
                         del running[name]
-                        if process.returncode and not may_fail(out / name):
+                        if not process.returncode:
+                            ended(name)
+                        elif not may_fail(out / name):
                             which = f"arm {name}" if counted else "a trial"
                             raise UserError(f"{which}: {_last_line(logs / f'{name}.log')}")
                         if counted and at_terminal():  # the order in which they end is private

@@ -164,6 +164,8 @@ def notes(facts: Row, published: Sequence[Row] = ()) -> list[str]:
             "leaked ×N: planted secrets, each in N of the records, that came out verbatim"
             f"{'; all seeds together' if several else ''}."
         )
+    if missing := len(facts.get("missing", ())):
+        lines.append(f"{missing} of {missing + len(facts['rows'])} runs are not done yet.")
     if published:
         lines.append("published: figures of others, in the unit in which the config gives them.")
     return [plain(line) for line in lines]

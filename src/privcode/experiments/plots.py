@@ -38,6 +38,8 @@ _STYLE = {
     "dpft": (GREEN, "s", "-"),
     "jft": (PURPLE, "^", "-"),
     "nondpft": (RED, "D", "-."),
+    "dpft-joint": ("#8fbfa6", "s", "--"),
+    "nondpft-joint": ("#d99a8b", "D", ":"),
 }
 _ABLATED = {
     name: ("#7f9fc0", marker, "-") for name, marker in zip(ABLATIONS, "*pPX<>dh", strict=True)

@@ -22,13 +22,13 @@ from scipy.stats import t as student
 from privcode.config import Compared, Config, with_settings
 from privcode.errors import UserError
 from privcode.fields import json_number
-from privcode.pipeline.methods import ABLATIONS, BUDGETED, METHODS
+from privcode.pipeline.methods import BUDGETED, METHODS
 
 MOST_ARMS = 1000
 SEEDED = ("sanitize", "synthesize", "boost", "evaluate", "audit")
 
 _READS = {
-    "pretune": ("data", "bounds", "audit", "premium", "boost"),
+    "pretune": ("data", "bounds", "audit", "premium", "boost", "lesson"),
     "sanitize": ("data", "privacy", "junior", "sanitize", "audit", "lesson"),
     "synthesize": ("prompts", "synthesize", "writer"),
     "validate": ("validate", "describer"),
@@ -49,7 +49,7 @@ class Arm:
     """One run of a comparison.
 
     Attributes:
-        method: a method's or an ablation's name.
+        method: its row of `METHODS`.
         epsilon: target ε, where the method has a budget.
         seed: of everything but the noise; None where nothing is drawn.
         grid: its values of `compare.grid`, by field.
@@ -58,7 +58,7 @@ class Arm:
         taken: the names of these stages.
     """
 
-    method: str
+    method: Compared
     epsilon: float | None
     seed: int | None
     grid: dict[str, Any]
@@ -123,7 +123,7 @@ def _config(
     grid: Mapping[str, Any],
 ) -> Config:
     values: dict[str, Any] = {"compare": type(config.compare)().model_dump()}
-    values["method"] = "privcode" if method in ABLATIONS else method
+    values["method"] = METHODS[method].of if METHODS[method].settings else method
     if epsilon is not None:
         values |= {"privacy.epsilon": epsilon, "privacy.noise_multiplier": None}
     if seed is not None:

@@ -1,6 +1,7 @@
 """The methods that are compared, one row each: what it does, what it changes, whether it spends.
 
-Promises: the first is the product. The others are its baselines, and the product without one part.
+Promises: every row is a method of a run (`config.method`), or one of these with other settings: the
+product without one part, a baseline on prompt and code.
 Does not: run anything; `run` goes through the stages that a row names.
 """
 
@@ -8,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from privcode.config import Config
+from privcode.config.several import Compared, Method
 
 
 @dataclass(frozen=True)
@@ -18,22 +20,25 @@ class MethodRow:
         words: what it is, in one line.
         stages: the names of its stages, in order.
         spends: whether it spends privacy budget.
-        settings: what it changes of the config, dotted field -> value: it is privcode without one
-            part (an ablation) where there is something.
+        settings: what it changes of the config, dotted field -> value. Where there is something,
+            its runs are runs of another method.
+        of: that method.
     """
 
     words: str
     stages: tuple[str, ...]
     spends: bool = False
     settings: dict[str, Any] = field(default_factory=dict)
+    of: Method = "privcode"
 
 
 _WHOLE = ("sanitize", "synthesize", "validate", "boost", "evaluate", "audit")
 _NO_EXECUTION = {"validate.execution.enabled": False}
 _NO_ROUND_TRIP = {"validate.round_trip.method": "off"}
 _NO_SUREST = {"validate.surest": 1.0}
+_JOINT = {"prompts.source": "synthesised"}
 
-METHODS = {
+METHODS: dict[Compared, MethodRow] = {
     "base": MethodRow("the premium model, untuned", ("evaluate",)),
     "control": MethodRow(
         "privcode with the untuned junior: what synthesis, filters and tuning give without "
@@ -59,11 +64,26 @@ METHODS = {
         "the premium tuned on the private data without privacy: the ceiling",
         ("boost", "evaluate", "audit"),
     ),
+    "dpft-joint": MethodRow(
+        "dpft where prompts are secret, too: DP-SGD straight on the premium, which learns to "
+        "write the prompts as well as the code",
+        ("sanitize", "evaluate", "audit"),
+        spends=True,
+        settings=_JOINT,
+        of="dpft",
+    ),
+    "nondpft-joint": MethodRow(
+        "nondpft on the prompts as well as the code: shows that the audit can see the secrets "
+        "of prompts come out",
+        ("boost", "evaluate", "audit"),
+        settings=_JOINT,
+        of="nondpft",
+    ),
     "synthesised": MethodRow(
         "privcode without public prompts: the junior learns to write them, too",
         _WHOLE,
         spends=True,
-        settings={"prompts.source": "synthesised"},
+        settings=_JOINT,
     ),
     "described": MethodRow(
         "privcode without prompts: the junior learns code alone, and the describer words it",
@@ -102,7 +122,7 @@ METHODS = {
         settings=_NO_EXECUTION | _NO_ROUND_TRIP | _NO_SUREST | {"validate.filters": []},
     ),
 }
-ABLATIONS = tuple(name for name, row in METHODS.items() if row.settings)
+ABLATIONS = tuple(name for name, row in METHODS.items() if row.settings and row.of == "privcode")
 """Privcode without one part."""
 BUDGETED = tuple(name for name, row in METHODS.items() if row.spends)
 

@@ -306,7 +306,7 @@ def _validate(config: Config, counts: Counts, lengths: Lengths) -> list[Demand]:
 def _tune(config: Config, counts: Counts, lengths: Lengths) -> list[Demand]:
     section, settings = config.premium, config.boost
     if config.method in ("nondpft", "jft"):
-        pairs = min(records_of(config), settings.limit or records_of(config))
+        pairs = min(records_of(config), settings.limit or records_of(config)) * lessons_of(config)
         length = lengths.record
     else:
         pairs, length = samples_of(config, counts), lengths.pair

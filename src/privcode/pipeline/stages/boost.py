@@ -1,8 +1,11 @@
 """Stage 2c: tune the premium model on the accepted pairs (nondpft: on the private records)."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from privcode.console import progress_bar, say
+from privcode.data.prompts import Lessons
+from privcode.data.records import Record
 from privcode.errors import UserError
 from privcode.files import read_jsonl
 from privcode.models import load_model, tokenizer_of
@@ -29,8 +32,14 @@ def _work(run: RunDirectory) -> Path:
 
 
 def private_pairs(run: RunDirectory) -> list[tuple[str, str]]:
-    """The private records as pairs: for the methods that train without privacy."""
+    """The private records as pairs, for the methods that train without privacy.
+
+    If prompts are secret (`prompts.source: synthesised`), the model learns to write them, too.
+    """
+    records: Sequence[Record]
     records, _, _ = private_records(run.config, run.config.boost.limit, run.private)
+    if run.config.prompts.source == "synthesised":
+        records = Lessons(records, run.config.prompts)
     return [(r.prompt, r.completion) for r in records]
 
 

@@ -235,6 +235,51 @@ def test_leakage_is_the_share_of_what_was_planted() -> None:
     assert "no-filters" not in drawn
 
 
+PLACES = facts(
+    [
+        row
+        | {
+            "by_place": {
+                place: {
+                    "leaks": {"1": {"planted": 5, "leaked": 0}, "10": {"planted": 5, "leaked": n}},
+                    "exposure": {"tuned model": {"1": 1.25, "10": 9.0}},
+                }
+                for n, place in enumerate(("code", "prompt", "both"), start=1)
+            }
+            if row["leaks"]
+            else {}
+        }
+        for row in made_up(DEMO, 2)
+    ]
+)
+
+
+def test_leaks_by_place_have_a_table_and_a_panel_each() -> None:
+    head, body = shown.places_table(PLACES)
+    assert head[:5] == ["method", "ε", "secret in", "leaked ×1", "leaked ×10"]
+    assert head[5:] == ["bits ×1, tuned model", "bits ×10, tuned model"]
+    assert body[:3] == [
+        ["control", "–", "code", "0/10", "2/10", "1.2 ± 0.0", "9.0 ± 0.0"],
+        ["control", "–", "prompt", "0/10", "4/10", "1.2 ± 0.0", "9.0 ± 0.0"],
+        ["control", "–", "both", "0/10", "6/10", "1.2 ± 0.0", "9.0 ± 0.0"],
+    ]
+    assert len(body) == 9  # base has none
+    assert "| privcode | 4 | both | 0/10 | 6/10 |" in markdown(PLACES)
+    assert "What leaked, by place" in page(PLACES, (), "t", ())
+    axes = by_name(PLACES)["leakage"].figure.axes
+    assert [a.get_title() for a in axes] == ["in the code", "in the prompt", "the same in both"]
+    drawn = [{line.get_label(): list(line.get_ydata()) for line in a.lines} for a in axes]
+    assert [found["privcode"] for found in drawn] == [[0, 0.2], [0, 0.4], [0, 0.6]]
+
+
+def test_leaks_of_the_code_alone_have_no_table_of_their_own() -> None:
+    code = {"code": {"leaks": {"1": {"planted": 5, "leaked": 0}}, "exposure": {}}}
+    found = facts([row | {"by_place": code} for row in made_up(DEMO, 1)])
+    assert shown.places_table(found) == shown.places_table(ALL) == ([], [])
+    assert "by place" not in page(found, (), "t", ())
+    assert len(by_name(found)["leakage"].figure.axes) == 1
+
+
 def test_an_ablation_that_leaks_is_drawn_among_what_leaked() -> None:
     leaking = facts(made_up([*DEMO, ("no-filters", 4.0, 0.5, 1)], 1))
     (axes,) = by_name(leaking)["leakage"].figure.axes

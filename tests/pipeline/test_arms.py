@@ -1,5 +1,7 @@
 """Arms differ in what their name says and in nothing else; what they share is made once."""
 
+from typing import Any
+
 import pytest
 
 from privcode.config import Config, parse_config
@@ -161,19 +163,25 @@ def test_a_junior_made_otherwise_is_made_afresh(field: str) -> None:
 
 
 def rows_of(*scores: float) -> list[dict[str, object]]:
-    leaks = {"planted": 5, "leaked": 1, "by_repetitions": {"10": {"planted": 5, "leaked": 1}}}
+    leaks: dict[str, Any] = {
+        "planted": 5,
+        "leaked": 1,
+        "by_repetitions": {"10": {"planted": 5, "leaked": 1}},
+    }
+    counts = {"leaks": leaks["by_repetitions"], "exposure": {"tuned model": {"10": 1.5}}}
+    by_place = {"code": counts, "prompt": counts | {"exposure": {}}}
     seeds = list(range(len(scores)))
     found = arms(config(compare={"methods": ["privcode"], "seeds": seeds}))
     figures = [{"t": {"pass@1": score, "parse_rate": 1.0}} for score in scores]
     return [
-        row(arm, evaluation=f, junior=f, kept=10, leaks=leaks, seconds=2.0)
+        row(arm, evaluation=f, junior=f, kept=10, leaks=leaks, seconds=2.0, by_place=by_place)
         for arm, f in zip(found.values(), figures, strict=True)
     ]
 
 
 def test_a_row_has_what_a_reader_of_results_looks_for() -> None:
     (one,) = rows_of(0.5)
-    assert one | {"grid": {}, "leaks": {}} == {
+    assert one | {"grid": {}, "leaks": {}, "by_place": {}} == {
         "method": "privcode",
         "epsilon": 4.0,
         "seed": 0,
@@ -186,6 +194,7 @@ def test_a_row_has_what_a_reader_of_results_looks_for() -> None:
         "canaries_leaked": 1,
         "canaries_planted": 5,
         "leaks": {},
+        "by_place": {},
         "tasks": {"t": 0.5},
         "seconds": 2.0,
     }
@@ -197,6 +206,18 @@ def test_the_table_joins_seeds_into_a_mean_with_its_interval() -> None:
     # Half of the interval for two values: t(0.975, 1 degree) = 12.706, times sd / sqrt(2) = 0.1.
     assert joined["tasks"]["t"] == {"mean": 0.6, "half": 1.2706}
     assert joined["leaks"] == {"10": {"planted": 10, "leaked": 2}}
+    assert joined["by_place"] == {
+        "code": {
+            "leaks": joined["leaks"],
+            "exposure": {"tuned model": {"10": {"mean": 1.5, "half": 0.0}}},
+        },
+        "prompt": {"leaks": joined["leaks"], "exposure": {}},
+    }
+
+
+def test_rows_of_an_earlier_privcode_are_joined_as_before() -> None:
+    rows = [{k: v for k, v in one.items() if k != "by_place"} for one in rows_of(0.5, 0.7)]
+    assert "by_place" not in table(rows)[0]
 
 
 def test_one_seed_has_no_interval() -> None:

@@ -152,6 +152,12 @@ def test_a_run_needs_no_prompts_file_and_its_bundle_says_what_is_covered(config:
             f"anywhere, of those in {place}" for place in ("the code", "the prompt", "both")
         } < {*places}
         assert places["anywhere"]["planted"] == 15
+        found = results.leaks_by_place(run)
+        assert list(found) == ["code", "prompt", "both"]
+        for place in found.values():
+            assert place["leaks"]["1"]["planted"] == 5
+            assert {*place["exposure"]} == {"junior", "tuned model"}
+            assert all(0 <= bits["1"] <= 2 for bits in place["exposure"].values())  # of 4
         run.report()
         run.release(allow_reproducible_noise=True)
         facts = verify_bundle(run.bundle)

@@ -23,6 +23,12 @@ from privcode.data.records import Record, Unit
 from privcode.errors import UserError
 
 PLACES: tuple[Place, ...] = get_args(Place)
+OF_THOSE: dict[Place, str] = {
+    "code": ", of those in the code",
+    "prompt": ", of those in the prompt",
+    "both": ", of those in both",
+}
+"""What is added to the name of a figure that is about the secrets of one place alone."""
 KINDS = ("email", "name", "ip", "password", "username")
 
 _PROMPTS = {

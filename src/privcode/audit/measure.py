@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from privcode.audit.canaries import Canary, candidates, leaks, space_bits
+from privcode.audit.canaries import OF_THOSE, Canary, candidates, leaks, space_bits
 from privcode.audit.coin_canaries import CoinCanary
 from privcode.audit.exposure import exposure, summary
 from privcode.audit.membership import SCORES, Curve, inference, roc, scores
@@ -96,13 +96,10 @@ def _by_place(planted: Sequence[Canary]) -> dict[str, list[Canary]]:
     """The canaries of each place, by words for it. Nothing is said if all are in the code."""
     if all(canary.place == "code" for canary in planted):
         return {"": list(planted)}
-    words = {
-        "": planted,
-        ", of those in the code": [c for c in planted if c.place == "code"],
-        ", of those in the prompt": [c for c in planted if c.place == "prompt"],
-        ", of those in both": [c for c in planted if c.place == "both"],
-    }
-    return {name: list(some) for name, some in words.items() if some}
+    words = {"": list(planted)}
+    for place, name in OF_THOSE.items():
+        words[name] = [canary for canary in planted if canary.place == place]
+    return {name: some for name, some in words.items() if some}
 
 
 def exposures(

@@ -105,6 +105,7 @@ def _row(
         found = results.evaluation(run)
         taken = run.seconds()
         funnel, leaks = results.funnel(run), results.leaks(run)
+        by_place = results.leaks_by_place(run)
     made = row(
         arm,
         evaluation={task: models[arm.config.method] for task, models in found.items()},
@@ -112,6 +113,7 @@ def _row(
         kept=funnel["accepted"] if funnel else None,
         leaks=leaks and leaks["places"]["anywhere"],
         seconds=round(sum(taken.values()), 1) if public else None,
+        by_place=by_place,
     )
     if arm.donor and len(shared) == len(arm.taken):
         scores = ("junior_pass@1", "junior_parse_rate")

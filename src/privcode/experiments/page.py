@@ -18,6 +18,7 @@ from typing import Any
 
 from scipy.stats import t as student
 
+from privcode.audit.exposure import CHANCE
 from privcode.console import columns
 from privcode.experiments import drawing
 from privcode.pipeline.methods import BUDGETED, METHODS
@@ -84,8 +85,7 @@ def cells(facts: Row, published: Sequence[Row] = ()) -> tuple[list[str], list[li
             body[-1] += [str(line["published"].get(task, "–"))] if task in theirs else []
         body[-1] += [_interval(row.get(name), ".3f") for name in ("junior", "parse_rate")]
         body[-1].append(_interval(row.get("kept"), ".0f"))
-        leaks = [row["leaks"].get(count) for count in counts]
-        body[-1] += [f"{found['leaked']}/{found['planted']}" if found else "–" for found in leaks]
+        body[-1] += [leaked_text(row["leaks"].get(count)) for count in counts]
         body[-1] += [_interval(row.get("seconds"), ".0f")] if timed else []
     return [plain(cell) for cell in head], [[plain(cell) for cell in line] for line in body]
 
@@ -181,9 +181,12 @@ def markdown(facts: Row, published: Sequence[Row] = ()) -> str:
     """The answer, the table with its notes, and the shares of the gain, in Markdown."""
     parts = [escaped(answer(facts)), _markdown_table(*cells(facts, published))]
     parts += map(escaped, notes(facts, published))
-    head, body = shares_table(facts)
-    if body:
-        parts += [_markdown_table(head, body), escaped(shares_note(facts))]
+    for (head, body), note in (
+        (places_table(facts), places_note(facts)),
+        (shares_table(facts), shares_note(facts)),
+    ):
+        if body:
+            parts += [_markdown_table(head, body), escaped(note)]
     return "\n\n".join(parts) + "\n"
 
 
@@ -333,6 +336,57 @@ def _leaked(row: Row) -> str:
     return f"{leaked} of {planted}"
 
 
+def places_table(facts: Row) -> tuple[list[str], list[list[str]]]:
+    """Head and body of what leaked by place: one row a method, ε, grid and place.
+
+    Empty if secrets stood in the code alone and were not ranked, because then the table of all
+    figures says it.
+    """
+    rows = [
+        (row, place, found)
+        for row in facts["table"]
+        for place, found in row.get("by_place", {}).items()
+    ]
+    counts = sorted({count for *_, found in rows for count in found["leaks"]}, key=int)
+    ranked = [
+        model
+        for model in ("junior", "tuned model")
+        if any(model in f["exposure"] for *_, f in rows)
+    ]
+    if not ranked and {place for _, place, _ in rows} <= {"code"}:
+        return [], []
+    grid = list(dict.fromkeys(field for row, *_ in rows for field in row["grid"]))
+    head = ["method", "ε", *grid, "secret in", *(f"leaked ×{count}" for count in counts)]
+    head += [f"bits ×{count}, {model}" for model in ranked for count in counts]
+    body = []
+    for row, place, found in rows:
+        line = [row["method"], epsilon_text(row["epsilon"])]
+        line += [value_text(row["grid"][field]) if field in row["grid"] else "–" for field in grid]
+        line.append(place)
+        line += [leaked_text(found["leaks"].get(count)) for count in counts]
+        bits = found["exposure"]
+        line += [_interval(bits.get(m, {}).get(count), ".1f") for m in ranked for count in counts]
+        body.append([plain(cell) for cell in line])
+    return [plain(cell) for cell in head], body
+
+
+def places_note(facts: Row) -> str:
+    """What the columns of the leaks by place are."""
+    note = "Secret in: the place of the pair that the secrets stood in; both: the same secret in "
+    note += (
+        "the prompt and in the code. leaked ×N: how many of those that stood in N of the records "
+    )
+    note += "came out verbatim, in a synthetic pair or when a model was asked for them"
+    if any(f["exposure"] for r in facts["table"] for f in r.get("by_place", {}).values()):
+        note += f"; bits: mean exposure, of secrets that a model does not know {CHANCE:.1f}"
+    return f"{note}."
+
+
+def leaked_text(found: Row | None) -> str:
+    """How many of the planted secrets came out."""
+    return f"{found['leaked']}/{found['planted']}" if found else "–"
+
+
 def shares_table(facts: Row) -> tuple[list[str], list[list[str]]]:
     """Head and body of the shares of the gain: one row a method, one column an ε."""
     found = shares(facts)
@@ -379,6 +433,8 @@ def page(
         gains=gains,
         gains_note=shares_note(facts),
         table=table,
+        places=places_table(facts),
+        places_note=places_note(facts),
         notes=notes(facts, published),
         methods={name: row.words for name, row in METHODS.items() if name in methods},
     )

@@ -45,6 +45,8 @@ _ABLATED = {
     name: ("#7f9fc0", marker, "-") for name, marker in zip(ABLATIONS, "*pPX<>dh", strict=True)
 }
 
+_PLACES = {"in the code": "code", "in the prompt": "prompt", "the same in both": "both"}
+
 
 def pictures(facts: Row) -> list[Picture]:
     """All pictures that have something to show, in the order of the page."""
@@ -120,7 +122,10 @@ def _utility(rows: Sequence[Row], epsilon: float | None) -> Picture | None:
 
 
 def _leakage(rows: Sequence[Row], epsilon: float | None) -> Picture | None:
-    """Share of the planted secrets that came out, against how often they were planted."""
+    """Share of the planted secrets that came out, against how often they were planted.
+
+    There is a panel for each place that secrets stood in.
+    """
     shown = [
         row
         for row in rows
@@ -130,13 +135,22 @@ def _leakage(rows: Sequence[Row], epsilon: float | None) -> Picture | None:
     counts = sorted({count for row in shown for count in row["leaks"]}, key=int)
     if not counts:
         return None
+    found = {place for row in shown for place in row.get("by_place", {})}
+    places = [name for name, place in _PLACES.items() if place in found]
 
-    def draw(axes: Axes, _: str) -> None:
+    def leaks(row: Row, name: str) -> Row:
+        found: Row = row["leaks"]
+        if name:
+            found = row.get("by_place", {}).get(_PLACES[name], {"leaks": {}})["leaks"]
+        return found
+
+    def draw(axes: Axes, name: str) -> None:
         for index, row in enumerate(shown):
             colour, marker, dashes = _style(row["method"])
             free = number(row["epsilon"]) == math.inf != epsilon
             aside = 0.05 * (index - (len(shown) - 1) / 2)
-            known = [(x, row["leaks"][n]) for x, n in enumerate(counts) if n in row["leaks"]]
+            by_count = leaks(row, name)
+            known = [(x, by_count[n]) for x, n in enumerate(counts) if n in by_count]
             axes.plot(
                 [x + aside for x, _ in known],
                 [found["leaked"] / found["planted"] for _, found in known],
@@ -154,14 +168,18 @@ def _leakage(rows: Sequence[Row], epsilon: float | None) -> Picture | None:
         axes.set_xlabel("planted in so many records")
         axes.set_ylabel("share that came out")
 
-    most = max(found["planted"] for row in shown for found in row["leaks"].values())
+    shown_in = places if len(places) > 1 else [""]
+    most = max(
+        f["planted"] for row in shown for name in shown_in for f in leaks(row, name).values()
+    )
     where, seeds = _where(epsilon, rows[0]["grid"]), max(row["seeds"] for row in shown)
+    often = f"{most} were planted so often{' in each place' if len(places) > 1 else ''}"
     caption = (
-        f"{where}Share of the secrets that came out verbatim; {most} were planted "
-        f"so often{f', in {seeds} seeds' if seeds > 1 else ''}. Finding none shows no more than "
+        f"{where}Share of the secrets that came out verbatim; {often}"
+        f"{f', in {seeds} seeds' if seeds > 1 else ''}. Finding none shows no more than "
         "that these were not found. Points stand side by side so that all are seen."
     )
-    return _picture("leakage", "What leaked", caption, [""], draw, 3.0)
+    return _picture("leakage", "What leaked", caption, shown_in, draw, 3.0)
 
 
 def _ablations(rows: Sequence[Row], epsilon: float | None) -> Picture | None:

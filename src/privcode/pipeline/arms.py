@@ -182,6 +182,7 @@ def row(
     kept: int | None,
     leaks: Mapping[str, Any] | None,
     seconds: float | None,
+    by_place: Mapping[str, Any],
 ) -> dict[str, Any]:
     """One arm's figures, for results.json.
 
@@ -192,6 +193,7 @@ def row(
         kept: synthetic pairs that the filters let through.
         leaks: of the planted canaries, anywhere (see `audit.canaries.leaks`).
         seconds: what its stages took, those taken from another arm included; None: private.
+        by_place: see `results.leaks_by_place`.
     """
     first = next(iter(evaluation.values()))
     first_junior = next(iter(junior.values())) if junior else None
@@ -208,6 +210,7 @@ def row(
         "canaries_leaked": leaks["leaked"] if leaks else None,
         "canaries_planted": leaks["planted"] if leaks else None,
         "leaks": leaks["by_repetitions"] if leaks else {},
+        "by_place": by_place,
         "tasks": {task: figures["pass@1"] for task, figures in evaluation.items()},
         "seconds": seconds,
     }
@@ -220,7 +223,8 @@ def table(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
         {method, epsilon, grid, seeds, tasks: {task: {mean, half}}, junior, parse_rate,
         junior_parse_rate, kept, seconds: {mean, half} or None, leaks: {repeats: {planted,
         leaked}}}; `half` is half of the 95 % interval of the mean by Student's t, None for one
-        seed.
+        seed. Where the rows say it, also by_place: {place: {leaks: as above, exposure: {model:
+        {repeats: {mean, half}}}}}.
     """
     groups: dict[tuple[Any, ...], list[Mapping[str, Any]]] = {}
     for one in rows:
@@ -229,10 +233,6 @@ def table(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     joined = []
     for group in groups.values():
         first = group[0]
-        leaks: dict[str, Counter[str]] = {}
-        for one in group:
-            for count, found in one["leaks"].items():
-                leaks.setdefault(count, Counter()).update(found)
         joined.append(
             {name: first[name] for name in ("method", "epsilon", "grid")}
             | {
@@ -245,10 +245,37 @@ def table(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
                     name: _mean([one[name] for one in group])
                     for name in ("parse_rate", "junior_parse_rate", "kept", "seconds")
                 },
-                "leaks": {count: dict(found) for count, found in leaks.items()},
+                "leaks": _added([one["leaks"] for one in group]),
             }
+            | _by_place([one["by_place"] for one in group if one.get("by_place")])
         )
     return joined
+
+
+def _by_place(group: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """{"by_place": …} of several seeds; nothing if no row says it."""
+    if not group:
+        return {}
+    found = {}
+    for place, first in group[0].items():
+        some = [one[place] for one in group if place in one]
+        found[place] = {
+            "leaks": _added([one["leaks"] for one in some]),
+            "exposure": {
+                model: {n: _mean([one["exposure"][model][n] for one in some]) for n in counts}
+                for model, counts in first["exposure"].items()
+            },
+        }
+    return {"by_place": found}
+
+
+def _added(group: Sequence[Mapping[str, Mapping[str, int]]]) -> dict[str, dict[str, int]]:
+    """Counts of planted and leaked secrets, by their repetitions, of several seeds together."""
+    found: dict[str, Counter[str]] = {}
+    for one in group:
+        for count, leaks in one.items():
+            found.setdefault(count, Counter()).update(leaks)
+    return {count: dict(leaks) for count, leaks in found.items()}
 
 
 def _mean(values: Sequence[float | None]) -> dict[str, float | None] | None:

@@ -9,6 +9,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+from privcode.audit.canaries import OF_THOSE
 from privcode.config import Config
 from privcode.errors import UserError
 from privcode.fields import json_number
@@ -76,6 +77,33 @@ def leaks(run: RunDirectory) -> dict[str, Any] | None:
     """The audit's counts of planted secrets, if there were any."""
     found = audit(run)
     return found if found and "places" in found else None
+
+
+def leaks_by_place(run: RunDirectory) -> dict[str, Any]:
+    """What came out of the secrets of each place that some stood in: "code", "prompt", "both".
+
+    Returns:
+        place -> {"leaks": COUNT -> {"planted", "leaked"}, "exposure": model -> COUNT -> mean bits}.
+        COUNT is the number of records that a secret stood in. Empty if none was planted.
+    """
+    found = leaks(run)
+    if not found:
+        return {}
+    counts, ranked = found["places"], (found["exposure"] or {}).get("models", {})
+    named = {place: name for place, name in OF_THOSE.items() if f"anywhere{name}" in counts}
+
+    def bits(name: str) -> dict[str, dict[str, float]]:
+        of = {model: ranked.get(f"{model}{name}") for model in ("junior", "tuned model")}
+        return {
+            model: {count: one["mean"] for count, one in found["by_repetitions"].items()}
+            for model, found in of.items()
+            if found
+        }
+
+    return {
+        place: {"leaks": counts[f"anywhere{name}"]["by_repetitions"], "exposure": bits(name)}
+        for place, name in (named or {"code": ""}).items()
+    }
 
 
 def funnel(run: RunDirectory) -> dict[str, Any] | None:

@@ -73,6 +73,9 @@ def test_every_method_runs_and_has_its_row(config: Path) -> None:
         assert (row["junior_pass@1"] is not None) == (
             row["method"] in ("privcode", "no-filters", "no-privsa")
         )
+    made = {row["method"]: row["synthesised"] for row in facts["rows"] if row["synthesised"]}
+    assert set(made) == {"control", "privcode", "no-filters", "no-privsa"}
+    assert all("copied programs" in found for found in made.values())  # the data are public
     # dpft trains the premium under the plan and has no junior; nondpft has no ledger.
     assert (out / "dpft" / "private" / "ledger.jsonl").exists()
     assert not (out / "dpft" / "models" / "junior").exists()
@@ -113,6 +116,21 @@ def test_the_first_half_of_jft_is_trained_once_for_two_epsilons(config: Path) ->
     took = [json.loads((run / "private" / "manifest.json").read_text()) for run in runs]
     assert took[0]["seconds"]["pretune"] == took[1]["seconds"]["pretune"]
     assert took[0]["seconds"] != took[1]["seconds"]
+
+
+@pytest.mark.slow
+def test_nothing_computed_from_private_records_outside_the_mechanism_is_shown(config: Path) -> None:
+    config.write_text(config.read_text().replace("public: true", "public: false"))
+    config.write_text(config.read_text().replace("[base, control, privcode,", "[control] #"))
+    out = config.parent / "out"
+    compare(load_config(config), out)
+    kept = json.loads((out / "private" / "control.json").read_text())
+    assert {"copied programs", "prompts told from private"} <= set(kept)
+    shown = [path for path in out.rglob("*") if path.is_file() and "private" not in path.parts[-2]]
+    assert out / "rows" / "control.json" in shown
+    for path in shown:
+        assert b"copied" not in path.read_bytes(), path
+        assert b"told from private" not in path.read_bytes(), path
 
 
 def test_an_arm_that_fails_says_why_in_one_line(config: Path) -> None:

@@ -15,7 +15,6 @@ from privcode.experiments import drawing
 from privcode.experiments.page import (
     METHODS,
     answer,
-    cells,
     headline,
     markdown,
     page,
@@ -23,6 +22,7 @@ from privcode.experiments.page import (
     shares,
 )
 from privcode.experiments.plots import Picture, pictures
+from privcode.experiments.tables import cells, places_table, synthesised_table
 from privcode.pipeline.arms import table
 
 Arm = tuple[str, "float | str | None", float, float]  # method, ε, pass@1, share that leaks
@@ -255,7 +255,7 @@ PLACES = facts(
 
 
 def test_leaks_by_place_have_a_table_and_a_panel_each() -> None:
-    head, body = shown.places_table(PLACES)
+    head, body = places_table(PLACES)
     assert head[:5] == ["method", "ε", "secret in", "leaked ×1", "leaked ×10"]
     assert head[5:] == ["bits ×1, tuned model", "bits ×10, tuned model"]
     assert body[:3] == [
@@ -272,10 +272,31 @@ def test_leaks_by_place_have_a_table_and_a_panel_each() -> None:
     assert [found["privcode"] for found in drawn] == [[0, 0.2], [0, 0.4], [0, 0.6]]
 
 
+def test_what_was_synthesised_has_a_table_of_what_is_known() -> None:
+    told = {"prompts told from public": 0.61}
+    bounds = {"prompts told from public low": 0.55, "prompts told from public high": 0.66}
+    copied = {"copied programs": 0.2, "copied programs of records": 0.16}
+    figures = {"pairs": 7, "distinct prompts": 0.5, **told, **bounds, **copied}
+    rows = [r | {"synthesised": figures if r["kept"] else {}} for r in made_up(DEMO, 1)]
+    head, body = synthesised_table(facts(rows))
+    assert head[2:] == ["pairs", "distinct prompts", "told from public", "copied programs"]
+    assert body == [
+        ["control", "–", "7", "0.500", "0.61 (0.55 to 0.66)", "0.200"],
+        ["privcode", "4", "7", "0.500", "0.61 (0.55 to 0.66)", "0.200"],
+    ]
+    text = page(facts(rows), (), "t", ())
+    assert "What was synthesised" in text
+    assert "compared with the others: copied programs 0.160." in text
+    assert "tells the prompts from public ones" in text
+    assert "wordings" not in text
+    assert synthesised_table(ALL) == ([], [])
+    assert "What was synthesised" not in page(ALL, (), "t", ())
+
+
 def test_leaks_of_the_code_alone_have_no_table_of_their_own() -> None:
     code = {"code": {"leaks": {"1": {"planted": 5, "leaked": 0}}, "exposure": {}}}
     found = facts([row | {"by_place": code} for row in made_up(DEMO, 1)])
-    assert shown.places_table(found) == shown.places_table(ALL) == ([], [])
+    assert places_table(found) == places_table(ALL) == ([], [])
     assert "by place" not in page(found, (), "t", ())
     assert len(by_name(found)["leakage"].figure.axes) == 1
 

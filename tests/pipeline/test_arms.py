@@ -174,7 +174,16 @@ def rows_of(*scores: float) -> list[dict[str, object]]:
     found = arms(config(compare={"methods": ["privcode"], "seeds": seeds}))
     figures = [{"t": {"pass@1": score, "parse_rate": 1.0}} for score in scores]
     return [
-        row(arm, evaluation=f, junior=f, kept=10, leaks=leaks, seconds=2.0, by_place=by_place)
+        row(
+            arm,
+            evaluation=f,
+            junior=f,
+            kept=10,
+            leaks=leaks,
+            seconds=2.0,
+            by_place=by_place,
+            synthesised={"pairs": 10} | ({"told": 0.5} if arm.seed else {}),
+        )
         for arm, f in zip(found.values(), figures, strict=True)
     ]
 
@@ -195,6 +204,7 @@ def test_a_row_has_what_a_reader_of_results_looks_for() -> None:
         "canaries_planted": 5,
         "leaks": {},
         "by_place": {},
+        "synthesised": {"pairs": 10},
         "tasks": {"t": 0.5},
         "seconds": 2.0,
     }
@@ -213,11 +223,16 @@ def test_the_table_joins_seeds_into_a_mean_with_its_interval() -> None:
         },
         "prompt": {"leaks": joined["leaks"], "exposure": {}},
     }
+    assert joined["synthesised"] == {
+        "pairs": {"mean": 10, "half": 0.0},
+        "told": {"mean": 0.5, "half": None},  # one of the two knows it
+    }
 
 
 def test_rows_of_an_earlier_privcode_are_joined_as_before() -> None:
-    rows = [{k: v for k, v in one.items() if k != "by_place"} for one in rows_of(0.5, 0.7)]
-    assert "by_place" not in table(rows)[0]
+    later = {"by_place", "synthesised"}
+    rows = [{k: v for k, v in one.items() if k not in later} for one in rows_of(0.5, 0.7)]
+    assert not later & {*table(rows)[0]}
 
 
 def test_one_seed_has_no_interval() -> None:

@@ -8,7 +8,8 @@ Promises:
 - An arm's process stays on this machine, because an arm may read private records. On a cluster its
   stages synthesize, validate and evaluate send their work there, as those of any run.
 - No arm outlives this process.
-- A row is computed from the files of its run, and the table from the rows.
+- A row is computed from the files of its run and from public files, and the table from the rows.
+  Figures against private records are in OUT/private alone, unless the data are public.
 
 Does not: decide what an arm is (`pipeline.arms` does).
 """
@@ -30,6 +31,7 @@ from privcode.console import at_terminal, progress_bar, say
 from privcode.errors import UserError
 from privcode.experiments import drawing, page, plots
 from privcode.experiments.rows import keep_row, kept_row
+from privcode.experiments.synthesised import figures_of
 from privcode.files import private_folder, read_json, settle, write_bytes, write_json, write_text
 from privcode.machine import cores
 from privcode.pipeline import results, scale
@@ -98,7 +100,7 @@ def _row(
 
     An arm whose stages are its donor's has the donor's junior, and the junior's score.
     """
-    public, mine = arm.config.data.public, done_in(out / name)
+    mine = done_in(out / name)
     theirs = done_in(out / arm.donor) if arm.donor else {}
     shared = [stage for stage in arm.taken if mine[stage] == theirs.get(stage)]
     with Run.open(out / name) as run:
@@ -106,7 +108,9 @@ def _row(
         taken = run.seconds()
         funnel, leaks = results.funnel(run), results.leaks(run)
         by_place = results.leaks_by_place(run)
-    made = row(
+        made = figures_of(run, out / "private" / f"{name}.json")
+    public = arm.config.data.public
+    figures = row(
         arm,
         evaluation={task: models[arm.config.method] for task, models in found.items()},
         junior={task: models["junior"] for task, models in found.items() if "junior" in models},
@@ -114,12 +118,13 @@ def _row(
         leaks=leaks and leaks["places"]["anywhere"],
         seconds=round(sum(taken.values()), 1) if public else None,
         by_place=by_place,
+        synthesised=made,
     )
     if arm.donor and len(shared) == len(arm.taken):
         scores = ("junior_pass@1", "junior_parse_rate")
-        made |= {score: kept[arm.donor]["row"][score] for score in scores}
+        figures |= {score: kept[arm.donor]["row"][score] for score in scores}
     own = sum(took for stage, took in taken.items() if stage not in shared)
-    return made, round(own, 1) if public else None
+    return figures, round(own, 1) if public else None
 
 
 def _facts(chosen: Mapping[str, Arm], kept: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:

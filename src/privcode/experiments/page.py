@@ -8,137 +8,32 @@ Promises:
 Does not: judge the methods. With one seed there is no interval, and the page says so.
 """
 
-import json
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from pathlib import Path
+from collections.abc import Sequence
 from statistics import mean
 from typing import Any
 
 from scipy.stats import t as student
 
-from privcode.audit.exposure import CHANCE
 from privcode.console import columns
 from privcode.experiments import drawing
+from privcode.experiments.tables import (
+    Row,
+    cells,
+    epsilon_text,
+    grid_text,
+    number,
+    places_note,
+    places_table,
+    plain,
+    synthesised_note,
+    synthesised_table,
+    value_text,
+)
 from privcode.pipeline.methods import BUDGETED, METHODS
 from privcode.release.page import environment
 from privcode.release.page import markdown as escaped
-
-Row = Mapping[str, Any]
-
-
-def number(epsilon: Any) -> float | None:
-    """ε in results.json or in YAML, as a number ("inf" is ∞)."""
-    return None if epsilon is None else float(epsilon)
-
-
-def epsilon_text(epsilon: Any) -> str:
-    """ε as people read it."""
-    value = number(epsilon)
-    return "–" if value is None else "∞" if math.isinf(value) else f"{value:g}"
-
-
-def value_text(value: Any) -> str:
-    """A value of a grid. For a path it is only the last part."""
-    if isinstance(value, str):
-        return Path(value).name if Path(value).is_absolute() else value
-    return json.dumps(value, ensure_ascii=False, default=str)
-
-
-def grid_text(grid: Row) -> str:
-    """Values of a grid in words."""
-    return ", ".join(f"{field} {value_text(value)}" for field, value in grid.items())
-
-
-def cells(facts: Row, published: Sequence[Row] = ()) -> tuple[list[str], list[list[str]]]:
-    """Head and body of the table.
-
-    A published row belongs to our row with the same method, ε and values of the grid. If there is
-    none, the published row gets its own row, where our figures are "–".
-
-    Args:
-        facts: results.json.
-        published: `compare.published`. Its figures are shown as they are given.
-    """
-    lines = _lines(facts["table"], published)
-    grid = list(dict.fromkeys(field for line in lines for field in line["grid"]))
-    ours = dict.fromkeys(task for row in facts["table"] for task in row["tasks"])
-    theirs = dict.fromkeys(task for line in lines for task in line["published"])
-    counts = sorted({count for row in facts["table"] for count in row["leaks"]}, key=int)
-    head = ["method", "ε", *grid, "seeds"]
-    for task in ours | theirs:
-        head += [f"pass@1 {task}", *([f"published {task}"] if task in theirs else [])]
-    timed = any(row["seconds"] for row in facts["table"])
-    head += ["junior", "parse rate", "kept", *(f"leaked ×{count}" for count in counts)]
-    head += ["seconds"] if timed else []
-    body = []
-    for line in lines:
-        row = line["ours"] or {"tasks": {}, "leaks": {}}
-        body.append([line["method"], epsilon_text(line["epsilon"])])
-        body[-1] += [
-            value_text(line["grid"][field]) if field in line["grid"] else "–" for field in grid
-        ]
-        body[-1].append(str(row.get("seeds", "–")))
-        for task in ours | theirs:
-            body[-1].append(_interval(row["tasks"].get(task), ".3f"))
-            body[-1] += [str(line["published"].get(task, "–"))] if task in theirs else []
-        body[-1] += [_interval(row.get(name), ".3f") for name in ("junior", "parse_rate")]
-        body[-1].append(_interval(row.get("kept"), ".0f"))
-        body[-1] += [leaked_text(row["leaks"].get(count)) for count in counts]
-        body[-1] += [_interval(row.get("seconds"), ".0f")] if timed else []
-    return [plain(cell) for cell in head], [[plain(cell) for cell in line] for line in body]
-
-
-def _lines(table: Sequence[Row], published: Sequence[Row]) -> list[dict[str, Any]]:
-    """{method, epsilon, grid, ours, published}: our rows and the published ones, joined."""
-    tasks = {task for row in table for task in row["tasks"]}
-    fields = {field for row in table for field in row["grid"]}
-    lines: list[dict[str, Any]] = [
-        {
-            "method": row["method"],
-            "epsilon": number(row["epsilon"]),
-            "grid": row["grid"],
-            "ours": row,
-            "published": {},
-        }
-        for row in table
-    ]
-    for figures in published:
-        rest = {name: v for name, v in figures.items() if name not in ("method", "epsilon")}
-        # Without a row of ours, a dotted name is taken for a field and not for a task.
-        grid = {n: v for n, v in rest.items() if n in fields or ("." in n and n not in tasks)}
-        key: dict[str, Any] = {
-            "method": str(figures.get("method", "–")),
-            "epsilon": number(figures.get("epsilon")),
-            "grid": grid,
-        }
-        line = next((one for one in lines if key.items() <= one.items()), None)
-        if line is None:
-            line = key | {"ours": None, "published": {}}
-            lines.append(line)
-        line["published"] |= {name: v for name, v in rest.items() if name not in grid}
-    grids, methods = [line["grid"] for line in lines], [line["method"] for line in lines]
-    return sorted(
-        lines,
-        key=lambda line: (
-            grids.index(line["grid"]),
-            methods.index(line["method"]),
-            line["epsilon"] or 0.0,
-        ),
-    )
-
-
-def _interval(value: Row | None, form: str) -> str:
-    if value is None:
-        return "–"
-    half = "" if value["half"] is None else f" ± {value['half']:{form}}"
-    return f"{value['mean']:{form}}{half}"
-
-
-def plain(text: str) -> str:
-    """`text` as one line without control characters."""
-    return " ".join("".join(c if c.isprintable() else " " for c in text).split())
 
 
 def notes(facts: Row, published: Sequence[Row] = ()) -> list[str]:
@@ -182,6 +77,7 @@ def markdown(facts: Row, published: Sequence[Row] = ()) -> str:
     parts = [escaped(answer(facts)), _markdown_table(*cells(facts, published))]
     parts += map(escaped, notes(facts, published))
     for (head, body), note in (
+        (synthesised_table(facts), synthesised_note(facts)),
         (places_table(facts), places_note(facts)),
         (shares_table(facts), shares_note(facts)),
     ):
@@ -336,57 +232,6 @@ def _leaked(row: Row) -> str:
     return f"{leaked} of {planted}"
 
 
-def places_table(facts: Row) -> tuple[list[str], list[list[str]]]:
-    """Head and body of what leaked by place: one row a method, ε, grid and place.
-
-    Empty if secrets stood in the code alone and were not ranked, because then the table of all
-    figures says it.
-    """
-    rows = [
-        (row, place, found)
-        for row in facts["table"]
-        for place, found in row.get("by_place", {}).items()
-    ]
-    counts = sorted({count for *_, found in rows for count in found["leaks"]}, key=int)
-    ranked = [
-        model
-        for model in ("junior", "tuned model")
-        if any(model in f["exposure"] for *_, f in rows)
-    ]
-    if not ranked and {place for _, place, _ in rows} <= {"code"}:
-        return [], []
-    grid = list(dict.fromkeys(field for row, *_ in rows for field in row["grid"]))
-    head = ["method", "ε", *grid, "secret in", *(f"leaked ×{count}" for count in counts)]
-    head += [f"bits ×{count}, {model}" for model in ranked for count in counts]
-    body = []
-    for row, place, found in rows:
-        line = [row["method"], epsilon_text(row["epsilon"])]
-        line += [value_text(row["grid"][field]) if field in row["grid"] else "–" for field in grid]
-        line.append(place)
-        line += [leaked_text(found["leaks"].get(count)) for count in counts]
-        bits = found["exposure"]
-        line += [_interval(bits.get(m, {}).get(count), ".1f") for m in ranked for count in counts]
-        body.append([plain(cell) for cell in line])
-    return [plain(cell) for cell in head], body
-
-
-def places_note(facts: Row) -> str:
-    """What the columns of the leaks by place are."""
-    note = "Secret in: the place of the pair that the secrets stood in; both: the same secret in "
-    note += (
-        "the prompt and in the code. leaked ×N: how many of those that stood in N of the records "
-    )
-    note += "came out verbatim, in a synthetic pair or when a model was asked for them"
-    if any(f["exposure"] for r in facts["table"] for f in r.get("by_place", {}).values()):
-        note += f"; bits: mean exposure, of secrets that a model does not know {CHANCE:.1f}"
-    return f"{note}."
-
-
-def leaked_text(found: Row | None) -> str:
-    """How many of the planted secrets came out."""
-    return f"{found['leaked']}/{found['planted']}" if found else "–"
-
-
 def shares_table(facts: Row) -> tuple[list[str], list[list[str]]]:
     """Head and body of the shares of the gain: one row a method, one column an ε."""
     found = shares(facts)
@@ -433,6 +278,8 @@ def page(
         gains=gains,
         gains_note=shares_note(facts),
         table=table,
+        synthesised=synthesised_table(facts),
+        synthesised_note=synthesised_note(facts),
         places=places_table(facts),
         places_note=places_note(facts),
         notes=notes(facts, published),

@@ -26,7 +26,8 @@ from privcode.experiments.drawing import (
     panels,
     short,
 )
-from privcode.experiments.page import epsilon_text, grid_text, headline, number, plain, value_text
+from privcode.experiments.page import headline
+from privcode.experiments.tables import epsilon_text, grid_text, number, plain, value_text
 from privcode.pipeline.methods import ABLATIONS, BUDGETED
 
 Row = Mapping[str, Any]

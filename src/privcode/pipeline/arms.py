@@ -183,6 +183,7 @@ def row(
     leaks: Mapping[str, Any] | None,
     seconds: float | None,
     by_place: Mapping[str, Any],
+    synthesised: Mapping[str, float],
 ) -> dict[str, Any]:
     """One arm's figures, for results.json.
 
@@ -194,6 +195,7 @@ def row(
         leaks: of the planted canaries, anywhere (see `audit.canaries.leaks`).
         seconds: what its stages took, those taken from another arm included; None: private.
         by_place: see `results.leaks_by_place`.
+        synthesised: figures of the synthetic pairs, by name.
     """
     first = next(iter(evaluation.values()))
     first_junior = next(iter(junior.values())) if junior else None
@@ -211,6 +213,7 @@ def row(
         "canaries_planted": leaks["planted"] if leaks else None,
         "leaks": leaks["by_repetitions"] if leaks else {},
         "by_place": by_place,
+        "synthesised": synthesised,
         "tasks": {task: figures["pass@1"] for task, figures in evaluation.items()},
         "seconds": seconds,
     }
@@ -224,7 +227,7 @@ def table(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
         junior_parse_rate, kept, seconds: {mean, half} or None, leaks: {repeats: {planted,
         leaked}}}; `half` is half of the 95 % interval of the mean by Student's t, None for one
         seed. Where the rows say it, also by_place: {place: {leaks: as above, exposure: {model:
-        {repeats: {mean, half}}}}}.
+        {repeats: {mean, half}}}}}, and synthesised: {name: {mean, half}}.
     """
     groups: dict[tuple[Any, ...], list[Mapping[str, Any]]] = {}
     for one in rows:
@@ -248,6 +251,7 @@ def table(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
                 "leaks": _added([one["leaks"] for one in group]),
             }
             | _by_place([one["by_place"] for one in group if one.get("by_place")])
+            | _synthesised([one["synthesised"] for one in group if one.get("synthesised")])
         )
     return joined
 
@@ -267,6 +271,13 @@ def _by_place(group: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
             },
         }
     return {"by_place": found}
+
+
+def _synthesised(group: Sequence[Mapping[str, float]]) -> dict[str, Any]:
+    """{"synthesised": …} of several seeds; nothing if no row says it."""
+    names = dict.fromkeys(name for one in group for name in one)
+    found = {name: _mean([one.get(name) for one in group]) for name in names}
+    return {"synthesised": found} if found else {}
 
 
 def _added(group: Sequence[Mapping[str, Mapping[str, int]]]) -> dict[str, dict[str, int]]:

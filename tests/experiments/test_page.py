@@ -289,6 +289,8 @@ def test_what_was_synthesised_has_a_table_of_what_is_known() -> None:
     assert "compared with the others: copied programs 0.160." in text
     assert "tells the prompts from public ones" in text
     assert "wordings" not in text
+    lower = rows[2] | {"epsilon": 1.0}
+    assert [line[1] for line in synthesised_table(facts([*rows, lower]))[1]] == ["–", "1", "4"]
     assert synthesised_table(ALL) == ([], [])
     assert "What was synthesised" not in page(ALL, (), "t", ())
 

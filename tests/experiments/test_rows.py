@@ -123,6 +123,7 @@ def test_an_edited_row_is_refused(tmp_path: Path) -> None:
         kept_row(tmp_path, "a", arm())
 
 
+@pytest.mark.slow
 def test_a_comparison_goes_on_from_its_rows_alone_on_another_machine(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

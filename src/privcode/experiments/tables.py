@@ -110,13 +110,18 @@ def _lines(table: Sequence[Row], published: Sequence[Row]) -> list[dict[str, Any
             line = key | {"ours": None, "published": {}}
             lines.append(line)
         line["published"] |= {name: v for name, v in rest.items() if name not in grid}
-    grids, methods = [line["grid"] for line in lines], [line["method"] for line in lines]
+    return _in_order(lines)
+
+
+def _in_order(rows: Sequence[Row]) -> list[Any]:
+    """Rows with the same values of the grid and the same method together, by ascending ε."""
+    grids, methods = [row["grid"] for row in rows], [row["method"] for row in rows]
     return sorted(
-        lines,
-        key=lambda line: (
-            grids.index(line["grid"]),
-            methods.index(line["method"]),
-            line["epsilon"] or 0.0,
+        rows,
+        key=lambda row: (
+            grids.index(row["grid"]),
+            methods.index(row["method"]),
+            number(row["epsilon"]) or 0.0,
         ),
     )
 
@@ -155,7 +160,7 @@ _SYNTHESISED = {
 
 def synthesised_table(facts: Row) -> tuple[list[str], list[list[str]]]:
     """Head and body of what was synthesised: one row a method, ε and grid that made pairs."""
-    rows = [row for row in facts["table"] if row.get("synthesised")]
+    rows = [row for row in _in_order(facts["table"]) if row.get("synthesised")]
     names = [name for name in _SYNTHESISED if any(name in row["synthesised"] for row in rows)]
     grid = list(dict.fromkeys(field for row in rows for field in row["grid"]))
     head = ["method", "ε", *grid, *(_SYNTHESISED[name][0] for name in names)]
@@ -227,7 +232,7 @@ def places_table(facts: Row) -> tuple[list[str], list[list[str]]]:
     """
     rows = [
         (row, place, found)
-        for row in facts["table"]
+        for row in _in_order(facts["table"])
         for place, found in row.get("by_place", {}).items()
     ]
     counts = sorted({count for *_, found in rows for count in found["leaks"]}, key=int)

@@ -152,6 +152,7 @@ def test_a_comparison_goes_on_from_its_rows_alone_on_another_machine(
         compare(with_settings(second, {"boost.epochs": 2}, "test"), out)
 
 
+@pytest.mark.slow
 def test_rows_are_made_of_runs_that_are_finished_and_have_none(tmp_path: Path) -> None:
     config = prepared(tmp_path, **{"compare.methods": ["base"]})
     facts = compare(config, tmp_path / "out")
@@ -162,6 +163,7 @@ def test_rows_are_made_of_runs_that_are_finished_and_have_none(tmp_path: Path) -
     assert row.read_text() == kept
 
 
+@pytest.mark.slow
 def test_the_rows_of_arms_that_ended_stay_when_another_fails(tmp_path: Path) -> None:
     config = prepared(tmp_path, **{"compare.methods": ["base", "privcode"]})
     (tmp_path / "private.jsonl").write_text("{}\n")

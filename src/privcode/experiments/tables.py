@@ -161,6 +161,8 @@ _SYNTHESISED = {
 def synthesised_table(facts: Row) -> tuple[list[str], list[list[str]]]:
     """Head and body of what was synthesised: one row a method, ε and grid that made pairs."""
     rows = [row for row in _in_order(facts["table"]) if row.get("synthesised")]
+    if not rows:
+        return [], []
     names = [name for name in _SYNTHESISED if any(name in row["synthesised"] for row in rows)]
     grid = list(dict.fromkeys(field for row in rows for field in row["grid"]))
     head = ["method", "ε", *grid, *(_SYNTHESISED[name][0] for name in names)]

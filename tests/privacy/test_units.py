@@ -2,7 +2,6 @@
 
 import json
 import math
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -105,7 +104,7 @@ def test_a_ledger_written_before_kind_and_name_were_apart_goes_on(
 def test_what_was_spent_is_read_in_the_old_form_and_in_the_new_one() -> None:
     for column in (None, "author", "record"):
         spent = Spent(0.1, 1.0, 5, None, column)
-        assert read_spent(asdict(spent)) == spent
+        assert read_spent(spent.facts()) == spent
     old: dict[str, Any] = {"sampling_rate": 0.1, "noise_multiplier": 1.0, "steps": 5}
     assert read_spent(old | {"trials": None, "unit": "author"}).owner_column == "author"
     assert read_spent(old | {"unit": "record"}).owner_column is None

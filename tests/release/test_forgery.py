@@ -168,7 +168,7 @@ def other_plan(**changes: Any) -> Callable[[Path], None]:
     def change(bundle: Path) -> None:
         facts = facts_of(bundle)
         plan = replace(PLAN, **changes)
-        spent = [asdict(plan.spent())]
+        spent = [plan.spent().facts()]
         reseal(bundle, **(facts | plan.describe() | {"spent": spent}))
 
     return change
@@ -402,9 +402,9 @@ ATTACKS: dict[str, Callable[[Path], None]] = {
     "a format that is true": forged(format=True),
     "a relation that means less": forged(neighbouring="replace one unit"),
     "a run that spent nothing": forged(spent=[]),
-    "more in a spending": forged(spent=[asdict(PLAN.spent()) | {"note": "certified"}]),
+    "more in a spending": forged(spent=[PLAN.spent().facts() | {"note": "certified"}]),
     "two thousand other runs": forged(
-        spent=[asdict(PLAN.spent()), *[asdict(Spent(0.1, 1.0, 1))] * 2000]
+        spent=[PLAN.spent().facts(), *[Spent(0.1, 1.0, 1).facts()] * 2000]
     ),
     "a sweep that nobody charged": forged(
         sweep={"settings": {"x": [1]}, "score": {"task": "t", "model": "m"}}

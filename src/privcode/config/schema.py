@@ -1,7 +1,8 @@
 """The configuration of a run: all sections together, and what they must agree on.
 
 Promises: every field is documented where it is declared, and `privcode init` prints these words.
-Does not: read data or models. Everything that affects the guarantee is in `privacy`.
+Does not: read data or models. Everything that affects the guarantee is in `privacy`, but for the
+noise of a histogram, which is in `prompts.histogram`.
 """
 
 import os
@@ -185,11 +186,15 @@ def plan_of(config: Config) -> PrivacyPlan:
     Raises:
         UserError: a number is out of range. Names the field.
     """
-    columns = config.data.columns
-    return plan_from(config.privacy, columns.unit if columns else None)
+    columns, noise = config.data.columns, config.prompts.histogram.noise_multiplier
+    if config.method != "privcode":  # the others write no prompts after DP training
+        noise = None
+    return plan_from(config.privacy, columns.unit if columns else None, noise)
 
 
-def plan_from(p: Privacy, owner: str | None) -> PrivacyPlan:
+def plan_from(
+    p: Privacy, owner: str | None, histogram_noise_multiplier: float | None = None
+) -> PrivacyPlan:
     """The plan of a privacy section. `owner` is the unit's column, if the unit is a column.
 
     Raises:
@@ -208,4 +213,5 @@ def plan_from(p: Privacy, owner: str | None) -> PrivacyPlan:
         reproducible_seed=p.seed if p.noise == "reproducible" else None,
         selection=p.selection,
         trials=p.trials,
+        histogram_noise_multiplier=histogram_noise_multiplier,
     )

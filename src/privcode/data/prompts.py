@@ -27,6 +27,7 @@ from privcode.data.columns import (
 from privcode.data.records import Record, unit_numbers
 from privcode.data.rows import KINDS, files_of, kind_of_file, read_rows
 from privcode.data.settings import Prompts
+from privcode.data.topics import about, topic_of
 from privcode.errors import UserError
 from privcode.files import Row
 from privcode.inputs import text_lines, unpacked_name
@@ -54,6 +55,8 @@ class Lessons(Sequence[Record]):
 
     - public: the record itself.
     - synthesised: to write the record's prompt after the public opening, and the record itself.
+      With a histogram, the opening names the record's topic. Made-up records keep the plain one,
+      with which the audit asks for them.
     - described: to write the record's code after the public opening.
 
     Attributes:
@@ -92,6 +95,11 @@ class Lessons(Sequence[Record]):
             return [record]
         if self._section.source == "described":
             return [replace(record, prompt=opening)]
+        if self._section.histogram.noise_multiplier is not None and record.unit.kind in (
+            "owner",
+            "row",
+        ):
+            opening = about(opening, topic_of(record))
         written = replace(record, prompt=opening, completion=record.prompt, language=None)
         return [written, record]
 

@@ -4,7 +4,7 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
-from privcode.fields import File, Positive, Section, Size, Temperature, Text
+from privcode.fields import Amount, File, Finite, Positive, Section, Size, Temperature, Text
 
 
 def _not_both(input: str | None, suffix: str | None) -> None:
@@ -60,6 +60,20 @@ class Data(Section):
     )
 
 
+class Histogram(Section):
+    """How many prompts of which language, kind of task and library are written."""
+
+    noise_multiplier: Finite | None = Field(
+        None,
+        description="synthesised: as many as a noised histogram of the private records says, which "
+        "is in ε; this is the standard deviation of the noise on each count of units, 10 for "
+        "instance; default: no histogram",
+    )
+    least: Amount = Field(
+        4.0, description="counts below so many standard deviations of the noise are taken as 0"
+    )
+
+
 class Prompts(Section):
     """The problems that synthesis solves: public ones, or such as a model writes."""
 
@@ -94,6 +108,7 @@ class Prompts(Section):
     max_new_tokens: Size = Field(
         256, description="synthesised, described: maximum number of tokens of a prompt"
     )
+    histogram: Histogram = Field(default_factory=Histogram)
 
     @model_validator(mode="after")
     def _fits_its_source(self) -> "Prompts":
@@ -107,12 +122,22 @@ class Prompts(Section):
             raise ValueError(f"limit: say how many prompts to write (source: {self.source})")
         if self.source != "public" and not self.opening.strip():
             raise ValueError("opening: is empty; give the junior a public text to begin with")
+        if self.source != "synthesised" and self.histogram.noise_multiplier is not None:
+            raise ValueError(
+                "histogram.noise_multiplier: is for prompts that the junior writes, and source is "
+                f"{self.source}; leave it out, or take source: synthesised"
+            )
         return self
 
     @property
-    def lesson(self) -> tuple[str, str] | None:
-        """What training reads of this section: source and opening. None for public prompts."""
-        return None if self.source == "public" else (self.source, self.opening)
+    def lesson(self) -> tuple[str, str, float | None] | None:
+        """What training reads of this section. None for public prompts.
+
+        Source, opening, and the noise multiplier of the histogram.
+        """
+        if self.source == "public":
+            return None
+        return self.source, self.opening, self.histogram.noise_multiplier
 
     @property
     def public_file(self) -> str | None:

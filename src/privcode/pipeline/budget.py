@@ -232,7 +232,9 @@ def settings_digest(values: Row) -> str:
     read = {name: _as_before(name, values[name]) for name in (*_TRAINING, model)}
     prompts = values["prompts"]
     if isinstance(prompts, dict) and prompts.get("source") != "public":
-        read["prompts"] = [prompts.get("source"), prompts.get("opening")]  # see `Prompts.lesson`
+        lesson = [prompts.get("source"), prompts.get("opening")]  # see `Prompts.lesson`
+        noise = (prompts.get("histogram") or {}).get("noise_multiplier")
+        read["prompts"] = lesson if noise is None else [*lesson, noise]
     if isinstance(read["audit"], dict):
         read["audit"] = {k: v for k, v in read["audit"].items() if k != "attacks"}
     return hashlib.sha256(json.dumps(read, sort_keys=True).encode()).hexdigest()

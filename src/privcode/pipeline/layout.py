@@ -31,6 +31,7 @@ class RunDirectory(Workspace):
         premium: the adapter of the tuned premium model, or the whole model.
         sanitized: whichever of the two DP-SGD tunes.
         pretuned: jft's first adapter, in `private/`.
+        histogram: the noised histogram of topics, if the config asks for one.
         written: what the junior wrote after the public opening, until `raw` is there.
         raw: all synthetic samples.
         accepted: those that the filters kept.
@@ -50,6 +51,7 @@ class RunDirectory(Workspace):
         self.premium = out / "models" / "premium"
         self.sanitized = self.junior if config.sanitized is config.junior else self.premium
         self.pretuned = self.private / "pretuned"
+        self.histogram = out / "synthetic" / "histogram.json"
         self.written = out / "synthetic" / ".written.jsonl"
         self.raw = out / "synthetic" / "raw.jsonl"
         self.accepted = out / "synthetic" / "accepted.jsonl"

@@ -28,7 +28,7 @@ from privcode.pipeline.rates import Rates
 from privcode.pipeline.results import charged
 from privcode.pipeline.spending import runs_elsewhere, spent_elsewhere
 from privcode.pipeline.work import Lengths, memory, size
-from privcode.privacy.accounting import unit_words
+from privcode.privacy.accounting import spend, unit_words
 from privcode.privacy.plan import PrivacyPlan
 from privcode.privacy.spending import overlaps
 
@@ -100,11 +100,24 @@ protects          one {whom} added or removed, at most {plan.max_records_per_uni
 together          what {" / ".join(map(str, GROUPS))} of them share: \
 ε = {" / ".join(map(epsilon_words, groups.values()))}
 noise multiplier  {plan.noise_multiplier:.4f}, {facts["noise"]}
+{_histogram(plan)}\
 sampling          rate {plan.sampling_rate:.5g}: {plan.expected_batch} of {plan.units} units \
 expected per step, {plan.steps} steps, clip norm {plan.clip_norm:g}
 memory            {room}{adapters_text}
 {_PROMPTS[config.prompts.source]}"""
     return facts | selection, f"{text}\n{selection_text}\n{cost_text}"
+
+
+def _histogram(plan: PrivacyPlan) -> str:
+    """What the histogram costs by itself, in words. Empty if the plan has none."""
+    noise = plan.histogram_noise_multiplier
+    if noise is None:
+        return ""
+    alone = spend((plan.spent(steps=0),), plan.delta)
+    return (
+        f"histogram         of what prompts are about: noise multiplier {noise:g}; "
+        f"alone ε = {epsilon_text(alone.epsilon)}\n"
+    )
 
 
 def _adapters(config: Config) -> tuple[dict[str, Any], str]:

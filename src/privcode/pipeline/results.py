@@ -19,6 +19,7 @@ from privcode.pipeline.budget import check_settings, check_trial
 from privcode.pipeline.directory import changed, passing, read_manifest, read_private, versions
 from privcode.pipeline.layout import RunDirectory
 from privcode.pipeline.spending import is_public, spent_beside
+from privcode.pipeline.topics import released
 from privcode.pipeline.trials import checked
 from privcode.plain import files_below, is_text, read_object, shown
 from privcode.privacy.accounting import Spent
@@ -194,6 +195,10 @@ def verify(run: RunDirectory) -> dict[str, Any]:
     taken = spent_in(entries)
     if taken.steps != run.plan.steps:
         raise UserError(f"{run.ledger}: holds {taken.steps} of {run.plan.steps} steps; restore it")
+    if taken != run.plan.spent():
+        raise UserError(f"{run.ledger}: holds no histogram, and the plan has one; restore it")
+    if taken.histogram_noise_multiplier and read_object(run.histogram) != released(run, entries):
+        raise UserError(f"{run.histogram}: is not what {run.ledger} says; restore it")
     charge = run.plan.charge(spent_beside(run))
     if run.bundle.exists():
         _check_origin(run, manifest["stages"], verify_bundle(run.bundle))
@@ -215,11 +220,13 @@ def _check_origin(run: RunDirectory, stages: dict[str, Any], facts: dict[str, An
     # A run may have been moved since, and a licence is chosen with the release.
     chosen = {name: facts["stated"][name] for name in ("title", "license")}
     told["stated"] = stated(own, None) | chosen
+    told["histogram_noise_multiplier"] = run.plan.histogram_noise_multiplier
     told["epsilon_lower_bounds"] = (own.audit or {}).get("one_run", {})
     for name, value in told.items():
-        if facts[name] != value:
-            short = type(value) in (int, float, str) and type(facts[name]) in (int, float, str)
-            what = f"{name} {facts[name]}, the run {value}" if short else f"another {name}"
+        said = facts.get(name)
+        if said != value:
+            short = type(value) in (int, float, str) and type(said) in (int, float, str)
+            what = f"{name} {said}, the run {value}" if short else f"another {name}"
             raise UserError(f"{run.bundle / 'privacy.json'}: states {what}; {again}")
     if rows_of(run.bundle / DATA) != pairs_in(run.accepted):
         raise UserError(f"{run.bundle / 'data'}: holds other rows than {run.accepted}; {again}")

@@ -142,6 +142,8 @@ class Run(RunDirectory):
                     f"{self.out}: {earlier} is not done; run privcode {earlier} {self.out}"
                 )
             inputs.append(STAGES[earlier].made(self))
+        if name == "synthesize":
+            inputs.append(self.histogram)  # sanitize makes it too, if the config asks for it
         return [path for path in inputs if not path.is_relative_to(self.private)]
 
     def _check(self) -> None:

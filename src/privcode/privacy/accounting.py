@@ -16,7 +16,7 @@ private results cost more, and so does a run that is missing from the given list
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
 from typing import Any
 
@@ -73,6 +73,9 @@ class Spent:
     2022, "Hyperparameter tuning with Rényi differential privacy", theorem 6.
     `owner_column` names the owner whose records are protected together. None protects each record.
     An ε for one kind of unit implies none for another: an owner may have any number of records.
+    `histogram_noise_multiplier` is the noise of a histogram that was released once, in addition to
+    the steps. Every unit takes part in it, so it is one more step with a sampling rate of 1. None
+    where there was none. With `trials`, each trial has its own.
     """
 
     sampling_rate: float
@@ -80,6 +83,7 @@ class Spent:
     steps: int
     trials: float | None = None
     owner_column: str | None = None
+    histogram_noise_multiplier: float | None = None
 
     def __post_init__(self) -> None:
         """Refuse what is no mechanism: a damaged file must not be read as a small cost."""
@@ -89,6 +93,7 @@ class Spent:
             and isinstance(self.steps, int)
             and 0 <= self.steps <= MOST_STEPS
             and (self.trials is None or 0 < self.trials <= MOST_TRIALS)
+            and 0 <= (self.histogram_noise_multiplier or 0) < math.inf
         )
         if not sound:
             raise UserError(
@@ -96,6 +101,13 @@ class Spent:
                 f"0, 0 to {MOST_STEPS:,} steps and a mean of at most {MOST_TRIALS:,} trials; "
                 "restore the file that states it"
             )
+
+    def facts(self) -> dict[str, Any]:
+        """As JSON values; `read_spent` reads them back. A histogram only where there was one."""
+        facts = asdict(self)
+        if self.histogram_noise_multiplier is None:
+            del facts["histogram_noise_multiplier"]
+        return facts
 
 
 @dataclass(frozen=True)
@@ -130,7 +142,7 @@ def with_unit(facts: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def read_spent(facts: Mapping[str, Any]) -> Spent:
-    """Undo `dataclasses.asdict` of a `Spent`, including old ones written with "unit"."""
+    """Undo `Spent.facts`, including old ones written with "unit"."""
     if "owner_column" in facts:
         return Spent(**facts)
     named = with_unit({"unit": "record", **facts})
@@ -139,17 +151,35 @@ def read_spent(facts: Mapping[str, Any]) -> Spent:
 
 
 def _event(spent: Iterable[Spent]) -> dp_accounting.DpEvent:
-    return dp_accounting.ComposedDpEvent([_one_event(s) for s in spent if s.steps])
+    return dp_accounting.ComposedDpEvent([_one_event(s) for s in spent])
+
+
+def _parts(s: Spent) -> list[Spent]:
+    """The steps of one run, and its histogram as the one step of a mechanism that draws all."""
+    parts = [Spent(s.sampling_rate, s.noise_multiplier, s.steps, None, s.owner_column)]
+    if s.histogram_noise_multiplier is not None:
+        parts.append(Spent(1.0, s.histogram_noise_multiplier, 1, None, s.owner_column))
+    return [part for part in parts if part.steps]
+
+
+def _taken(spent: Iterable[Spent]) -> tuple[Spent, ...]:
+    """Those that released anything."""
+    return tuple(s for s in spent if _parts(s))
 
 
 def _one_event(s: Spent) -> dp_accounting.DpEvent:
-    step = dp_accounting.PoissonSampledDpEvent(
-        s.sampling_rate, dp_accounting.GaussianDpEvent(min(s.noise_multiplier, MOST_NOISE))
-    )
-    run = dp_accounting.SelfComposedDpEvent(step, s.steps)
+    events = [_steps_event(part) for part in _parts(s)]
+    run = events[0] if len(events) == 1 else dp_accounting.ComposedDpEvent(events)
     if s.trials is None:
         return run
     return dp_event.RepeatAndSelectDpEvent(run, mean=s.trials, shape=math.inf)  # Poisson
+
+
+def _steps_event(s: Spent) -> dp_accounting.DpEvent:
+    step = dp_accounting.PoissonSampledDpEvent(
+        s.sampling_rate, dp_accounting.GaussianDpEvent(min(s.noise_multiplier, MOST_NOISE))
+    )
+    return dp_accounting.SelfComposedDpEvent(step, s.steps)
 
 
 @lru_cache(maxsize=256)  # calibration, `spend` and every group ask for the same again
@@ -171,7 +201,7 @@ def _interval(epsilon_rdp: float) -> float:
 
 def _nothing_bounds(taken: Sequence[Spent]) -> bool:
     return (
-        any(s.noise_multiplier < LEAST_NOISE for s in taken)
+        any(part.noise_multiplier < LEAST_NOISE for s in taken for part in _parts(s))
         or len({s.owner_column for s in taken}) > 1
     )
 
@@ -189,7 +219,7 @@ def spend(spent: tuple[Spent, ...], delta: float) -> Cost:
     Infinite for two kinds of units, for a noise multiplier below `LEAST_NOISE`, and where ε by
     RDP is above `EPSILON_CEILING`.
     """
-    taken = tuple(s for s in spent if s.steps)
+    taken = _taken(spent)
     if not taken:
         return Cost(0.0, 0.0)
     if _nothing_bounds(taken):
@@ -219,10 +249,11 @@ def group_epsilon(spent: tuple[Spent, ...], delta: float, group: int) -> float:
     Returns:
         An upper bound, infinite where it is above `GROUP_CEILING`.
     """
-    taken = tuple(s for s in spent if s.steps)
+    taken = _taken(spent)
+    parts = [part for s in taken for part in _parts(s)]
     if not taken:
         return 0.0
-    if _nothing_bounds(taken) or any(_beyond_ceiling(s, delta, group) for s in taken):
+    if _nothing_bounds(taken) or any(_beyond_ceiling(part, delta, group) for part in parts):
         return math.inf
     if spend(spent, delta).epsilon == math.inf:
         return math.inf
@@ -232,10 +263,10 @@ def group_epsilon(spent: tuple[Spent, ...], delta: float, group: int) -> float:
     # with the group and Q the run without it. Call P' the run with the group in which no step
     # draws more, and t = steps·cut. Then P ≤ P' + t and (1 - cut)^steps·P' ≤ P. So what P' and Q
     # satisfy at (ε, δ - t), P and Q satisfy at (ε + t', δ), where t' = -steps·log(1 - cut).
-    steps = sum(s.steps for s in taken)
+    steps = sum(part.steps for part in parts)
     cut = _GROUP_CUT * delta / steps
     rdp, reach, events = _rdp(taken, delta), 0.0, []
-    for s in taken:
+    for s in parts:
         noise = min(s.noise_multiplier, MOST_NOISE)
         most = int(stats.binom.isf(cut, group, s.sampling_rate))
         weights = stats.binom.pmf(range(most + 1), group, s.sampling_rate)
@@ -286,7 +317,12 @@ def _beyond_ceiling(spent: Spent, delta: float, group: int) -> bool:
 
 @lru_cache(maxsize=64)
 def calibrate_noise_multiplier(
-    epsilon: float, delta: float, sampling_rate: float, steps: int, trials: float | None = None
+    epsilon: float,
+    delta: float,
+    sampling_rate: float,
+    steps: int,
+    trials: float | None = None,
+    histogram_noise_multiplier: float | None = None,
 ) -> float:
     """The smallest noise multiplier whose ε, as `spend` quotes it, is at most `epsilon`.
 
@@ -295,10 +331,11 @@ def calibrate_noise_multiplier(
     ε gives 0.
     Source: false position on log ε against log σ, which is nearly a straight line. The search
     starts from the RDP answer, which costs milliseconds where PLD costs seconds.
+    `histogram_noise_multiplier` is that of the histogram that the target has to cover, too.
 
     Raises:
-        UserError: no noise multiplier below 10,000 reaches the target, or the target is below
-            `LEAST_EPSILON` or above `EPSILON_CEILING`.
+        UserError: no noise multiplier below 10,000 reaches the target, by RDP too if there is a
+            histogram; or the target is below `LEAST_EPSILON` or above `EPSILON_CEILING`.
     """
     if epsilon == math.inf:
         return 0.0
@@ -307,17 +344,20 @@ def calibrate_noise_multiplier(
             f"privacy.epsilon: must be from {LEAST_EPSILON:g} to {EPSILON_CEILING:,.0f}, or .inf "
             "for no privacy"
         )
+    spent = Spent(
+        sampling_rate, 0.0, steps, trials, histogram_noise_multiplier=histogram_noise_multiplier
+    )
     if trials is not None or delta < PLD_DELTA or steps > _CALIBRATION_STEPS:
-        return _rdp_noise_multiplier(epsilon, delta, sampling_rate, steps, trials, to=1.001)
+        return _rdp_noise_multiplier(epsilon, delta, spent, to=1.001)
 
     def reached(noise_multiplier: float) -> float:
-        return spend((Spent(sampling_rate, noise_multiplier, steps),), delta).epsilon
+        return spend((replace(spent, noise_multiplier=noise_multiplier),), delta).epsilon
 
     def over(noise_multiplier: float) -> float:
         # An ε of 0 (the loss is below the grid) has no logarithm; any tiny number serves.
         return math.log(max(reached(noise_multiplier), 1e-9) / epsilon)
 
-    high = _rdp_noise_multiplier(epsilon, delta, sampling_rate, steps)
+    high = _rdp_noise_multiplier(epsilon, delta, spent)
     if high == LEAST_NOISE:
         return high
     low = high / 1.1
@@ -339,27 +379,25 @@ def calibrate_noise_multiplier(
     return high
 
 
-def _rdp_noise_multiplier(
-    epsilon: float,
-    delta: float,
-    sampling_rate: float,
-    steps: int,
-    trials: float | None = None,
-    to: float = 1.01,
-) -> float:
-    """A noise multiplier whose ε by RDP is at most `epsilon`, to within a factor `to`."""
+def _rdp_noise_multiplier(epsilon: float, delta: float, spent: Spent, to: float = 1.01) -> float:
+    """A noise multiplier of the steps of `spent` whose ε by RDP is at most `epsilon`.
+
+    To within a factor `to`.
+    """
 
     def enough(noise_multiplier: float) -> bool:
-        spent = Spent(sampling_rate, noise_multiplier, steps, trials)
-        return _rdp((spent,), delta) <= epsilon
+        return _rdp((replace(spent, noise_multiplier=noise_multiplier),), delta) <= epsilon
 
     low = high = LEAST_NOISE
     while not enough(high):
         low, high = high, high * 2
         if high > 10_000:
+            remedy = "raise epsilon, or lower steps or batch"
+            if spent.histogram_noise_multiplier is not None:
+                remedy = f"raise prompts.histogram.noise_multiplier, {remedy}"
             raise UserError(
                 "privacy.epsilon: no noise multiplier below 10,000 reaches it at this sampling "
-                "rate and number of steps; raise epsilon, or lower steps or batch"
+                f"rate and number of steps; {remedy}"
             )
     while high / low > to:
         middle = math.sqrt(low * high)

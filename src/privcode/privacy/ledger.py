@@ -6,6 +6,9 @@ Promises:
 - A line that was changed, removed or inserted anywhere but at the end is found when the ledger is
   opened.
 - A last line that a crash cut off half-way is dropped: its step had not begun.
+- A histogram is noted before its noise is drawn, and its noised counts before they are used. A
+  histogram that a crash lost between the two stays spent. It is not drawn again, but for a seeded
+  one that gives the same bits.
 
 Does not: stop an owner from deleting the whole file. It is evidence, not a lock. It holds
 private facts (a fingerprint of the data) and stays in `private/`.
@@ -63,11 +66,14 @@ def _is_sound(entry: Row) -> bool:
     """Whether an entry has the fields and types that readers rely on."""
     if entry["kind"] == "step":
         return type(entry["step"]) is int
+    if entry["kind"] == "noised":
+        return isinstance(entry["taxonomy"], str) and all(type(n) is int for n in entry["counts"])
     if entry["kind"] != "begin":
         return isinstance(entry["kind"], str)
     plan = entry["plan"]
     rate, noise, trials = plan["sampling_rate"], plan["noise_multiplier"], plan["trials"]
-    numbers = (rate, noise, plan["steps"], 1 if trials is None else trials)
+    histogram = plan.get("histogram_noise_multiplier", 0)
+    numbers = (rate, noise, plan["steps"], 1 if trials is None else trials, histogram)
     texts = [entry["data"], *(entry[name] for name in ("run", "sweep") if name in entry)]
     return (
         all(type(n) in (int, float) and 0 <= n < 1e15 for n in numbers)
@@ -158,14 +164,30 @@ class Ledger:
             return
         self.append(kind="step", step=step)
 
+    def histogram(self) -> bool:
+        """Note that the histogram's noise is about to be drawn. Returns whether it may be.
+
+        It is drawn once. A seeded one may be drawn again until its result is noted, where that
+        gives the same bits (see `step`).
+        """
+        again = "seed" in self.entries[0] and _is_drawn(self._here())
+        if noised_in(self.entries) or (_is_drawn(self.entries) and not again):
+            return False
+        if not again:
+            self.append(kind="histogram")
+        return True
+
+    def noised(self, counts: list[int], taxonomy: str) -> None:
+        """Note the noised counts of the histogram, and the name of what its bins mean."""
+        self.append(kind="noised", counts=counts, taxonomy=taxonomy)
+
     def _taken_here(self) -> set[int]:
-        taken: set[int] = set()
-        for entry in self.entries:
-            if "bits" in entry:
-                taken = set()
-            elif entry["kind"] == "step":
-                taken.add(entry["step"])
-        return taken
+        return {entry["step"] for entry in self._here() if entry["kind"] == "step"}
+
+    def _here(self) -> list[Row]:
+        """The entries from the last one on that names the machine."""
+        named = [index for index, entry in enumerate(self.entries) if "bits" in entry]
+        return self.entries[named[-1] if named else 0 :]
 
     @property
     def steps(self) -> int:
@@ -183,7 +205,19 @@ def spent_in(entries: list[Row]) -> Spent:
     plan = planned_in(entries)
     steps = sum(e["kind"] == "step" for e in entries) - lost_steps(entries)
     names = ("sampling_rate", "noise_multiplier", "trials", "owner_column")
-    return Spent(steps=steps, **{name: plan[name] for name in names})
+    drawn = plan.get("histogram_noise_multiplier") if _is_drawn(entries) else None
+    spent = {name: plan[name] for name in names}
+    return Spent(steps=steps, histogram_noise_multiplier=drawn, **spent)
+
+
+def noised_in(entries: list[Row]) -> Row | None:
+    """The noised counts of a ledger's histogram and their taxonomy, if they were noted."""
+    return next((e for e in entries if e["kind"] == "noised"), None)
+
+
+def _is_drawn(entries: list[Row]) -> bool:
+    """Whether the noise of the histogram was about to be drawn."""
+    return any(e["kind"] == "histogram" for e in entries)
 
 
 def lost_steps(entries: list[Row]) -> int:

@@ -2,7 +2,8 @@
 
 Promises:
 - A frozen `PrivacyPlan` holds the neighbouring relation, the unit, the sampling rate, the steps,
-  the clip norm, the noise multiplier and the event.
+  the clip norm, the noise multiplier and the event. If there is a histogram, it holds that one's
+  noise multiplier, too.
 - The sampler, the clipper, the noise and the accountant are all made from it, so they cannot
   disagree.
 - Nothing else in privcode takes an ε, a noise multiplier or a batch size.
@@ -20,7 +21,9 @@ from torch import nn
 
 from privcode.console import epsilon_text
 from privcode.errors import UserError
+from privcode.privacy import histogram
 from privcode.privacy.accounting import (
+    LEAST_NOISE,
     MOST_NOISE,
     MOST_STEPS,
     MOST_TRIALS,
@@ -79,6 +82,8 @@ class PrivacyPlan:
             composed; as the best of `trials`; or not at all, which every output then states.
         trials: mean of the Poisson number of trials of which this run is the best. Must be at
             least 1. Otherwise the theorem (see `Spent`) does not cover drawing no trials.
+        histogram_noise_multiplier: standard deviation of the noise on a histogram that is released
+            once before the steps, over its sensitivity (`histogram.SENSITIVITY`). None for none.
     """
 
     units: int
@@ -93,6 +98,7 @@ class PrivacyPlan:
     trials: float | None = None
     owner_column: str | None = None
     neighbouring: Literal["add or remove one unit"] = NEIGHBOURING
+    histogram_noise_multiplier: float | None = None
 
     def __post_init__(self) -> None:
         """Refuse numbers that have no meaning as a mechanism, or that no accountant can handle."""
@@ -115,6 +121,12 @@ class PrivacyPlan:
             raise UserError(
                 f"privacy.noise_multiplier: is {_short(self.noise_multiplier)}; must be from 0 to "
                 f"{MOST_NOISE:,.0f}"
+            )
+        noise = self.histogram_noise_multiplier
+        if noise is not None and not LEAST_NOISE <= noise <= MOST_NOISE:
+            raise UserError(
+                f"prompts.histogram.noise_multiplier: is {_short(noise)}; must be from "
+                f"{LEAST_NOISE} to {MOST_NOISE:,.0f}"
             )
         if not LEAST_DELTA <= self.delta < 1:
             raise UserError(
@@ -162,10 +174,15 @@ class PrivacyPlan:
         return self.expected_batch / self.units
 
     def spent(self, steps: int | None = None) -> Spent:
-        """The accounting event of `steps` steps (default: all)."""
+        """The accounting event of `steps` steps (default: all), and of the histogram."""
         taken = self.steps if steps is None else steps
         return Spent(
-            self.sampling_rate, self.noise_multiplier, taken, self.trials, self.owner_column
+            self.sampling_rate,
+            self.noise_multiplier,
+            taken,
+            self.trials,
+            self.owner_column,
+            self.histogram_noise_multiplier,
         )
 
     def cost(self, others: Sequence[Spent] = ()) -> Cost:
@@ -208,9 +225,17 @@ class PrivacyPlan:
         stdev = self.noise_multiplier * clipper.sensitivity
         return clipper.round(gaussian(clipper.parameters, stdev, randomness.stream("noise", step)))
 
+    def histogram_noise(self, bins: int, randomness: Randomness) -> np.ndarray:
+        """[bins] int64: Gaussian noise for the histogram, in steps of its grid."""
+        assert self.histogram_noise_multiplier is not None
+        stdev = self.histogram_noise_multiplier * histogram.SENSITIVITY
+        return histogram.on_grid(gaussian(bins, stdev, randomness.stream("histogram", 0)))
+
     def describe(self) -> dict[str, Any]:
-        """All public facts of the plan as JSON values."""
+        """All public facts of the plan as JSON values. A histogram only if there is one."""
         facts = asdict(self)
+        if self.histogram_noise_multiplier is None:
+            del facts["histogram_noise_multiplier"]
         seed = facts.pop("reproducible_seed")
         return facts | {
             "unit": self.unit,
@@ -263,8 +288,11 @@ def make_plan(
     reproducible_seed: int | None = None,
     selection: Selection = "composition",
     trials: float | None = None,
+    histogram_noise_multiplier: float | None = None,
 ) -> PrivacyPlan:
     """A plan for a target `epsilon` (infinite allowed), or for a given noise multiplier.
+
+    The target covers the histogram and the steps together.
 
     Raises:
         UserError: a number is out of range, or not exactly one of the two is given.
@@ -289,10 +317,15 @@ def make_plan(
             reproducible_seed=reproducible_seed,
             selection=selection,
             trials=trials,
+            histogram_noise_multiplier=histogram_noise_multiplier,
         )
 
     if noise_multiplier is not None:
         return plan(noise_multiplier)
     assert epsilon is not None
     checked = plan(0.0)  # refuses bad numbers before the calibration uses them
-    return plan(calibrate_noise_multiplier(epsilon, delta, checked.sampling_rate, steps, trials))
+    return plan(
+        calibrate_noise_multiplier(
+            epsilon, delta, checked.sampling_rate, steps, trials, histogram_noise_multiplier
+        )
+    )

@@ -19,7 +19,6 @@ import os
 import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict
 from functools import lru_cache
 from pathlib import Path
 
@@ -115,7 +114,7 @@ def register(
                 run=run,
                 data=data,
                 source=source,
-                spent=asdict(spent),
+                spent=spent.facts(),
                 ledger=at,
                 sweep=sweep,
                 sketch=sketch,

@@ -117,7 +117,11 @@ def leave_out(found: dict[str, Other], own: list[Row]) -> None:
     """Leave out the run whose ledger has these entries, but for what it took twice."""
     found.pop(_named(own) or "", None)
     if lost := lost_steps(own):  # their results are gone, but other bits came of them
-        _count(found, str(own[0].get("run")), Other(replace(spent_in(own), steps=lost)))
+        _count(
+            found,
+            str(own[0].get("run")),
+            Other(replace(spent_in(own), steps=lost, histogram_noise_multiplier=None)),
+        )
 
 
 def _same(ours: Data, theirs: Data) -> tuple[bool, float | None]:
@@ -166,4 +170,9 @@ def _named(entries: list[Row]) -> str | None:
 
 def _spent(entries: list[Row]) -> Spent:
     """What another run may spend: its plan, and what it took twice."""
-    return replace(spent_in(entries), steps=planned_in(entries)["steps"] + lost_steps(entries))
+    plan = planned_in(entries)
+    return replace(
+        spent_in(entries),
+        steps=plan["steps"] + lost_steps(entries),
+        histogram_noise_multiplier=plan.get("histogram_noise_multiplier"),
+    )

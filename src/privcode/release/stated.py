@@ -319,7 +319,8 @@ def evidence_of(facts: Mapping[str, Any], where: str) -> tuple[Evidence, str | N
     Raises:
         UserError: a fact is missing or not of its kind; begins with `where`.
     """
-    names = {field.name for field in fields(PrivacyPlan)} - {"reproducible_seed"}
+    later = {"histogram_noise_multiplier"} - set(facts)  # only the plans with a histogram state it
+    names = {field.name for field in fields(PrivacyPlan)} - {"reproducible_seed"} - later
     if missing := names - set(facts):
         raise UserError(f"{where}: does not state {min(missing)}; get the bundle again")
     noise = read(Literal["cryptographic", "reproducible"], facts.get("noise"), f"{where}, noise")

@@ -43,6 +43,8 @@ from privcode.release.stated import evidence_of, public, read, stated
 FORMAT = 1
 """Format of the bundle: what `privacy.json` states, and the words of card and page.
 Any change of these raises it, because `verify` writes them again and compares."""
+WITH_HISTOGRAM = 2
+"""Format of a bundle whose plan has a histogram. An earlier privcode would account for none."""
 ACCOUNTANT = "dp-accounting"
 _MOST_RUNS = 1000
 _RECOMPUTED = (
@@ -138,7 +140,7 @@ def _copy(source: Path, target: Path, digest: str) -> None:
 def statement(evidence: Evidence, rows: int, license: str | None) -> dict[str, Any]:
     """`privacy.json` of public evidence, without the hashes of the files."""
     return {
-        "format": FORMAT,
+        "format": FORMAT if evidence.plan.histogram_noise_multiplier is None else WITH_HISTOGRAM,
         **guarantee(evidence),
         "rows": rows,
         "stated": stated(evidence, license),
@@ -159,11 +161,12 @@ def verify_bundle(folder: Path) -> dict[str, Any]:
             f"{where}: was made by an earlier privcode, which did not state all that its card and "
             "page say, so that they cannot be checked; have its maker release it again"
         )
-    if type(facts["format"]) is not int or facts["format"] != FORMAT:
+    if type(facts["format"]) is not int or facts["format"] not in (FORMAT, WITH_HISTOGRAM):
         made = read(dict[str, str], facts.get("versions"), f"{where}, versions")
         raise UserError(
-            f"{where}: is of format {str(facts['format'])[:20]}, and this privcode knows {FORMAT}; "
-            f"verify it with privcode {shown(Path(made.get('privcode', '?')))[:80]}"
+            f"{where}: is of format {str(facts['format'])[:20]}, and this privcode knows {FORMAT} "
+            f"and {WITH_HISTOGRAM}; verify it with "
+            f"privcode {shown(Path(made.get('privcode', '?')))[:80]}"
         )
     try:
         _check_files(folder, read(dict[str, str], facts.get("files"), f"{where}, files"))
@@ -225,6 +228,7 @@ def _check_sense(where: Path, facts: Row, evidence: Evidence) -> None:
         and 0.01 <= s.noise_multiplier <= 1e6
         and 0 < s.steps <= 10**8
         and (s.trials is None or 1 <= s.trials <= 1e6)
+        and 0.01 <= (s.histogram_noise_multiplier or 1) <= 1e6
         for s in runs
     )
     if not sane or len(runs) > _MOST_RUNS or plan.units > 10**12:
@@ -239,6 +243,8 @@ def _check_sense(where: Path, facts: Row, evidence: Evidence) -> None:
         raise UserError(f"{where}: the samples rejected are not those that have a reason")
     if (evidence.sweep is None) != (plan.trials is None):
         raise UserError(f"{where}: says what was tried, or is the best of trials, and not both")
+    if plan.histogram_noise_multiplier is not None and evidence.prompts is not None:
+        raise UserError(f"{where}: has a histogram of prompts that were written, and names a file")
     rates = [
         {name for name in figures if name.startswith("pass@")}
         for models in evidence.evaluation.values()

@@ -1,7 +1,8 @@
 """Stage 1: tune the junior on the private records under the plan (dpft, jft: the premium).
 
-Promises: the ledger begins before a step is taken, and not before the trial has shown that the
-model can be clipped per unit. This and what is labelled internal is all that reads private records.
+Promises: the ledger begins before a step is taken or a histogram is released, and not before the
+trial has shown that the model can be clipped per unit. This and what is labelled internal is all
+that reads private records.
 """
 
 from collections.abc import Sequence
@@ -16,6 +17,7 @@ from privcode.distributed import from_first, rank
 from privcode.errors import UserError
 from privcode.files import settle, write_json, write_jsonl
 from privcode.models import around, is_chat, save_model, tokenizer_of
+from privcode.pipeline import topics
 from privcode.pipeline.budget import begin
 from privcode.pipeline.layout import RunDirectory
 from privcode.pipeline.models import (
@@ -60,7 +62,9 @@ def _work(run: RunDirectory) -> Path:
         clipper = run.plan.clipper(model)
         grouping = dp_sgd.try_out(learner, clipper, most, progress)
     first = rank() == 0
+    counts_of_topics = topics.counted(run, whole[: len(whole) - counts["canaries"]])
     from_first(lambda: begin_ledger(run, data))
+    from_first(lambda: topics.release(run, counts_of_topics))
     ledger = Ledger(run.ledger)  # whole by now: the first rank has mended and begun it
     if first:
         counts |= cut
@@ -93,6 +97,7 @@ def _work(run: RunDirectory) -> Path:
             kept = {"included": coins, "scores": scores}
             write_json(run.private / "gradient_canaries.json", kept, mode=0o600)
         write_jsonl(run.private / "curve.jsonl", curve, mode=0o600)
+        topics.write(run)
         save_model(model, output, base=section.model)
         if settings.merge:
             merge(run, "tuned" if output == run.premium else "junior", output)
@@ -206,7 +211,7 @@ STAGE = Stage(
     name="sanitize",
     made=lambda run: run.sanitized,
     work=_work,
-    outputs=lambda run: [run.sanitized, merged(run.sanitized)],
+    outputs=lambda run: [run.sanitized, merged(run.sanitized), run.histogram],
     private=("ledger.jsonl", "data.json", "curve.jsonl", "gradient_canaries.json", MICRO_BATCH),
     done=_done,
 )

@@ -14,6 +14,7 @@ from privcode.errors import UserError
 from privcode.files import Lines, write_jsonl
 from privcode.generation import Generator, Sampling
 from privcode.generation.sampling import synthesize
+from privcode.pipeline import topics
 from privcode.pipeline.layout import RunDirectory
 from privcode.pipeline.models import asking_of, draw, fitting, question_of, sampling_of
 from privcode.pipeline.scale import describing, generators
@@ -87,11 +88,11 @@ def _after_the_opening(
     Raises:
         UserError: all texts are blank.
     """
-    chosen = run.config.prompts
     if not run.written.exists():
-        openings = [chosen.opening] * (chosen.limit or 0)
-        asked = asking_of(run.config.junior)(chosen.opening)
-        _answers(where, juniors, "write", openings, lambda _: asked, sampling, run.written)
+        openings = topics.openings(run)
+        asking = asking_of(run.config.junior)
+        asked = {opening: asking(opening) for opening in dict.fromkeys(openings)}
+        _answers(where, juniors, "write", openings, asked.__getitem__, sampling, run.written)
     texts = Lines(run.written)
     distinct = list(dict.fromkeys(row["completion"] for row in texts if row["completion"].strip()))
     if not distinct:

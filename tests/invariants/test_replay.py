@@ -22,7 +22,7 @@ from privcode.doctor.replay import CHANGES, UNITS, Seen, World, neighbour, play,
 from privcode.errors import UserError
 from privcode.execution import sandboxes
 from privcode.files import write_text
-from privcode.pipeline import directory, run
+from privcode.pipeline import directory, run, topics
 from privcode.pipeline.stages import audit, sanitize
 from privcode.privacy import PrivacyPlan
 from privcode.privacy.clipping import Clipper
@@ -48,6 +48,41 @@ def same(here: World, cases: list[tuple[str, int]]) -> None:
 
 def test_a_unit_removed_or_broken_shows_nowhere_outside_private(tmp_path: Path) -> None:
     same(world(tmp_path), [("removed", 0), ("made broken", 0)])
+
+
+def test_a_unit_of_a_steered_run_shows_in_its_noised_histogram_alone(tmp_path: Path) -> None:
+    same(world(tmp_path, steered=True), [("removed", 0), ("put into another language", 1)])
+
+
+def test_counts_without_noise_are_seen_in_a_steered_run(tmp_path: Path) -> None:
+    """What the histogram file says must come out of the mechanism."""
+
+    def without_noise(path: Path, value: Any) -> None:
+        real_write(path, value | {"counts": dict.fromkeys(value["counts"], float(sums[-1]))})
+
+    def counted(*arguments: Any) -> Any:
+        found = real_counted(*arguments)
+        sums.append(found.sum())
+        return found
+
+    sums: list[Any] = []
+    real_write, real_counted = vars(topics)["write_json"], topics.counted
+    here = shortened(world(tmp_path, steered=True), "sanitize")
+    with (
+        patch.object(topics, "write_json", without_noise),
+        patch.object(topics, "counted", counted),
+    ):
+        seen, released = play(here, here.rows)
+        others = (neighbour(here, "removed", seed) for seed in range(4))
+        assert any(seen.differences(play(here, rows, released)[0]) for rows in others)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("owner", [None, "author"])
+def test_neighbours_of_a_steered_run_leave_the_same_bytes(
+    owner: str | None, tmp_path: Path
+) -> None:
+    same(world(tmp_path, owner, steered=True), [(change, 200) for change in CHANGES])
 
 
 CHUNKS = [(owner, chunk) for owner in (None, "author") for chunk in range(4)]

@@ -9,7 +9,7 @@ files. (The idea: record and replay, arXiv 2602.17454.)
 Promises:
 - Noise and sampling are cryptographic, as in any run. All other randomness comes from the config's
   seeds.
-- Nothing of the pipeline but `dp_sgd.noised_sum` is replaced.
+- Nothing of the pipeline but `dp_sgd.noised_sum` and `histogram.noised` is replaced.
 - Commands run as a shell would run them with stdout and stderr in files, on the CPU. Each play runs
   at the same place and with a registry of its own.
 
@@ -44,6 +44,7 @@ from privcode.exercises.corpus import prelude, private_records, public_prompts, 
 from privcode.files import Row, write_jsonl, write_text
 from privcode.models import load_tokenizer, loading
 from privcode.pipeline.directory import Workspace
+from privcode.privacy import histogram
 from privcode.training import dp_sgd
 
 UNITS = 12
@@ -92,6 +93,13 @@ _EXECUTING: dict[str, dict[str, Any]] = {  # programs that the bundled models wr
         "max_new_tokens": 24,
     },
 }
+_STEERED: dict[str, dict[str, Any]] = {
+    "prompts": {
+        "limit": 40,
+        "max_new_tokens": 16,
+        "histogram": {"noise_multiplier": 1.0, "least": 1.0},
+    },
+}
 
 
 @dataclass(frozen=True)
@@ -121,17 +129,25 @@ class World:
         return rows
 
 
-def world(folder: Path, owner: str | None = None, *, executes: bool = False) -> World:
-    """A world in `folder`, with all stages. What models write is run only if it `executes`."""
+def world(
+    folder: Path, owner: str | None = None, *, executes: bool = False, steered: bool = False
+) -> World:
+    """A world in `folder`, with all stages.
+
+    What models write is run only if it `executes`. If it is `steered`, the junior writes the
+    prompts, as many of each topic as a histogram says.
+    """
     write_jsonl(folder / "prompts.jsonl", public_prompts(4, seed=1))
     write_jsonl(folder / "tasks.jsonl", tasks(1, seed=1))
     write_text(folder / "house.py", prelude())
     _tiny_model(folder / "tiny")
     settings = dict(_SETTINGS)
-    for more in (_OWNED if owner else {}, _EXECUTING if executes else {}):
+    extra = [(_OWNED, owner), (_EXECUTING, executes), (_STEERED, steered)]
+    for more in (values for values, asked in extra if asked):
         settings |= {name: settings.get(name, {}) | values for name, values in more.items()}
     write_text(folder / "run.yaml", yaml.safe_dump({"extends": "privcode.yaml", **settings}))
-    init = ["init", "private.jsonl", "--units", str(UNITS), "--prompts", "prompts.jsonl"]
+    init = ["init", "private.jsonl", "--units", str(UNITS)]
+    init += [] if steered else ["--prompts", "prompts.jsonl"]
     init += ["--unit", owner] if owner else []
     init += ["--tasks", "tasks.jsonl"] if executes else []
     commands = (
@@ -196,13 +212,19 @@ def play(
             shutil.rmtree(path) if path.is_dir() else path.unlink()
     _write_rows(world.folder / "private.jsonl", rows)
     released: list[torch.Tensor] = []
-    real = dp_sgd.noised_sum
+    real, real_histogram = dp_sgd.noised_sum, histogram.noised
     waiting = None if recorded is None else iter(recorded)
 
     def noised_sum(clipped: torch.Tensor, noise: torch.Tensor | None) -> torch.Tensor:
         own = real(clipped, noise)
         released.append(own.clone() if waiting is None else next(waiting).clone())
         return released[-1].clone()
+
+    def noised(counts: np.ndarray, noise: np.ndarray) -> np.ndarray:
+        own = torch.from_numpy(real_histogram(counts, noise))
+        released.append(own.clone() if waiting is None else next(waiting).clone())
+        found: np.ndarray = released[-1].numpy().copy()
+        return found
 
     places: dict[str, tuple[object, ...]] = {}
     with (
@@ -211,6 +233,7 @@ def play(
         patch.object(loading, "device_here", lambda: "cpu"),  # elsewhere bits may differ by chance
         patch.object(os, "sync", lambda: None),  # it waits for the files of all processes
         patch.object(dp_sgd, "noised_sum", noised_sum),
+        patch.object(histogram, "noised", noised),
         contextlib.chdir(world.folder),
         _same_generators(),
     ):

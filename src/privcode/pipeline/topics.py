@@ -16,14 +16,25 @@ import numpy as np
 
 from privcode.console import progress_bar, say
 from privcode.data.records import Record, unit_numbers
-from privcode.data.topics import NO_LIBRARY, NUMBERS, TOPICS, Topic, about, taxonomy, topic_of
+from privcode.data.topics import (
+    ANY_LANGUAGE,
+    NO_LIBRARY,
+    NUMBERS,
+    TOPICS,
+    Topic,
+    about,
+    taxonomy,
+    topic_of,
+)
 from privcode.distributed import from_first
 from privcode.errors import UserError
 from privcode.files import Row, read_json, write_json
-from privcode.languages import canonical_language
+from privcode.languages import LANGUAGES, canonical_language
 from privcode.pipeline.layout import RunDirectory
 from privcode.privacy import histogram
 from privcode.privacy.ledger import Ledger, noised_in, read_ledger
+
+_SEPARATOR = " / "
 
 
 def counted(run: RunDirectory, records: Sequence[Record]) -> np.ndarray | None:
@@ -61,8 +72,14 @@ def release(run: RunDirectory, counts: np.ndarray | None) -> None:
     ledger = Ledger(run.ledger)
     if counts is not None and ledger.histogram():
         noise = run.plan.histogram_noise(len(TOPICS), run.plan.randomness())
-        ledger.noised(histogram.noised(counts, noise).tolist(), taxonomy())
-    released(run, ledger.entries)  # refuses a ledger of another taxonomy before a step is taken
+        values = histogram.noised(counts, noise).tolist()
+        ledger.noised(dict(zip(map(_SEPARATOR.join, TOPICS), values, strict=True)), taxonomy())
+    noted = noised_in(ledger.entries)
+    if noted and noted["taxonomy"] != taxonomy():
+        raise UserError(
+            f"{run.ledger}: counts other topics than this privcode knows; go on with the version "
+            "that began the run"
+        )
 
 
 def write(run: RunDirectory) -> None:
@@ -75,22 +92,13 @@ def released(run: RunDirectory, entries: list[Row]) -> dict[str, Any]:
     """What the file of the histogram holds: the noised counts in units, by topic.
 
     No counts if a crash lost them.
-
-    Raises:
-        UserError: the ledger holds the counts of another taxonomy.
     """
-    noise_multiplier, noted = run.plan.histogram_noise_multiplier, noised_in(entries)
-    assert noise_multiplier is not None
-    facts: dict[str, Any] = {"noise_multiplier": noise_multiplier, "counts": {}}
-    if noted is None:
-        return facts
-    if noted["taxonomy"] != taxonomy() or len(noted["counts"]) != len(TOPICS):
-        raise UserError(
-            f"{run.ledger}: counts other topics than this privcode knows; go on with the version "
-            "that began the run"
-        )
-    counts = (round(count * histogram.GRID, 3) for count in noted["counts"])
-    return facts | {"counts": dict(zip(map(" / ".join, TOPICS), counts, strict=True))}
+    noted = noised_in(entries)
+    counts: dict[str, int] = noted["counts"] if noted else {}
+    return {
+        "noise_multiplier": run.plan.histogram_noise_multiplier,
+        "counts": {name: round(count * histogram.GRID, 3) for name, count in counts.items()},
+    }
 
 
 def openings(run: RunDirectory) -> list[str]:
@@ -118,7 +126,7 @@ def _weights(run: RunDirectory) -> dict[Topic, float]:
         return {}
     found = read_json(run.histogram)
     least = run.config.prompts.histogram.least * found["noise_multiplier"] * histogram.SENSITIVITY
-    counts = {Topic(*name.split(" / ")): count for name, count in found["counts"].items()}
+    counts = {Topic(*name.split(_SEPARATOR)): count for name, count in found["counts"].items()}
     return {topic: count for topic, count in counts.items() if count >= least and count > 0}
 
 
@@ -126,7 +134,7 @@ def _any_topic(run: RunDirectory) -> list[Topic]:
     """The topics without a library in the languages that the config names, or in all."""
     data = run.config.data
     named = data.languages or ([data.language] if data.language else [])
-    wanted = set(map(canonical_language, named))
+    wanted = {name if (name := canonical_language(n)) in LANGUAGES else ANY_LANGUAGE for n in named}
     return [
         topic
         for topic in TOPICS

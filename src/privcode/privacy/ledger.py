@@ -50,7 +50,7 @@ def read_ledger(path: Path) -> list[Row]:
             entry = json.loads(line)
             whole = entry["previous"] == previous and entry["hash"] == _digest(entry)
             whole = whole and _is_sound(entry)
-        except (ValueError, KeyError, TypeError, RecursionError):
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
             whole = False
         if not whole:
             raise UserError(
@@ -67,7 +67,8 @@ def _is_sound(entry: Row) -> bool:
     if entry["kind"] == "step":
         return type(entry["step"]) is int
     if entry["kind"] == "noised":
-        return isinstance(entry["taxonomy"], str) and all(type(n) is int for n in entry["counts"])
+        counts = entry["counts"].values()
+        return isinstance(entry["taxonomy"], str) and all(type(count) is int for count in counts)
     if entry["kind"] != "begin":
         return isinstance(entry["kind"], str)
     plan = entry["plan"]
@@ -177,8 +178,8 @@ class Ledger:
             self.append(kind="histogram")
         return True
 
-    def noised(self, counts: list[int], taxonomy: str) -> None:
-        """Note the noised counts of the histogram, and the name of what its bins mean."""
+    def noised(self, counts: dict[str, int], taxonomy: str) -> None:
+        """Note the noised counts of the histogram by bin, and the name of what its bins mean."""
         self.append(kind="noised", counts=counts, taxonomy=taxonomy)
 
     def _taken_here(self) -> set[int]:

@@ -21,6 +21,7 @@ from privcode.pipeline.layout import RunDirectory
 from privcode.pipeline.planning import planned
 from privcode.pipeline.private import private_records as records_of
 from privcode.pipeline.run import Run
+from privcode.pipeline.spending import spent_beside
 from privcode.pipeline.stages import sanitize
 from privcode.privacy import PrivacyPlan, histogram
 from privcode.privacy.ledger import Ledger, read_ledger, spent_in
@@ -103,6 +104,20 @@ def test_it_is_in_the_ledger_before_it_is_drawn_and_a_resumed_run_uses_what_it_h
     assert spent_in(read_ledger(run.ledger)) == replace(run.plan.spent(), steps=0)
     assert registered()[-1]["spent"] == run.plan.spent().facts()
     run.close()
+
+
+@pytest.mark.parametrize("public", [False, True])
+def test_another_run_counts_with_its_histogram_before_it_is_drawn(
+    public: bool, tmp_path: Path
+) -> None:
+    """By the registry, or where that holds nothing, by the ledger of a neighbouring folder."""
+    config = config_in(tmp_path, **{"data.public": public})
+    one, _, _ = begun(config, tmp_path / "one")
+    two = RunDirectory(config, tmp_path / "two")
+    assert spent_beside(two, records_of(config)[2]) == (one.plan.spent(),)
+    assert two.plan.charge((one.plan.spent(),)).cost.epsilon > 1.3 * two.plan.cost().epsilon
+    for run in (one, two):
+        run.close()
 
 
 @pytest.mark.parametrize("noise", ["cryptographic", "reproducible"])

@@ -1,5 +1,7 @@
 """A histogram is spent once, noted before it is released, and followed by what is synthesised."""
 
+import subprocess
+import sys
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
@@ -262,6 +264,29 @@ def test_a_unit_more_changes_the_counts_by_its_own_vector(tmp_path: Path) -> Non
     norms = [sum(int(step) ** 2 for step in found[0] - without) for without in found[1:]]
     assert all(norm == 0 or 0.99 * 2**64 < norm <= 2**64 for norm in norms)
     assert len([norm for norm in norms if norm]) >= 2  # the others are held out
+
+
+@pytest.mark.slow
+def test_two_processes_draw_one_histogram(tmp_path: Path) -> None:
+    """Seeded: the same noised counts as by one process."""
+    config = config_in(tmp_path, **{"privacy.noise": "reproducible"})
+    (tmp_path / "privcode.yaml").write_text(CONFIG.replace("cryptographic", "reproducible"))
+    with Run(config, tmp_path / "one") as run:
+        run.do("sanitize")
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    command += ["-m", "privcode", "sanitize", str(tmp_path / "privcode.yaml")]
+    done = subprocess.run(
+        [*command, "--out", str(tmp_path / "two")], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    one, two = (
+        read_ledger(tmp_path / name / "private" / "ledger.jsonl") for name in ("one", "two")
+    )
+    kinds = [entry["kind"] for entry in two]
+    assert kinds == ["begin", "histogram", "noised", "step", "step", "step"]
+    assert two[2]["counts"] == one[2]["counts"]
+    public = [tmp_path / name / "synthetic" / "histogram.json" for name in ("one", "two")]
+    assert public[0].read_bytes() == public[1].read_bytes()
 
 
 @pytest.mark.slow

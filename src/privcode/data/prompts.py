@@ -95,10 +95,8 @@ class Lessons(Sequence[Record]):
             return [record]
         if self._section.source == "described":
             return [replace(record, prompt=opening)]
-        if self._section.histogram.noise_multiplier is not None and record.unit.kind in (
-            "owner",
-            "row",
-        ):
+        steered = self._section.histogram.noise_multiplier is not None
+        if steered and record.unit.kind in ("owner", "row"):
             opening = about(opening, topic_of(record))
         written = replace(record, prompt=opening, completion=record.prompt, language=None)
         return [written, record]

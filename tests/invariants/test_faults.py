@@ -29,6 +29,7 @@ ROOT = Path(__file__).parents[2]
 SOUND = "sound"
 MECHANISM = "tests/invariants/test_mechanism.py::"
 NOISE = "tests/invariants/test_noise.py::"
+LATENT = "tests/invariants/test_latent.py::"
 PROCESSES = "tests/invariants/test_processes.py::"
 SAMPLING = "tests/privacy/test_sampling_and_noise.py::"
 COMPANY = (
@@ -238,6 +239,22 @@ CAUGHT = {
         "norms",
         moving(5),
         {"syntax": 0.0, "dropout": 0.0},
+    ),
+    "records contrasted with each other": Caught(
+        LATENT + "test_the_step_is_the_clipped_sum_of_plain_autograd_over_the_expected_batch",
+        "a unit changes the loss of all others in its batch, and so what each of 32 gives: up to "
+        "2 clip norms each",
+        moving(63),
+    ),
+    "divergence of the batch's mean": Caught(
+        LATENT + "test_the_step_is_the_clipped_sum_of_plain_autograd_over_the_expected_batch",
+        "a unit changes the mean that all others are moved by: up to 2 clip norms each",
+        moving(63),
+    ),
+    "encoder outside the clip": Caught(
+        LATENT + "test_one_unit_less_moves_the_step_by_at_most_the_clip_norm",
+        "the encoder's gradient has no bound",
+        never,
     ),
     "a resumed run forgets steps": Caught(
         SANITIZE + "test_every_noise_drawn_over_all_resumptions_has_its_own_ledger_line",

@@ -29,7 +29,7 @@ from privcode.training.dp_sgd import by_unit
 from privcode.training.examples import collate, encode
 from privcode.training.loss import per_example_losses
 
-SOURCES = ("synthesised", "described")
+SOURCES = ("synthesised", "latent", "described")
 CONFIG = """\
 data: {source: private.jsonl, language: python}
 privacy: {epsilon: null, noise_multiplier: 1.0, delta: 1.0e-4, units: 100, batch: 8, steps: 3,
@@ -167,7 +167,8 @@ def test_a_run_needs_no_prompts_file_and_its_bundle_says_what_is_covered(config:
         for name in ("README.md", "report.html"):
             assert "written by a model, after the mechanism" in (run.bundle / name).read_text()
         assert results.verify(run)["steps"] == 3
-        assert source in ("synthesised", "described")
+        assert source in SOURCES
+        assert (run.junior / "latent.safetensors").exists() == (source == "latent")
 
 
 def test_a_killed_synthesis_goes_on_with_the_prompts_it_has(config: Config) -> None:
@@ -200,13 +201,15 @@ def _go_on(out: Path) -> None:
 
 
 def test_what_was_trained_on_cannot_change_and_how_many_are_written_can(config: Config) -> None:
-    other = {"synthesised": "described", "described": "synthesised"}[config.prompts.source]
+    other = next(source for source in SOURCES if source != config.prompts.source)
     for field, value in (("source", other), ("opening", "Another opening.")):
         changed = with_settings(config, {f"prompts.{field}": value}, "test")
         assert "decide what sanitize trains on" in (fixed(config, changed, ()) or "")
         assert settings_digest(changed.model_dump(by_alias=True)) != settings_digest(
             config.model_dump(by_alias=True)
         )
+    wider = with_settings(config, {"prompts.latent.size": 5}, "test")
+    assert (fixed(config, wider, ()) is None) == (config.prompts.source != "latent")
     more = with_settings(config, {"prompts.limit": 7}, "test")
     assert fixed(config, more, ("sanitize",)) is None
     assert settings_digest(more.model_dump(by_alias=True)) == settings_digest(
@@ -236,6 +239,12 @@ def test_a_public_run_has_the_settings_digest_that_it_had_before_there_was_a_cho
 def test_what_is_missing_is_named(changes: dict[str, Any], words: str) -> None:
     with pytest.raises(ValueError, match=words):
         Prompts.model_validate({"source": "synthesised", "limit": 9} | changes)
+
+
+def test_only_the_local_backend_puts_embeddings_before_a_text(config: Config) -> None:
+    settings = {"prompts.source": "latent", "synthesize.backend": "vllm"}
+    with pytest.raises(UserError, match=r"synthesize\.backend: prompts\.source latent .*local"):
+        with_settings(config, settings, "test")
 
 
 def test_gaps_in_private_code_are_no_prompts_to_learn(config: Config) -> None:

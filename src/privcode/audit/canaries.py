@@ -19,6 +19,7 @@ from dataclasses import dataclass, replace
 from typing import Any, get_args
 
 from privcode.audit.settings import Place
+from privcode.data.prompts import Written
 from privcode.data.records import Record, Unit
 from privcode.errors import UserError
 
@@ -120,9 +121,11 @@ class Canary:
         code, prompt = (self.question, ""), (opening, self.begun)
         return {"code": [code], "prompt": [prompt], "both": [code, prompt]}[self.place]
 
-    def pairs(self, opening: str) -> list[tuple[str, str]]:
-        """The (prompt, answer) pairs whose likelihoods together rank the secret."""
-        code, prompt = (self.prompt, self.completion), (opening, self.prompt)
+    def pairs(self, opening: str) -> list[Record]:
+        """The pairs whose likelihoods together rank the secret."""
+        unit = Unit("canary", "")
+        code = Record(self.prompt, self.completion, "python", unit, 0)
+        prompt = Written(opening, self.prompt, None, unit, 0, code)
         return {"code": [code], "prompt": [prompt], "both": [prompt, code]}[self.place]
 
 

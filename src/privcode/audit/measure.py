@@ -25,7 +25,7 @@ from privcode.audit.coin_canaries import CoinCanary
 from privcode.audit.exposure import exposure, summary
 from privcode.audit.membership import SCORES, Curve, inference, roc, scores
 from privcode.audit.one_run import CONFIDENCE, choose_guesses, lower_bound
-from privcode.data.records import Record, Unit
+from privcode.data.records import Record
 from privcode.generation.local import LocalGenerator
 from privcode.privacy.plan import PrivacyPlan
 from privcode.training.dp_sgd import by_unit
@@ -129,11 +129,7 @@ def exposures(
             found = {}
             for canary in planted:
                 pairs = [one.pairs(opening) for one in [canary, *candidates(canary, n, seed)]]
-                records = [
-                    Record(prompt, text, "python", Unit("canary", ""), 0)
-                    for of_one in pairs
-                    for prompt, text in of_one
-                ]
+                records = [pair for of_one in pairs for pair in of_one]
                 sums = [float(p.sum()) for p, _ in target.score(generator, records, progress)]
                 likely = np.reshape(sums, (n + 1, -1)).sum(1)
                 one = exposure(-likely[0], -likely[1:], space_bits(canary.kind))

@@ -109,6 +109,11 @@ class Config(Section):
                 f"prompts.source: is {self.prompts.source}, but template fim fills the gaps of "
                 "public code; name a file of such prompts with source: public"
             )
+        if self.prompts.source == "latent" and self.synthesize.backend != "local":
+            raise ValueError(
+                "synthesize.backend: prompts.source latent puts embeddings before a text, which "
+                "only local does; write local, or prompts.source: synthesised"
+            )
         if fills and self.validate_.round_trip.method != "off":
             raise ValueError(
                 'validate.round_trip.method: must be "off" for template fim; no words describe a '

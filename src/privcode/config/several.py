@@ -9,6 +9,7 @@ from privcode.fields import Epsilon, Section, Seed, Size
 Method = Literal["privcode", "base", "control", "dpft", "jft", "nondpft"]
 Ablation = Literal[
     "synthesised",
+    "latent",
     "described",
     "no-privsa",
     "constant-lambda",

@@ -10,7 +10,7 @@ only what was not put into the prompts.
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import overload
 
@@ -47,6 +47,17 @@ def prompts_of(section: Prompts, duplicates: Callable[[int], None] | None = None
     )
 
 
+@dataclass(frozen=True, slots=True)
+class Written(Record):
+    """A pair that teaches to write the prompt of a record.
+
+    Attributes:
+        whole: the record, where the prompt is written for its latent vector.
+    """
+
+    whole: Record | None = None
+
+
 class Lessons(Sequence[Record]):
     """What the model is taught of private records: pairs of prompt and answer, made when asked for.
 
@@ -57,6 +68,7 @@ class Lessons(Sequence[Record]):
     - synthesised: to write the record's prompt after the public opening, and the record itself.
       With a histogram, the opening names the record's topic. Made-up records keep the plain one,
       with which the audit asks for them.
+    - latent: the same. The pair that teaches to write a prompt knows the record (`Written`).
     - described: to write the record's code after the public opening.
 
     Attributes:
@@ -66,7 +78,7 @@ class Lessons(Sequence[Record]):
     def __init__(self, records: Sequence[Record], section: Prompts) -> None:
         """The pairs of `records`, as the source in `section` asks."""
         self._records, self._section = records, section
-        self.each = 2 if section.source == "synthesised" else 1
+        self.each = 2 if section.by_junior else 1
 
     def __len__(self) -> int:
         return self.each * len(self._records)
@@ -98,7 +110,8 @@ class Lessons(Sequence[Record]):
         steered = self._section.histogram.noise_multiplier is not None
         if steered and record.unit.kind in ("owner", "row"):
             opening = about(opening, topic_of(record))
-        written = replace(record, prompt=opening, completion=record.prompt, language=None)
+        whole = record if self._section.source == "latent" else None
+        written = Written(opening, record.prompt, None, record.unit, record.row, whole)
         return [written, record]
 
 

@@ -4,7 +4,17 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
-from privcode.fields import Amount, File, Finite, Positive, Section, Size, Temperature, Text
+from privcode.fields import (
+    Amount,
+    File,
+    Finite,
+    Positive,
+    Rate,
+    Section,
+    Size,
+    Temperature,
+    Text,
+)
 
 
 def _not_both(input: str | None, suffix: str | None) -> None:
@@ -74,12 +84,34 @@ class Histogram(Section):
     )
 
 
+class Latent(Section):
+    """Latent conditioning: a vector z for each record, and what it adds to the loss."""
+
+    size: Size = Field(8, le=1024, description="numbers of z")
+    prefix: Size = Field(
+        4, le=16, description="virtual tokens that z puts before the prompt to be written"
+    )
+    kl: Amount = Field(0.01, description="weight of the divergence of z from the prior, in nats")
+    alignment: Amount = Field(
+        0.1,
+        description="weight of the contrast: the z of a record's code must be told to belong to "
+        "its prompt, among draws of the prior; 0: none",
+    )
+    contrasted: Size = Field(
+        16, le=10**4, description="number of draws of the prior for the contrast"
+    )
+    contrast_temperature: Rate = Field(
+        0.2, description="temperature of the contrast: cosines are divided by it"
+    )
+
+
 class Prompts(Section):
     """The problems that synthesis solves: public ones, or such as a model writes."""
 
-    source: Literal["public", "synthesised", "described"] = Field(
+    source: Literal["public", "synthesised", "latent", "described"] = Field(
         description="public: your statement that the prompts of the file are public; synthesised: "
-        "the junior learns prompt and code, and writes both; described: the junior learns the "
+        "the junior learns prompt and code, and writes both; latent: the same, and what it writes "
+        "follows a random vector whose meaning it learns, too; described: the junior learns the "
         "code alone, and the public describer writes the prompt of each program"
     )
     file: File | None = Field(None, description="public: file of prompts, one in each row or line")
@@ -99,14 +131,17 @@ class Prompts(Section):
     )
     opening: Text = Field(
         "Write a programming problem.",
-        description="synthesised, described: the public text that the junior is given to begin "
-        "with, put to it like a prompt",
+        description="synthesised, latent, described: the public text that the junior is given to "
+        "begin with, put to it like a prompt",
     )
     temperature: Temperature = Field(
-        1.0, description="synthesised: temperature of the sampling of prompts"
+        1.0, description="synthesised, latent: temperature of the sampling of prompts"
     )
     max_new_tokens: Size = Field(
-        256, description="synthesised, described: maximum number of tokens of a prompt"
+        256, description="synthesised, latent, described: maximum number of tokens of a prompt"
+    )
+    latent: Latent = Field(
+        default_factory=Latent, description="source latent: the vector and its losses"
     )
     histogram: Histogram = Field(default_factory=Histogram)
 
@@ -122,7 +157,7 @@ class Prompts(Section):
             raise ValueError(f"limit: say how many prompts to write (source: {self.source})")
         if self.source != "public" and not self.opening.strip():
             raise ValueError("opening: is empty; give the junior a public text to begin with")
-        if self.source != "synthesised" and self.histogram.noise_multiplier is not None:
+        if not self.by_junior and self.histogram.noise_multiplier is not None:
             raise ValueError(
                 "histogram.noise_multiplier: is for prompts that the junior writes, and source is "
                 f"{self.source}; leave it out, or take source: synthesised"
@@ -130,14 +165,20 @@ class Prompts(Section):
         return self
 
     @property
-    def lesson(self) -> tuple[str, str, float | None] | None:
+    def lesson(self) -> tuple[str | float | None, ...] | None:
         """What training reads of this section. None for public prompts.
 
-        Source, opening, and the noise multiplier of the histogram.
+        Source, opening, the noise multiplier of the histogram, and the settings of a latent vector.
         """
         if self.source == "public":
             return None
-        return self.source, self.opening, self.histogram.noise_multiplier
+        latent = (self.latent.model_dump_json(),) if self.source == "latent" else ()
+        return (self.source, self.opening, self.histogram.noise_multiplier, *latent)
+
+    @property
+    def by_junior(self) -> bool:
+        """Whether the junior writes the prompts, and so learns prompt and code."""
+        return self.source in ("synthesised", "latent")
 
     @property
     def public_file(self) -> str | None:

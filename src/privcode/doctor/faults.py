@@ -26,11 +26,12 @@ from privcode.privacy.clipping import Clipper
 from privcode.privacy.ledger import Ledger
 from privcode.privacy.plan import PrivacyPlan
 from privcode.privacy.randomness import Randomness
-from privcode.training import dp_sgd, loss
+from privcode.training import dp_sgd, latent, loss
 
 _noise, _sample, _clipper = PrivacyPlan.noise, PrivacyPlan.sample, PrivacyPlan.clipper
 _accumulate, _take_sum = Clipper.accumulate, Clipper.take_sum
 _set_gradients = Clipper.set_gradients
+_alignment, _divergence = latent.alignment, latent.divergence
 
 _Planted = AbstractContextManager[Any]
 
@@ -279,6 +280,46 @@ def _forgotten_steps() -> Iterator[None]:
 
 
 @contextmanager
+def _contrasted_with_the_batch() -> Iterator[None]:
+    """The draws of the prior are replaced by the other records of the batch, as in PrivCode++."""
+
+    def alignment(
+        code: torch.Tensor, prompt: torch.Tensor, prior: torch.Tensor, temperature: float
+    ) -> torch.Tensor:
+        return _alignment(code, prompt, prompt, temperature)
+
+    with (
+        patch.object(latent, "alignment", alignment),
+        patch.object(dp_sgd, "try_out", lambda *_: "any number"),
+    ):
+        yield
+
+
+@contextmanager
+def _divergence_of_the_batchs_mean() -> Iterator[None]:
+    def divergence(mean: torch.Tensor, spread: torch.Tensor) -> torch.Tensor:
+        return _divergence(mean.mean(0, keepdim=True), spread.mean(0, keepdim=True))
+
+    with (
+        patch.object(latent, "divergence", divergence),
+        patch.object(dp_sgd, "try_out", lambda *_: "any number"),
+    ):
+        yield
+
+
+def _encoder_outside_the_clip(clipper: Clipper, units: torch.Tensor, *given: Any) -> None:
+    """The clip is that of the adapter. The encoder's gradient is added as it is."""
+    rows = clipper._rows
+    assert rows is not None
+    for name, module, offset in clipper._layers:
+        if "encoder" in name:
+            part = rows[: len(units), offset : offset + module.weight.numel()]
+            clipper._sum[offset : offset + module.weight.numel()] += part.double().sum(0)
+            part.zero_()
+    _accumulate(clipper, units, *given)
+
+
+@contextmanager
 def _not_a_number_made_zero_after_the_noise() -> Iterator[None]:
     def accumulate(clipper: Clipper, units: torch.Tensor) -> None:
         assert clipper._rows is not None
@@ -322,6 +363,11 @@ FAULTS: dict[str, Callable[[], _Planted]] = {
     "dropout left on": _dropout_left_on,
     "padded to the longest of the batch": _padded_to_the_longest_of_the_batch,
     "experts serve who comes first": _first_come_first_served,
+    "records contrasted with each other": _contrasted_with_the_batch,
+    "divergence of the batch's mean": _divergence_of_the_batchs_mean,
+    "encoder outside the clip": lambda: patch.object(
+        Clipper, "accumulate", _encoder_outside_the_clip
+    ),
     "a resumed run forgets steps": _forgotten_steps,
     "δ larger than 1/N": lambda: patch.object(PrivacyPlan, "__post_init__", lambda plan: None),
 }

@@ -43,7 +43,7 @@ _STYLE = {
     "nondpft-joint": ("#d99a8b", "D", ":"),
 }
 _ABLATED = {
-    name: ("#7f9fc0", marker, "-") for name, marker in zip(ABLATIONS, "*pPX<>dh", strict=True)
+    name: ("#7f9fc0", marker, "-") for name, marker in zip(ABLATIONS, "*pPX<>dhH", strict=True)
 }
 
 _PLACES = {"in the code": "code", "in the prompt": "prompt", "the same in both": "both"}

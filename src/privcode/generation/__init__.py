@@ -20,7 +20,8 @@ class Sampling:
     """How to sample: `n` texts a prompt, each of at most `max_new_tokens` tokens.
 
     A temperature of 0 is greedy decoding. `seed` is the seed of the whole run; see
-    `Generator.generate`.
+    `Generator.generate`. `latent` puts a prefix before each text, for a z of the prior
+    (`models.latent`); only a local generator can.
     """
 
     temperature: float = 1.0
@@ -28,6 +29,7 @@ class Sampling:
     max_new_tokens: int = 256
     n: int = 1
     seed: int = 0
+    latent: bool = False
 
 
 @dataclass(frozen=True)

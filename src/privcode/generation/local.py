@@ -26,10 +26,12 @@ from privcode.errors import UserError
 from privcode.generation import Sampling, Weights
 from privcode.generation._prompts import encoded, seed_of, tokenizer_for
 from privcode.models import (
+    Latent,
     answer_texts,
     context_length,
     end_tokens,
     load_adapter,
+    load_latent,
     load_model,
     prompt_tokens,
 )
@@ -42,6 +44,7 @@ class LocalGenerator:
     model: PreTrainedModel | PeftModel
     tokenizer: PreTrainedTokenizerBase
     batch_size: int = 64
+    latent: Latent | None = None
     _too_many: list[int] = field(default_factory=list)  # sequences that did not fit in memory
 
     def generate(
@@ -110,21 +113,36 @@ class LocalGenerator:
     def _continue(self, batch: list[list[int]], sampling: Sampling) -> list[str]:
         """One continuation of each row of token ids, drawn with the global random generator."""
         device = self.model.device
+        prefix = self.latent.prefix if sampling.latent and self.latent else 0
         ids = [torch.tensor(row, device=device) for row in batch]
         longest = max(len(row) for row in batch)
-        config = self._config(sampling, context_length(self.model.config) - longest)
+        room = context_length(self.model.config) - longest - prefix
+        attended = [torch.ones(prefix + len(row), dtype=torch.long, device=device) for row in batch]
+        inputs = {"input_ids": pad_sequence(ids, True, self.tokenizer.pad_token_id, "left")}
+        if prefix:
+            inputs = {"inputs_embeds": self._after_prefixes(ids)}
         with _no_preferences(self.model):
             output = self.model.generate(
-                input_ids=pad_sequence(ids, True, self.tokenizer.pad_token_id, "left"),
-                attention_mask=pad_sequence([torch.ones_like(row) for row in ids], True, 0, "left"),
-                generation_config=config,
+                **inputs,
+                attention_mask=pad_sequence(attended, True, 0, "left"),
+                generation_config=self._config(sampling, room),
             )
         ends = set(end_tokens(self.tokenizer, self.model.generation_config))
-        answers = [
-            list(takewhile(lambda token: token not in ends, row))
-            for row in output[:, longest:].tolist()
-        ]
+        new = output if prefix else output[:, longest:]  # of embeddings, none are given back
+        answers = [list(takewhile(lambda token: token not in ends, row)) for row in new.tolist()]
         return answer_texts(self.tokenizer, answers)
+
+    @torch.no_grad()
+    def _after_prefixes(self, ids: list[torch.Tensor]) -> torch.Tensor:
+        """The embeddings of each row after the prefix for a z of the prior, padded to the left."""
+        assert self.latent is not None
+        embed = self.model.get_input_embeddings()
+        prefixes = self.latent.prefixes(torch.randn(len(ids), self.latent.size))
+        rows = [
+            torch.cat([prefix.to(embedded), embedded])
+            for prefix, embedded in zip(prefixes, map(embed, ids), strict=True)
+        ]
+        return pad_sequence(rows, True, 0.0, "left")
 
     def _config(self, sampling: Sampling, room: int) -> Any:
         drawn: dict[str, float] = {}
@@ -149,9 +167,10 @@ def load(weights: Weights, batch_size: int) -> LocalGenerator:
     *before, last = weights.adapters or (None,)
     for adapter in before:
         model = load_adapter(model, adapter).merge_and_unload()
+    latent = None
     if last is not None:
-        model = load_adapter(model, last)
-    return LocalGenerator(model, tokenizer_for(weights), batch_size)
+        model, latent = load_adapter(model, last), load_latent(last)
+    return LocalGenerator(model, tokenizer_for(weights), batch_size, latent)
 
 
 def _is_for_memory(error: Exception) -> bool:

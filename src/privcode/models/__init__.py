@@ -15,6 +15,7 @@ from privcode.models.settings import Dtype
 from privcode.models.templates import around, asking, is_chat, is_fim, render
 
 if TYPE_CHECKING:
+    from privcode.models.latent import Latent, attach_latent, load_latent
     from privcode.models.loading import (
         Sizes,
         attach_lora,
@@ -45,11 +46,13 @@ if TYPE_CHECKING:
 __all__ = [
     "Answer",
     "Dtype",
+    "Latent",
     "Sizes",
     "answer_texts",
     "answer_tokens",
     "around",
     "asking",
+    "attach_latent",
     "attach_lora",
     "check_model",
     "context_length",
@@ -60,6 +63,7 @@ __all__ = [
     "load_adapter",
     "load_encoder",
     "load_generation_config",
+    "load_latent",
     "load_model",
     "load_tokenizer",
     "pair_tokens",
@@ -74,6 +78,7 @@ __all__ = [
     "tokenizer_of",
 ]
 _MODULES = {
+    "latent": ("Latent", "attach_latent", "load_latent"),
     "saving": ("save_merged", "save_model"),
     "tokens": (
         "Answer",

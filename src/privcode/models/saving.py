@@ -17,6 +17,7 @@ from peft import PeftModel
 
 from privcode.errors import UserError
 from privcode.files import failed_write, read_json, write_json
+from privcode.models.latent import save_latent
 from privcode.models.loading import public_name
 
 
@@ -47,6 +48,8 @@ def save_model(model: Any, output: Path, tokenizer: Any | None = None, base: str
             config["base_model_name_or_path"] = public_name(base)
             write_json(adapter, config)
         _refuse_other(model, temporary, output)
+        if latent := getattr(model, "latent", None):
+            save_latent(latent, temporary)
         os.sync()
         shutil.rmtree(output, ignore_errors=True)
         os.replace(temporary, output)

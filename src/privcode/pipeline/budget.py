@@ -234,7 +234,8 @@ def settings_digest(values: Row) -> str:
     if isinstance(prompts, dict) and prompts.get("source") != "public":
         lesson = [prompts.get("source"), prompts.get("opening")]  # see `Prompts.lesson`
         noise = (prompts.get("histogram") or {}).get("noise_multiplier")
-        read["prompts"] = lesson if noise is None else [*lesson, noise]
+        lesson += [] if noise is None else [noise]
+        read["prompts"] = lesson + ([prompts.get("latent")] if lesson[0] == "latent" else [])
     if isinstance(read["audit"], dict):
         read["audit"] = {k: v for k, v in read["audit"].items() if k != "attacks"}
     return hashlib.sha256(json.dumps(read, sort_keys=True).encode()).hexdigest()

@@ -61,7 +61,7 @@ def fixed(before: Config, now: Config, done: Collection[str]) -> str | None:
         if section == "premium" and before.sanitized is before.premium:
             return "premium is what sanitize trains"
         if section == "prompts" and before.prompts.lesson != now.prompts.lesson:
-            return "prompts.source, opening and histogram decide what sanitize trains on"
+            return "prompts.source, opening, histogram and latent decide what sanitize trains on"
         readers = [*_READERS[section], *_describing(before, now)]
         if read := [stage for stage in readers if stage in done]:
             return f"{read[0]} is done, and read {section}"

@@ -85,6 +85,12 @@ METHODS: dict[Compared, MethodRow] = {
         spends=True,
         settings=_JOINT,
     ),
+    "latent": MethodRow(
+        "the same, and what the junior writes follows a random vector whose meaning it learns",
+        _WHOLE,
+        spends=True,
+        settings={"prompts.source": "latent"},
+    ),
     "described": MethodRow(
         "privcode without prompts: the junior learns code alone, and the describer words it",
         _WHOLE,

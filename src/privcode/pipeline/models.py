@@ -6,6 +6,7 @@ Does not: train; the stages do.
 """
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from privcode.generation.backends import backend_of
 from privcode.generation.local import LocalGenerator, load
 from privcode.models import (
     asking,
+    attach_latent,
     attach_lora,
     device_here,
     is_chat,
@@ -134,7 +136,11 @@ def _with_adapter(run: RunDirectory, device: str | None = None) -> Any:
         model.gradient_checkpointing_enable({"use_reentrant": False})
     torch.manual_seed(run.config.sanitize.seed)  # the adapter's start
     lora = section.lora
-    return attach_lora(model, lora.r, lora.alpha, lora.dropout, lora.targets)
+    adapted = attach_lora(model, lora.r, lora.alpha, lora.dropout, lora.targets)
+    if run.config.prompts.source == "latent":
+        latent = run.config.prompts.latent
+        attach_latent(adapted, latent.size, latent.prefix)
+    return adapted
 
 
 def micro_batch(run: RunDirectory) -> int:
@@ -176,12 +182,15 @@ def ask(run: RunDirectory, label: str, prompts: list[tuple[str, str]]) -> list[s
     size = run.config.evaluate.batch_size
     generator = loaded(run, label, size)
     asking = asking_of(section)
-    texts = [asking(prompt) + begun for prompt, begun in prompts]
+    written: dict[bool, list[str]] = {False: [], True: []}
+    for prompt, begun in prompts:
+        written[prompt == run.config.prompts.opening].append(asking(prompt) + begun)
     found: list[list[str]] = []
     with progress_bar(f"audit {label}", 2 * len(prompts)) as progress:
         for n, temperature in ((1, 0.0), (config.samples, 1.0)):
-            sampling = sampling_of(config, n, temperature)
-            found += answers_of(lambda use: use(generator), size, sampling, progress)(texts)
+            for latent, texts in written.items():  # a prompt is written for some z
+                sampling = replace(sampling_of(config, n, temperature), latent=latent)
+                found += answers_of(lambda use: use(generator), size, sampling, progress)(texts)
     return [text for texts in found for text in texts]
 
 

@@ -42,6 +42,10 @@ not covered       the prompts are taken as public; settings chosen by looking at
     "synthesised": """\
 prompts           written by the junior; prompt and code of a record are covered together
 not covered       settings chosen by looking at runs that are not counted below""",
+    "latent": """\
+prompts           written by the junior, each for a random vector; prompt and code of a record, and
+                  what encodes them, are covered together
+not covered       settings chosen by looking at runs that are not counted below""",
     "described": """\
 prompts           written by the describer, from synthetic code; no private prompt is read
 not covered       settings chosen by looking at runs that are not counted below""",

@@ -167,7 +167,7 @@ def records_of(config: Config) -> int:
 
 def lessons_of(config: Config) -> int:
     """Pairs that are trained on for each record: the prompt may be learned by itself, too."""
-    return 1 + (config.prompts.source == "synthesised")
+    return 1 + config.prompts.by_junior
 
 
 def samples_of(config: Config, counts: Counts) -> int:
@@ -249,7 +249,7 @@ def _sanitize(config: Config, counts: Counts, lengths: Lengths) -> list[Demand]:
     section, privacy, settings = config.sanitized, config.privacy, config.sanitize
     syntax = settings.syntax.schedule != "off"
     operations = FORWARD + BACKWARD["lora"]
-    operations += FORWARD * syntax  # the untuned model beside
+    operations += FORWARD * (syntax or config.prompts.source == "latent")  # the untuned model
     operations += FORWARD * section.gradient_checkpointing  # activations once more
     drawn = privacy.steps * privacy.batch / privacy.units * records_of(config)
     drawn *= lessons_of(config)
@@ -267,7 +267,7 @@ def _synthesize(config: Config, counts: Counts, lengths: Lengths) -> list[Demand
     tuned = config.method != "control"
     done = [_sampling(section, weights, settings, batch, samples, prompt, code, new, same, tuned)]
     words, said = prompts.max_new_tokens, min(prompts.max_new_tokens, lengths.prompt)
-    if prompts.source == "synthesised":
+    if prompts.by_junior:
         texts = counts[prompts] or 0
         done.append(
             _sampling(section, weights, settings, batch, texts, prompt, said, words, 1, tuned)
@@ -357,9 +357,9 @@ def _audit(config: Config, counts: Counts, lengths: Lengths) -> list[Demand]:
     # Made-up texts have at most as many tokens as characters.
     opening = config.prompts.opening
     planted = [
-        (len(prompt), len(prompt + answer))
+        (len(pair.prompt), len(pair.prompt + pair.completion))
         for canary in canaries.plant(settings.repetitions, settings.seed, settings.places)
-        for prompt, answer in canary.pairs(opening)
+        for pair in canary.pairs(opening)
     ]
     thrown = [c.record for c in coin_canaries.throw(settings.coin_canaries, settings.seed)]
     ranked = sum(whole for _, whole in planted) * (settings.candidates + 1)

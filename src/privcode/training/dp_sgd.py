@@ -27,7 +27,7 @@ import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -36,6 +36,7 @@ import numpy as np
 import torch
 
 from privcode.data.records import Record, units_of
+from privcode.data.settings import Latent as Latents
 from privcode.data.units import Units
 from privcode.distributed import everywhere, from_first, rank, start, sum_, world
 from privcode.errors import UserError
@@ -55,7 +56,14 @@ from privcode.training.independence import (
     made_up,
     refuse_by_name,
 )
-from privcode.training.loss import Head, per_example_losses, split_head, syntax_weight
+from privcode.training.latent import draws
+from privcode.training.loss import (
+    Conditioning,
+    Head,
+    per_example_losses,
+    split_head,
+    syntax_weight,
+)
 from privcode.training.settings import Sanitize
 
 _SHORT = 256
@@ -71,12 +79,14 @@ class Learner:
         pad: the padding token.
         max_tokens: the most tokens that an example may have.
         grouping: the result of `try_out` for the model. If None, `try_out` runs before training.
+        latents: weights of the losses of latent conditioning, if the model has these parts.
     """
 
     model: Any
     pad: int
     max_tokens: int
     grouping: Grouping | None = None
+    latents: Latents | None = None
 
 
 def by_unit(records: Sequence[Record]) -> Units:
@@ -167,17 +177,44 @@ def _recorded(
     examples: Sequence[Example],
     weight: float,
     more: Sequence[Example] = (),
+    step: int = 0,
 ) -> torch.Tensor:
-    """[examples] losses of a micro-batch. The clipper has recorded their gradients.
+    """[examples] losses of a micro-batch at a step. The clipper has recorded their gradients.
 
     The rows of `more` are added at the end.
     """
-    width = padded(max(len(e.ids) for e in examples), learner.max_tokens)
-    batch = collate([*examples, *more], learner.pad, clipper.device, width)
+    width = padded(max(e.size for e in examples), learner.max_tokens)
+    rows = [*examples, *more]
+    batch = collate(rows, learner.pad, clipper.device, width)
+    conditioning = None
+    if learner.latents:
+        latent, contrasted = learner.model.latent, learner.latents.contrasted
+        drawn = draws([row.read for row in rows], step, latent.size, contrasted)
+        conditioning = Conditioning(latent, drawn, learner.latents)
     with clipper.recording(len(batch.ids)):
-        losses = per_example_losses(learner.model, batch, weight, head)
+        losses = per_example_losses(learner.model, batch, weight, head, conditioning)
         losses.sum().backward()  # type: ignore[no-untyped-call]
     return losses.detach()[: len(examples)]
+
+
+def _head(learner: Learner) -> Head | None:
+    """See `split_head`.
+
+    Raises:
+        UserError: latent conditioning needs a head, and there is none.
+    """
+    head = split_head(learner.model)
+    if learner.latents and head is None:
+        raise UserError(
+            "prompts.source: latent reads hidden states, and this model's logits are more than a "
+            "product of these; choose another model, or source: synthesised"
+        )
+    return head
+
+
+def _with_record(example: Example) -> Example:
+    """A made-up example as one that reads a record: its own tokens in reverse."""
+    return replace(example, read=example.ids[::-1], read_start=example.start)
 
 
 @contextmanager
@@ -221,7 +258,7 @@ def try_out(
     model = learner.model
     _without_dropout(model)
     refuse_by_name(model, learner.max_tokens)
-    head, vocabulary = split_head(model), _vocabulary(model)
+    head, vocabulary = _head(learner), _vocabulary(model)
     filler = made_up(1, vocabulary, 0)
     calls = 0
 
@@ -229,7 +266,8 @@ def try_out(
         nonlocal calls
         calls += 1
         torch.manual_seed(calls)  # reveals a model that still drops out at random
-        _recorded(learner, head, clipper, examples, 1.0, [filler] * fill)
+        shown = [_with_record(e) if learner.latents and e.ids[0] % 2 else e for e in examples]
+        _recorded(learner, head, clipper, shown, 1.0, [filler] * fill)
         progress(1)
         return clipper.take_rows()[: len(examples)]
 
@@ -258,10 +296,11 @@ def fitting_micro_batch(learner: Learner, plan: PrivacyPlan) -> int:
     """
     model = learner.model
     _without_dropout(model)
-    clipper, head, vocabulary = plan.clipper(model), split_head(model), _vocabulary(model)
+    clipper, head, vocabulary = plan.clipper(model), _head(learner), _vocabulary(model)
 
     def passed(rows: int) -> None:
         examples = [made_up(learner.max_tokens, vocabulary, row) for row in range(rows)]
+        examples = list(map(_with_record, examples)) if learner.latents else examples
         _recorded(learner, head, clipper, examples, 1.0)
         clipper.accumulate(torch.arange(rows))
         clipper.take_sum()
@@ -336,7 +375,7 @@ def sanitize(
             "sanitize: an example is longer than max_tokens, up to which the model was tried out"
         )
     trained = [p for p in model.parameters() if p.requires_grad]
-    clipper, head = plan.clipper(model), split_head(model)
+    clipper, head = plan.clipper(model), _head(learner)
     device = clipper.device
     _without_dropout(model)
     most = settings.micro_batch
@@ -425,7 +464,8 @@ def sanitize(
         groups = shares[rank()]
         indices = [[index for _, index in rows] for rows in groups]
         for rows, records in zip(groups, ahead(examples, indices, encoder), strict=True):
-            losses = _recorded(learner, head, clipper, records, weight, filling[len(rows) :])
+            fill = filling[len(rows) :]
+            losses = _recorded(learner, head, clipper, records, weight, fill, step)
             clipper.accumulate(torch.tensor([unit for unit, _ in rows]))
             total += losses.nan_to_num(0.0, 0.0, 0.0).sum()  # the curve is JSON
         # Every pass over a model that is divided over the ranks needs all of them. What an idle

@@ -20,9 +20,10 @@ from typing import Any, overload
 
 import torch
 
+from privcode.data.prompts import Written
 from privcode.data.records import Record
 from privcode.errors import UserError
-from privcode.models import answer_tokens, prompt_tokens
+from privcode.models import answer_tokens, around, prompt_tokens
 from privcode.syntax.spans import Span, completion_spans, spans_between, token_mask
 
 _PADDED_TO = 16
@@ -36,21 +37,38 @@ class Example:
         ids: prompt and completion tokens.
         start: index of the completion's first token.
         structure: for each token, whether it belongs to the structure of the code.
+        read: tokens of the whole record, prompt and code, where `ids` teach to write its prompt
+            after a prefix for it (`training.latent`). The first of `ids` hold the prefix's place.
+        read_start: index in `read` of the code's first token.
     """
 
     ids: tuple[int, ...]
     start: int
     structure: tuple[bool, ...]
+    read: tuple[int, ...] = ()
+    read_start: int = 0
+
+    @property
+    def size(self) -> int:
+        """How many tokens the model must have room for."""
+        return max(len(self.ids), len(self.read))
 
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """Right-padded examples: all [examples, width]."""
+    """Right-padded examples: all [examples, width].
+
+    `seen` is what the frozen model reads: `Example.read` where there is one, or else `ids`.
+    `parts` is, of what is read, the share of each token in the mean over the prompt, and over the
+    code: [examples, 2, width]. It is 0 for examples that read nothing.
+    """
 
     ids: torch.Tensor
     attention: torch.Tensor
     scored: torch.Tensor
     structure: torch.Tensor
+    seen: torch.Tensor
+    parts: torch.Tensor
 
 
 def padded(length: int, most: int | None = None) -> int:
@@ -68,18 +86,32 @@ def collate(
     examples: Sequence[Example], pad: int, device: torch.device | str = "cpu", width: int = 0
 ) -> Batch:
     """Pad examples to the length of the longest one, or to `width` if that is more."""
-    length = max(width, *(len(e.ids) for e in examples))
+    length = max(width, *(e.size for e in examples))
 
     def padded(rows: list[list[int]], fill: int) -> torch.Tensor:
         full = [row + [fill] * (length - len(row)) for row in rows]
         return torch.tensor(full, device=device)
 
+    ids = padded([list(e.ids) for e in examples], pad)
+    reading = any(e.read for e in examples)
     return Batch(
-        ids=padded([list(e.ids) for e in examples], pad),
+        ids=ids,
         attention=padded([[1] * len(e.ids) for e in examples], 0),
         scored=padded([[int(i >= e.start) for i in range(len(e.ids))] for e in examples], 0).bool(),
         structure=padded([[int(s) for s in e.structure] for e in examples], 0).bool(),
+        seen=padded([list(e.read or e.ids) for e in examples], pad) if reading else ids,
+        parts=_parts(examples, length).to(device),
     )
+
+
+def _parts(examples: Sequence[Example], width: int) -> torch.Tensor:
+    """See `Batch`."""
+    parts = torch.zeros(len(examples), 2, width)
+    for row, example in enumerate(examples):
+        start, stop = example.read_start, len(example.read)
+        parts[row, 0, :start] = 1 / max(1, start)
+        parts[row, 1, start:stop] = 1 / max(1, stop - start)
+    return parts
 
 
 class Examples(Sequence[Example]):
@@ -107,13 +139,13 @@ class Examples(Sequence[Example]):
         return self._made[index]
 
     def length(self, index: int) -> int:
-        """How many tokens it has."""
-        return len(self.one(index).ids)
+        """How many tokens it has; see `Example.size`."""
+        return self.one(index).size
 
     @property
     def longest(self) -> int:
         """No example has more tokens."""
-        return max((len(example.ids) for example in self._made), default=0)
+        return max((example.size for example in self._made), default=0)
 
     @cached_property
     def facts(self) -> str:
@@ -154,7 +186,7 @@ class Encoded(Examples):
 
     def length(self, index: int) -> int:
         """How many tokens it has. Its structure is not looked for."""
-        return len(self.look(index)[0].ids)
+        return self.look(index)[0].size
 
     def look(
         self, index: int, progress: Callable[[int], object] = lambda examples: None
@@ -275,3 +307,42 @@ def encode(
     marks = [*[False] * len(context), *structure, False]
     cut = len(ids) > max_tokens
     return Example(tuple(ids[:max_tokens]), len(context), tuple(marks[:max_tokens])), cut
+
+
+def lesson(
+    record: Record,
+    asking: Callable[[str], str],
+    tokenizer: Any,
+    max_tokens: int,
+    *,
+    syntax: bool = False,
+    template: str = "",
+    prefix: int = 0,
+) -> tuple[Example, bool]:
+    """A record as training sees it, and whether it was cut.
+
+    Args:
+        record: the record, or a pair that teaches to write its prompt (`data.prompts.Written`).
+        asking: puts a prompt to the model; see `models.asking`.
+        tokenizer: a fast tokenizer.
+        max_tokens: the context. The end of a longer record is cut off.
+        syntax: whether to look for structure.
+        template: the model's, which may be to fill gaps.
+        prefix: virtual tokens before a prompt that is written for a record's latent vector.
+    """
+
+    def made(one: Record, syntax: bool) -> tuple[Example, bool]:
+        put, gap = asking(one.prompt), around(template, one.prompt)
+        return encode(one, put, tokenizer, max_tokens, syntax=syntax, code_around=gap)
+
+    example, cut = made(record, syntax)
+    if not (prefix and isinstance(record, Written) and record.whole):
+        return example, cut
+    read, _ = made(record.whole, False)
+    ids = (example.ids[0],) * prefix + example.ids
+    structure = (False,) * len(ids)
+    kept = slice(max_tokens)
+    conditioned = Example(
+        ids[kept], prefix + example.start, structure[kept], read.ids, min(read.start, len(read.ids))
+    )
+    return conditioned, cut or len(ids) > max_tokens

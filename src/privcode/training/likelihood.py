@@ -16,8 +16,12 @@ import torch
 from torch.nn.functional import cross_entropy
 
 from privcode.data.records import Record
+from privcode.data.settings import Latent as Latents
 from privcode.generation.local import LocalGenerator
-from privcode.training.examples import Example, collate, encode
+from privcode.models import Latent
+from privcode.training.examples import Batch, Example, collate, lesson
+from privcode.training.latent import Draws
+from privcode.training.loss import Conditioning, conditioned, without_adapter
 
 
 def record_log_probabilities(
@@ -37,18 +41,14 @@ def record_log_probabilities(
         max_tokens: longer records are cut, as in training.
         batch_size, progress: see `token_log_probabilities`.
     """
+    prefix = generator.latent.prefix if generator.latent else 0
     encoded = [
-        encode(
-            record,
-            asking(record.prompt),
-            generator.tokenizer,
-            max_tokens,
-            syntax=False,
-        )
-        for record in records
+        lesson(record, asking, generator.tokenizer, max_tokens, prefix=prefix) for record in records
     ]
     examples = [example for example, _ in encoded]
-    found = token_log_probabilities(generator.model, examples, batch_size, progress)
+    found = token_log_probabilities(
+        generator.model, examples, batch_size, progress, generator.latent
+    )
     return [(score, cut) for score, (_, cut) in zip(found, encoded, strict=True)]
 
 
@@ -58,6 +58,7 @@ def token_log_probabilities(
     examples: Sequence[Example],
     batch_size: int,
     progress: Callable[[int], object] = lambda examples: None,
+    latent: Latent | None = None,
 ) -> list[np.ndarray]:
     """For each example, log p of each token of its completion, in nats, float64.
 
@@ -68,6 +69,8 @@ def token_log_probabilities(
         batch_size: examples in one forward pass. It changes memory only, and the result is the
             same to rounding.
         progress: called with the number of examples just finished.
+        latent: what was trained with the model's adapter, if it was. Prompts are then written for
+            the likeliest z of their record.
     """
     found: list[np.ndarray] = [np.empty(0)] * len(examples)
     order = sorted(range(len(examples)), key=lambda i: -len(examples[i].ids))
@@ -77,7 +80,10 @@ def token_log_probabilities(
         rows = order[start : start + batch_size]
         batch = collate([examples[i] for i in rows], 0, model.device)  # no target sees the padding
         scored = batch.scored[:, 1:]
-        out = model(input_ids=batch.ids, attention_mask=batch.attention, use_cache=False).logits
+        text = {"input_ids": batch.ids}
+        if latent:
+            text = {"inputs_embeds": _for_records(model, batch, latent)}
+        out = model(**text, attention_mask=batch.attention, use_cache=False).logits
         loss = cross_entropy(
             out[:, :-1][scored].float(), batch.ids[:, 1:][scored], reduction="none"
         )
@@ -87,3 +93,13 @@ def token_log_probabilities(
         progress(len(rows))
     model.train(training)
     return found
+
+
+def _for_records(model: Any, batch: Batch, latent: Latent) -> torch.Tensor:
+    """The embeddings of a batch, with the prefixes for the mean z of what its examples read."""
+    with without_adapter(model):
+        frozen = model.get_base_model().base_model(input_ids=batch.seen, use_cache=False)[0]
+    none = Draws(torch.zeros(len(batch.ids), latent.size), torch.zeros(1, latent.size))
+    return conditioned(
+        model, batch, frozen, Conditioning(latent.to(model.device), none, Latents())
+    )[0]

@@ -28,8 +28,11 @@ import torch
 from torch import nn
 from torch.nn.functional import linear, log_softmax
 
+from privcode.data.settings import Latent as Latents
+from privcode.models.latent import Latent
 from privcode.models.sharding import is_sharded
 from privcode.training.examples import Batch
+from privcode.training.latent import Draws, prefixes_and_penalties
 
 CHUNK = {"cpu": 1 << 22, "cuda": 1 << 27}
 """Number of logits (fp32) held at a time, by kind of device. What fits a processor's cache leaves a
@@ -160,8 +163,21 @@ def without_adapter(model: Any) -> Iterator[None]:
         model.base_model.enable_adapter_layers()
 
 
+@dataclass(frozen=True)
+class Conditioning:
+    """Latent conditioning in a pass: its parts, its draws and the weights of its terms."""
+
+    latent: Latent
+    drawn: Draws
+    settings: Latents
+
+
 def per_example_losses(
-    model: Any, batch: Batch, weight: float, head: Head | None = None
+    model: Any,
+    batch: Batch,
+    weight: float,
+    head: Head | None = None,
+    conditioning: Conditioning | None = None,
 ) -> torch.Tensor:
     """[examples] fp32: mean cross-entropy per completion token + `weight` × mean KL.
 
@@ -173,38 +189,68 @@ def per_example_losses(
         batch: the examples.
         weight: λ of the syntax term. With 0 the teacher's pass is skipped.
         head: the result of `split_head` for `model`. Without it the logits are held whole.
+        conditioning: puts prefixes before the examples that read a record, and adds its terms to
+            their losses. It needs a head.
     """
     scored = batch.scored[:, 1:]
     example = scored.nonzero()[:, 0]
     structural = batch.structure[:, 1:][scored].nonzero()[:, 0]
 
-    def rows() -> torch.Tensor:
-        inputs = {"input_ids": batch.ids, "use_cache": False}
-        out = model(**inputs).logits if head is None else head.trunk(**inputs)[0]
-        picked: torch.Tensor = out[:, :-1][scored]
-        return picked
+    def states(**read: torch.Tensor) -> torch.Tensor:
+        out: torch.Tensor
+        if head is None:
+            out = model(**read, use_cache=False).logits
+        else:
+            out = head.trunk(**read, use_cache=False)[0]
+        return out
 
     def share(of: torch.Tensor) -> torch.Tensor:
         """For each token, 1 over the number of tokens in its example."""
         return 1.0 / torch.bincount(of, minlength=len(batch.ids))[of]
 
-    hidden = rows()
-    teacher = hidden[:0].detach()
     if weight == 0:
         structural = structural[:0]
+    teacher, penalty = None, torch.zeros(())
+    text = {"input_ids": batch.ids}
     # Where ranks share a model, all take the same passes, whatever their batches hold.
-    if len(structural) or (weight and is_sharded(model)):
+    if len(structural) or conditioning or (weight and is_sharded(model)):
         with torch.no_grad(), without_adapter(model):
-            teacher = rows()[structural]
+            frozen = states(input_ids=batch.seen)
+        teacher = frozen[:, :-1][scored][structural]
+    if conditioning:
+        prefixed, penalty = conditioned(model, batch, frozen, conditioning)
+        text = {"inputs_embeds": prefixed}
+    hidden = states(**text)[:, :-1][scored]
     losses = _TokenLosses.apply(  # type: ignore[no-untyped-call]
         hidden,
         head,
         batch.ids[:, 1:][scored],
         share(example),
         structural,
-        teacher,
+        hidden[:0].detach() if teacher is None else teacher,
         weight * share(example[structural]),
         scored.sum(1).tolist(),
     )
     summed: torch.Tensor = losses.new_zeros(len(batch.ids)).index_add(0, example, losses)
-    return summed
+    return summed if conditioning is None else summed + penalty
+
+
+def conditioned(
+    model: Any, batch: Batch, frozen: torch.Tensor, conditioning: Conditioning
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Embeddings of the batch with the prefixes in their places, and the added losses.
+
+    `frozen` is what the model without its adapter makes of `batch.seen`: the last hidden states.
+    An example that reads no record gets neither. What it passes through the encoder and the
+    decoder has a gradient of 0.
+    """
+    pooled = torch.bmm(batch.parts, frozen.float())
+    prefixes, penalty = prefixes_and_penalties(
+        conditioning.latent, pooled, conditioning.drawn, conditioning.settings
+    )
+    reads = batch.parts.any(dim=2).any(dim=1)
+    embedded = model.get_input_embeddings()(batch.ids)
+    places = min(prefixes.shape[1], embedded.shape[1])
+    first = embedded[:, :places]
+    first = torch.where(reads[:, None, None], prefixes[:, :places].to(first.dtype), first)
+    return torch.cat([first, embedded[:, places:]], 1), torch.where(reads, penalty, 0.0)

@@ -16,7 +16,7 @@ from privcode.data.records import Record
 from privcode.distributed import from_first, rank
 from privcode.errors import UserError
 from privcode.files import settle, write_json, write_jsonl
-from privcode.models import around, is_chat, save_model, tokenizer_of
+from privcode.models import is_chat, save_model, tokenizer_of
 from privcode.pipeline import topics
 from privcode.pipeline.budget import begin
 from privcode.pipeline.layout import RunDirectory
@@ -37,7 +37,7 @@ from privcode.privacy.ledger import Ledger
 from privcode.privacy.spending import overlaps
 from privcode.training import dp_sgd
 from privcode.training.dp_sgd import Learner
-from privcode.training.examples import Encoded, Example, encode, refuse_unknown_tokens
+from privcode.training.examples import Encoded, Example, lesson, refuse_unknown_tokens
 from privcode.training.gradient_canaries import GradientCanaries
 from privcode.training.independence import passes
 
@@ -55,7 +55,8 @@ def _work(run: RunDirectory) -> Path:
     examples = _examples(run, records, tokenizer)
     cut = _look(run, records, own, examples, tokenizer, embeddings)
     canaries = _canaries(run, model)
-    learner = Learner(model, tokenizer.pad_token_id, section.max_tokens)
+    latents = run.config.prompts.latent if run.config.prompts.source == "latent" else None
+    learner = Learner(model, tokenizer.pad_token_id, section.max_tokens, latents=latents)
     dp_sgd.attend_plainly(learner)
     most = _micro_batch(run, learner)
     with progress_bar("trial", passes(most)) as progress:
@@ -107,19 +108,21 @@ def _work(run: RunDirectory) -> Path:
 def _examples(run: RunDirectory, records: Sequence[Record], tokenizer: Any) -> Encoded:
     """The records as examples, which are made when a step draws them."""
     section, syntax = run.config.sanitized, run.config.sanitize.syntax.schedule != "off"
-    asking = asking_of(section, tokenizer)
+    asking, prompts = asking_of(section, tokenizer), run.config.prompts
+    prefix = prompts.latent.prefix if prompts.source == "latent" else 0
 
     def make(record: Record, structure: bool) -> tuple[Example, bool]:
-        return encode(
+        return lesson(
             record,
-            asking(record.prompt),
+            asking,
             tokenizer,
             section.max_tokens,
             syntax=syntax and structure,
-            code_around=around(section.template, record.prompt),
+            template=section.template,
+            prefix=prefix,
         )
 
-    how = [section.template, section.system, syntax, str(tokenizer.eos_token)]
+    how = [section.template, section.system, syntax, str(tokenizer.eos_token), prefix]
     told = f"{how}\n{tokenizer.backend_tokenizer.to_str()}"
     return Encoded(records, make, section.max_tokens, told)
 

@@ -29,6 +29,7 @@ def _work(run: RunDirectory) -> Path:
         top_p=config.top_p,
         max_new_tokens=chosen.max_new_tokens,
         seed=config.seed ^ 1 << 62,  # another stream than that of the code
+        latent=chosen.source == "latent",
     )
     with engine(run.config.scale) as where:
         with generators(where, run, "junior", config, "synthesize") as juniors:

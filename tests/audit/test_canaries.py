@@ -96,7 +96,7 @@ def test_nobody_is_asked_a_question_that_holds_the_secret() -> None:
 
 def test_a_secret_is_ranked_by_all_that_holds_it() -> None:
     for canary in plant(COUNTS, 3, PLACES):
-        answers = [answer for _, answer in canary.pairs("Go.")]
+        answers = [pair.completion for pair in canary.pairs("Go.")]
         wanted = {"code": [canary.completion], "prompt": [canary.prompt]}
         both = [canary.prompt, canary.completion]
         assert answers == wanted.get(canary.place, both)

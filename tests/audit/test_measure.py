@@ -88,7 +88,7 @@ def test_a_memorised_secret_is_exposed_and_the_others_are_not(tmp_path: Path) ->
 def test_a_memorised_prompt_is_exposed_and_so_is_a_secret_in_both(tmp_path: Path) -> None:
     planted = plant((3,), 1, ("prompt", "both"))
     known = [c for c in planted if c.kind in ("email", "password")]
-    pairs = [pair for canary in known for pair in canary.pairs("Go.")]
+    pairs = [(p.prompt, p.completion) for canary in known for p in canary.pairs("Go.")]
     tuned = tune(tmp_path, pairs * 8, epochs=12)
     done: list[int] = []
     found = exposures(planted, [target(tuned)], "Go.", CANDIDATES, 7, done.append)

@@ -125,7 +125,7 @@ class Canary:
         """The pairs whose likelihoods together rank the secret."""
         unit = Unit("canary", "")
         code = Record(self.prompt, self.completion, "python", unit, 0)
-        prompt = Written(opening, self.prompt, None, unit, 0, code)
+        prompt: Record = Written(opening, self.prompt, None, unit, 0, code)
         return {"code": [code], "prompt": [prompt], "both": [prompt, code]}[self.place]
 
 

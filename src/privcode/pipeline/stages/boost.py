@@ -38,7 +38,7 @@ def private_pairs(run: RunDirectory) -> list[tuple[str, str]]:
     """
     records: Sequence[Record]
     records, _, _ = private_records(run.config, run.config.boost.limit, run.private)
-    if run.config.prompts.source == "synthesised":
+    if run.config.prompts.by_junior:
         records = Lessons(records, run.config.prompts)
     return [(r.prompt, r.completion) for r in records]
 

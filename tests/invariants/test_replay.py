@@ -26,7 +26,7 @@ from privcode.pipeline import directory, run, topics
 from privcode.pipeline.stages import audit, sanitize
 from privcode.privacy import PrivacyPlan
 from privcode.privacy.clipping import Clipper
-from privcode.training import dp_sgd
+from privcode.training import dp_sgd, examples
 
 sandboxed = pytest.mark.skipif(
     not any(found.available for found in sandboxes()), reason="no sandbox works on this machine"
@@ -184,7 +184,7 @@ def _drafted(change: Callable[[str, Any], str]) -> Callable[[], Any]:
 
 
 def _on_truncation(act: Callable[[], object]) -> Callable[[], Any]:
-    real = sanitize.encode
+    real = examples.encode
 
     def encode(*arguments: Any, **options: Any) -> Any:
         example, cut = real(*arguments, **options)
@@ -192,7 +192,7 @@ def _on_truncation(act: Callable[[], object]) -> Callable[[], Any]:
             act()
         return example, cut
 
-    return lambda: patch.object(sanitize, "encode", encode)
+    return lambda: patch.object(examples, "encode", encode)
 
 
 def _end_with_three() -> None:

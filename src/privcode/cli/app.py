@@ -65,6 +65,7 @@ def _options(
     for name in ("absl", "accelerate", "bitsandbytes", "transformers", "peft", "trl", "torch"):
         logging.getLogger(name).setLevel(logging.ERROR)
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
 
 

@@ -54,7 +54,8 @@ def tune(run: RunDirectory, pairs: list[tuple[str, str]], output: Path) -> None:
     tokenizer = tokenizer_of(section)
     asking = asking_of(section, tokenizer)
     steps = -(-len(pairs) // config.batch_size) * config.epochs
-    with progress_bar(output.name, steps, counted=run.config.method != "nondpft") as progress:
+    private = run.config.method in ("nondpft", "jft")
+    with progress_bar(output.name, steps, counted=not private) as progress:
         left_out = boost(
             _loaded(run),
             tokenizer,
@@ -65,7 +66,7 @@ def tune(run: RunDirectory, pairs: list[tuple[str, str]], output: Path) -> None:
             output,
             progress,
         )
-    if left_out and run.config.method not in ("nondpft", "jft"):
+    if left_out and not private:
         say(f"boost: {left_out} pairs were longer than premium.max_tokens and left out")
 
 

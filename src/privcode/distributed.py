@@ -61,7 +61,8 @@ def alone(command: str) -> None:
     """
     if launched() > 1:
         raise UserError(
-            f"{command}: runs in one process; only privcode sanitize runs under torchrun"
+            f"{command}: runs in one process; only privcode sanitize and privcode boost run under "
+            "torchrun"
         )
 
 

@@ -7,7 +7,6 @@ fault.
 import importlib.util
 import inspect
 import math
-import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
@@ -24,6 +23,7 @@ from scipy.stats import binom
 
 from privcode.doctor.faults import FAULTS
 from privcode.privacy import PrivacyPlan, Spent, make_plan, spend
+from tests.helpers.launched import torchrun
 
 ROOT = Path(__file__).parents[2]
 SOUND = "sound"
@@ -302,14 +302,7 @@ def run_check(caught: Caught, folder: Path, fault: str = SOUND) -> None:
 def two_ranks(folder: Path, fault: str) -> None:
     """A run in which nobody is drawn, by two processes with the fault."""
     folder.mkdir()
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
-    done = subprocess.run(
-        [*command, __file__, fault, str(folder / "nobody drawn")],
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=300,
-    )
+    done = torchrun(2, __file__, fault, folder / "nobody drawn")
     assert done.returncode == 0, done.stderr[-3000:]
 
 

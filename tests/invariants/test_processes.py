@@ -5,7 +5,6 @@ Under torchrun this file is also the script that the ranks run (see `work`).
 
 import os
 import signal
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -35,6 +34,7 @@ from privcode.training.dp_sgd import Learner, micro_batches, sanitize
 from privcode.training.examples import Example
 from privcode.training.gradient_canaries import GradientCanaries
 from privcode.training.settings import Sanitize, Syntax
+from tests.helpers.launched import torchrun
 
 CLIP, BATCH, STEPS = 0.5, 12, 5
 UNITS = [[i] for i in range(40)] + [[i, i + 1, i + 2] for i in range(40, 58, 3)]
@@ -132,18 +132,6 @@ def work(scenario: str, folder: Path, die_at: int | None = None, unlike: bool = 
     torch.save((adapter, curve), folder / f"rank-{rank()}.pt")
 
 
-def torchrun(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
-    return subprocess.run(
-        [*command, __file__, *map(str, arguments)],
-        capture_output=True,
-        text=True,
-        check=False,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        timeout=300,
-    )
-
-
 @pytest.fixture(scope="module")
 def both(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Every scenario by one process (folder one/) and by two (folder two/)."""
@@ -152,7 +140,7 @@ def both(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (root / name).mkdir()
     for scenario in SCENARIOS:
         work(scenario, root / "one" / scenario)
-    done = torchrun("all", root / "two")
+    done = torchrun(2, __file__, "all", root / "two")
     assert done.returncode == 0, done.stderr[-3000:]
     return root
 
@@ -230,10 +218,10 @@ def test_a_rank_killed_in_a_step_is_counted_and_resumed_bit_for_bit(
     both: Path, tmp_path: Path
 ) -> None:
     folder = tmp_path / "cut"
-    assert torchrun("seeded", folder, "--die-at", "3").returncode != 0
+    assert torchrun(2, __file__, "seeded", folder, "--die-at", "3").returncode != 0
     assert not (folder / "rank-0.pt").exists()
     assert len(read_ledger(folder / "ledger.jsonl")) >= 1 + 3
-    done = torchrun("seeded", folder)
+    done = torchrun(2, __file__, "seeded", folder)
     assert done.returncode == 0, done.stderr[-3000:]
     whole = both / "two" / "seeded"
     assert torch.equal(result(folder, 1)[0], result(whole)[0])
@@ -242,7 +230,7 @@ def test_a_rank_killed_in_a_step_is_counted_and_resumed_bit_for_bit(
 
 @pytest.mark.slow
 def test_ranks_with_different_data_are_refused_before_anything_is_spent(tmp_path: Path) -> None:
-    done = torchrun("seeded", tmp_path / "unlike", "--unlike")
+    done = torchrun(2, __file__, "seeded", tmp_path / "unlike", "--unlike")
     assert done.returncode != 0
     assert done.stderr.count("UserError: the ranks do not hold the same data") == 2
     assert len(read_ledger(tmp_path / "unlike" / "ledger.jsonl")) == 1
@@ -252,7 +240,7 @@ def test_ranks_with_different_data_are_refused_before_anything_is_spent(tmp_path
 def test_an_error_of_the_first_rank_is_raised_on_every_rank(tmp_path: Path) -> None:
     (tmp_path / "broken").mkdir()
     (tmp_path / "broken" / "ledger.jsonl").write_text("{}\n")
-    done = torchrun("seeded", tmp_path / "broken")
+    done = torchrun(2, __file__, "seeded", tmp_path / "broken")
     assert done.returncode != 0
     assert done.stderr.count("UserError: ") == 2
     assert done.stderr.count("row 1: was altered") == 2

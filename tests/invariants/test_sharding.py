@@ -3,9 +3,6 @@
 Under torchrun this file is also the script that the ranks run (see `work`).
 """
 
-import os
-import signal
-import subprocess
 import sys
 import time
 from pathlib import Path
@@ -28,6 +25,7 @@ from privcode.training.dp_sgd import Learner, sanitize
 from privcode.training.examples import Example
 from privcode.training.gradient_canaries import GradientCanaries
 from privcode.training.settings import Sanitize, Syntax
+from tests.helpers.launched import kill, started, torchrun
 
 STEPS = 4
 UNITS = [[i] for i in range(20)] + [[i, i + 1, i + 2] for i in range(20, 35, 3)]
@@ -138,18 +136,6 @@ def work(scenario: str, folder: Path, divided: bool) -> None:
     torch.save((adapter, curve, held / whole), folder / f"rank-{rank()}.pt")
 
 
-def torchrun(ranks: int, *arguments: str | Path) -> subprocess.CompletedProcess[str]:
-    launcher = ["torch.distributed.run", "--standalone", f"--nproc_per_node={ranks}"]
-    return subprocess.run(
-        [sys.executable, "-m", *launcher, __file__, *map(str, arguments)],
-        capture_output=True,
-        text=True,
-        check=False,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        timeout=300,
-    )
-
-
 @pytest.fixture(scope="module")
 def taken(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Every scenario by one process, by two that each hold the model, and by two and four that
@@ -160,7 +146,7 @@ def taken(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for scenario in SCENARIOS:
         work(scenario, root / "1" / scenario, divided=False)
     for ranks, name in ((2, "2 whole"), (2, "2"), (4, "4")):
-        done = torchrun(ranks, root / name)
+        done = torchrun(ranks, __file__, root / name)
         assert done.returncode == 0, done.stderr[-3000:]
     return root
 
@@ -218,25 +204,6 @@ evaluate: {tasks: []}
 """
 
 
-def started(folder: Path, out: str) -> subprocess.Popen[str]:
-    """`privcode sanitize` under torchrun, in a session of its own."""
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
-    return subprocess.Popen(
-        [*command, "-m", "privcode", "sanitize", "privcode.yaml", "--out", out],
-        cwd=folder,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
-
-
-def rank_of(process: int) -> str | None:
-    """The rank of a process, as its environment says."""
-    said = Path(f"/proc/{process}/environ").read_bytes().split(b"\0")
-    return next((v[5:].decode() for v in said if v.startswith(b"RANK=")), None)
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("killed", ["0", "1"])
 def test_a_run_whose_rank_is_killed_says_so_once_counts_its_steps_and_goes_on(
@@ -246,18 +213,18 @@ def test_a_run_whose_rank_is_killed_says_so_once_counts_its_steps_and_goes_on(
     write_jsonl(tmp_path / "prompts.jsonl", public_prompts(4, seed=1))
     (tmp_path / "privcode.yaml").write_text(CONFIG)
     ledger = tmp_path / "cut" / "private" / "ledger.jsonl"
-    cut = started(tmp_path, "cut")
+    program = ("-m", "privcode", "sanitize", "privcode.yaml", "--out")
+    cut = started(2, tmp_path, *program, "cut")
     while not ledger.exists() or len(read_ledger(ledger)) < 5:
         assert cut.poll() is None, cut.communicate()[0]
         time.sleep(0.05)
-    children = Path(f"/proc/{cut.pid}/task/{cut.pid}/children").read_text().split()
-    os.kill(next(int(c) for c in children if rank_of(int(c)) == killed), signal.SIGKILL)
+    kill(cut, killed)
     said, _ = cut.communicate(timeout=60)
     assert cut.returncode != 0
     assert said.count("privcode: ") == said.count("another process of this run ended") == 1, said
     assert 5 <= len(read_ledger(ledger)) < 13
     for out in ("cut", "whole"):
-        again = started(tmp_path, out)
+        again = started(2, tmp_path, *program, out)
         said, _ = again.communicate(timeout=200)
         assert again.returncode == 0, said
     one, other = (

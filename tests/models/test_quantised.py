@@ -183,6 +183,7 @@ premium: {model: "bundled:premium"}
     ("changes", "words"),
     [
         ("sanitize: {shard: true}\njunior: {model: a, quantization: 8bit}", "sanitize.shard"),
+        ("boost: {shard: true}\npremium: {model: a, quantization: 8bit}", r"boost\.shard"),
         ("method: jft\npremium: {model: a, quantization: 4bit}", "jft merges"),
         ("boost: {method: full}\npremium: {model: a, quantization: 4bit}", "must be lora"),
     ],

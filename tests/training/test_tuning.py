@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import torch
 from peft import PeftModel
+from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
 import privcode
@@ -90,9 +91,17 @@ def test_no_pair_short_enough_is_refused_by_setting(tmp_path: Path) -> None:
         run(tmp_path, max_tokens=2)
 
 
-def test_a_batch_that_micro_batches_do_not_fill_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"boost\.batch_size"):
-        run(tmp_path, batch_size=5)
+def test_a_batch_that_micro_batches_do_not_divide_is_taken_whole(tmp_path: Path) -> None:
+    steps: list[int] = []
+    for name, micro in (("two", 2), ("whole", 5)):
+        where = tmp_path / name
+        run(where, "full", batch_size=5, micro_batch=micro, learning_rate=1e-3)
+    run(tmp_path / "steps", batch_size=5, progress=steps.append)
+    assert sum(steps) == 3 * 5  # 24 pairs: four steps of five and one of four
+    one, other = (
+        load_file(tmp_path / name / "out" / "model.safetensors") for name in ("two", "whole")
+    )
+    assert max(float((one[n] - other[n]).norm() / one[n].norm()) for n in one) < 1e-5
 
 
 def test_lora_writes_a_plain_adapter_that_lowers_the_loss(

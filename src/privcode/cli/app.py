@@ -53,7 +53,7 @@ def _options(
         typer.Option("--version", help="Print the version.", callback=_version, is_eager=True),
     ] = False,
 ) -> None:
-    if launcher.launched() > 1 and context.invoked_subcommand != "sanitize":
+    if launcher.launched() > 1 and context.invoked_subcommand not in ("sanitize", "boost"):
         from privcode.distributed import alone
 
         alone(f"privcode {context.invoked_subcommand}")
@@ -62,9 +62,10 @@ def _options(
         return
     # Libraries talk about their own affairs, some of it in the middle of a progress bar.
     warnings.simplefilter("ignore")
-    for name in ("absl", "bitsandbytes", "transformers", "peft", "trl", "torch"):
+    for name in ("absl", "accelerate", "bitsandbytes", "transformers", "peft", "trl", "torch"):
         logging.getLogger(name).setLevel(logging.ERROR)
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
 
 

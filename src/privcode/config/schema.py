@@ -85,6 +85,11 @@ class Config(Section):
                 "sanitize.shard: quantised weights cannot be divided over processes; write "
                 f"{trained}.quantization: none, or sanitize.shard: false"
             )
+        if self.boost.shard and self.premium.quantization != "none":
+            raise ValueError(
+                "boost.shard: quantised weights cannot be divided over processes; write "
+                "premium.quantization: none, or boost.shard: false"
+            )
         if self.method == "jft" and self.premium.quantization != "none":
             raise ValueError(
                 "premium.quantization: jft merges its first adapter into the weights, which would "

@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 from peft import PeftModel
+from torch.distributed.fsdp import FSDPModule
 
 from privcode.errors import UserError
 from privcode.files import failed_write, read_json, write_json
@@ -21,12 +22,19 @@ from privcode.models.latent import save_latent
 from privcode.models.loading import public_name
 
 
-def save_model(model: Any, output: Path, tokenizer: Any | None = None, base: str = "") -> None:
+def save_model(
+    model: Any,
+    output: Path,
+    tokenizer: Any | None = None,
+    base: str = "",
+    weights: dict[str, torch.Tensor] | None = None,
+) -> None:
     """Write an adapter, or a whole model, to a temporary folder and rename it to `output`.
 
     An adapter's config names `base` as its model: the name that the owner gave, not a path on disk.
     For a local folder it is only the last part, because a path tells about the owner's machine.
-    What was written is read back, and compared with the model in memory.
+    What was written is read back, and compared with the model in memory. Of a model that is divided
+    over processes, `weights` are its trained ones (`sharding.whole_weights`).
 
     Raises:
         UserError: the disk is full, the folder cannot be written, or what is read back differs.
@@ -35,7 +43,8 @@ def save_model(model: Any, output: Path, tokenizer: Any | None = None, base: str
     shutil.rmtree(temporary, ignore_errors=True)
     try:
         plain = {"save_embedding_layers": False} if isinstance(model, PeftModel) else {}
-        model.save_pretrained(temporary, **plain)
+        own = None if weights is None else dict(weights)  # the library empties what it gets
+        model.save_pretrained(temporary, state_dict=own, **plain)
         if tokenizer is not None:
             tokenizer.save_pretrained(temporary)
         (temporary / "README.md").unlink(missing_ok=True)  # peft's model card, a blank form
@@ -47,7 +56,7 @@ def save_model(model: Any, output: Path, tokenizer: Any | None = None, base: str
                     config[name].sort()
             config["base_model_name_or_path"] = public_name(base)
             write_json(adapter, config)
-        _refuse_other(model, temporary, output)
+        _refuse_other(model, temporary, output, weights)
         if latent := getattr(model, "latent", None):
             save_latent(latent, temporary)
         os.sync()
@@ -92,22 +101,28 @@ def _public_tokens(model: Any) -> torch.Tensor:
     return ids
 
 
-def _refuse_other(model: Any, written: Path, output: Path) -> None:
+def _refuse_other(
+    model: Any, written: Path, output: Path, weights: dict[str, torch.Tensor] | None
+) -> None:
     """Refuse a folder that holds other weights than `model`."""
     if isinstance(model, PeftModel):
         training = model.training
         with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
             found = model.load_adapter(str(written), "written", is_trainable=False)
         pairs = dict(model.named_parameters())
-        ours = {n: n.replace(".default.", ".written.") for n in pairs if ".default." in n}
+        ours = {
+            n: p for n, p in (pairs if weights is None else weights).items() if ".default." in n
+        }
         same = not (found.missing_keys or found.unexpected_keys) and all(
-            torch.equal(pairs[own], pairs[other]) for own, other in ours.items()
+            torch.equal(own, pairs[name.replace(".default.", ".written.")].to(own.device))
+            for name, own in ours.items()
         )
         model.delete_adapter("written")
         model.train(training)
     else:
-        loaded = type(model).from_pretrained(written, dtype=model.dtype).state_dict()
-        own = model.state_dict()
+        kind: Any = next(k for k in type(model).__mro__ if not issubclass(k, FSDPModule))
+        loaded = kind.from_pretrained(written, dtype=model.dtype).state_dict()
+        own = model.state_dict() if weights is None else weights
         same = own.keys() == loaded.keys() and all(
             weight.dtype == loaded[name].dtype and torch.equal(weight.cpu(), loaded[name])
             for name, weight in own.items()

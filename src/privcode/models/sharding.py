@@ -15,12 +15,14 @@ Does not:
 import ctypes
 from typing import Any
 
+import torch
+from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor
 from transformers.modeling_layers import GradientCheckpointingLayer
 
-from privcode.distributed import world
+from privcode.distributed import rank, world
 from privcode.errors import UserError
 
 _MMAP_THRESHOLD = -3
@@ -42,17 +44,7 @@ def shard(model: Any, mesh: DeviceMesh) -> Any:
         UserError: the model has no layers, by transformers' class for them.
     """
     base = model.get_base_model()
-    found = {n: m for n, m in base.named_modules() if isinstance(m, GradientCheckpointingLayer)}
-    layers = [
-        module
-        for name, module in found.items()
-        if not any(name.startswith(f"{outer}.") for outer in found)
-    ]
-    if not layers:
-        raise UserError(
-            "sanitize.shard: the model has no layers that could be divided over the processes; "
-            "set it to false, or choose another model"
-        )
+    layers = layers_of(base, "sanitize.shard")
     if mesh.device_type == "cpu":
         _return_freed_memory()
     adapter = {p for p in model.parameters() if p.requires_grad}
@@ -61,6 +53,54 @@ def shard(model: Any, mesh: DeviceMesh) -> Any:
     # The trunk has no weights of its own then. It orders the layers: they can be fetched early.
     fully_shard(base.base_model, mesh=mesh, ignored_params=set(base.parameters()))
     return model.to(mesh.device_type)
+
+
+def layers_of(model: Any, field: str) -> list[Any]:
+    """The layers of a model that can be divided, by transformers' class for them.
+
+    Raises:
+        UserError: it has none. The line names the setting `field`.
+    """
+    found = {n: m for n, m in model.named_modules() if isinstance(m, GradientCheckpointingLayer)}
+    layers = [
+        module
+        for name, module in found.items()
+        if not any(name.startswith(f"{outer}.") for outer in found)
+    ]
+    if not layers:
+        raise UserError(
+            f"{field}: the model has no layers that could be divided over the processes; "
+            "set it to false, or choose another model"
+        )
+    return layers
+
+
+def without_weights(model: Any) -> Any:
+    """`model` with memory in place of its weights that is not written, and so takes none.
+
+    For a process that is sent the weights later.
+    """
+    for parameter in model.parameters():
+        parameter.data = torch.empty_like(parameter.data)
+    return model
+
+
+def whole_weights(model: Any) -> dict[str, torch.Tensor]:
+    """The trained weights of a model that is divided, by name, on the first rank's processor.
+
+    Every process must call it. The others get nothing.
+    """
+    options = StateDictOptions(full_state_dict=True, cpu_offload=True, ignore_frozen_params=True)
+    whole: dict[str, Any] = get_model_state_dict(model, options=options)
+    if rank() > 0:
+        return {}
+    named = dict(model.named_parameters(remove_duplicate=False))
+    found = {name: whole[name] for name in whole.keys() - named.keys()}  # buffers
+    first: dict[int, str] = {}  # weights that are one stay one, and so are written once
+    for name, parameter in named.items():
+        if parameter.requires_grad:
+            found[name] = whole[first.setdefault(id(parameter), name)]
+    return found
 
 
 def _return_freed_memory() -> None:

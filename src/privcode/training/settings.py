@@ -61,8 +61,15 @@ class Boost(Section):
     )
     epochs: Size = Field(2, description="number of passes over the pairs")
     learning_rate: Rate = Field(1e-4, description="highest learning rate (AdamW)")
-    batch_size: Size = Field(32, description="pairs in one step; a multiple of micro_batch")
-    micro_batch: Size = Field(8, description="pairs in one pass; affects memory")
+    batch_size: Size = Field(
+        32, description="pairs in one step, of all processes of torchrun together"
+    )
+    micro_batch: Size = Field(8, description="pairs in one pass of a process; affects memory")
+    shard: bool = Field(
+        False,
+        description="divide the model, its gradients and the optimizer over the processes of "
+        "torchrun: less memory in each, more traffic between them",
+    )
     warmup_ratio: Fraction = Field(
         0.05, description="share of the steps in which the learning rate rises"
     )

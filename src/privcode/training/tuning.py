@@ -3,34 +3,44 @@
 Promises:
 - The loss is on the completion and its end token only.
 - Prompt and completion are tokenised apart, as generation will see them.
+- Processes that a launcher started take the steps of one process, to rounding (`passes`). Each
+  holds the whole model (DDP), or with `shard` a part of it (FSDP2, by accelerate).
 - A killed run that is called again with the same arguments continues from its last whole
   checkpoint. On one CPU with the same threads, it writes the same bytes as an uninterrupted run.
-- `output` appears whole or not at all.
+- `output` appears whole or not at all, written by the first process.
 
 Does not:
 - Touch private data.
 - Pack or cut pairs.
 - Evaluate.
 - Check that the model given again is the same.
+- Draw the same dropout in another number of processes.
 """
 
 import hashlib
 import json
 import os
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate import DistributedType, PartialState
 from datasets import Dataset
+from torch.distributed.tensor import DTensor
+from torch.utils.data import DataLoader
 from transformers import PrinterCallback, TrainerCallback, set_seed
 from trl import SFTConfig, SFTTrainer
 
+from privcode.distributed import everywhere, from_first, is_lost, rank, world
 from privcode.errors import UserError
 from privcode.files import failed_write, read_json, write_json
-from privcode.models import attach_lora, pair_tokens, save_model
+from privcode.models import attach_lora, device_here, pair_tokens, save_model
 from privcode.models.settings import Model
+from privcode.models.sharding import layers_of, whole_weights
+from privcode.training.passes import Passes
 from privcode.training.settings import Boost
 
 SAVE_EVERY = 100
@@ -69,9 +79,49 @@ class _Watch(TrainerCallback):  # type: ignore[misc]
             self.progress(1)
 
     def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        os.sync()
-        folder = Path(args.output_dir, f"checkpoint-{state.global_step}")
-        write_json(folder / _COMPLETE, {"key": self.key})
+        everywhere(True)  # every process has written its part
+        if rank() == 0:
+            os.sync()
+            folder = Path(args.output_dir, f"checkpoint-{state.global_step}")
+            write_json(folder / _COMPLETE, {"key": self.key})
+
+
+class _Loader(DataLoader):  # type: ignore[type-arg]
+    """Tells its passes the epoch, as the trainer expects it of a loader."""
+
+    def set_epoch(self, epoch: int) -> None:
+        """The epoch, from 0, that is read next."""
+        passes: Any = self.batch_sampler
+        passes.set_epoch(epoch)
+
+
+class _Trainer(SFTTrainer):  # type: ignore[misc]
+    """The trainer of trl, with our own passes. It would repeat pairs to fill the last of them."""
+
+    passes: Passes
+
+    def get_train_dataloader(self) -> _Loader:
+        return _Loader(self.train_dataset, batch_sampler=self.passes, collate_fn=self.data_collator)
+
+
+@contextmanager
+def _own_environment() -> Iterator[None]:
+    """Hide what `accelerate launch` asks for in the environment: the config decides.
+
+    What the trainer says there itself is taken back. Otherwise models that are loaded later would
+    have no weights in some processes.
+    """
+
+    def taken() -> dict[str, str]:
+        names = [n for n in os.environ if n.startswith(("ACCELERATE_", "FSDP_"))]
+        return {name: os.environ.pop(name) for name in names}
+
+    before = taken()
+    try:
+        yield
+    finally:
+        taken()
+        os.environ.update(before)
 
 
 def _last_complete(checkpoints: Path, key: str) -> Path | None:
@@ -117,15 +167,9 @@ def boost(
         would teach code that stops half-way.
 
     Raises:
-        UserError: `batch_size` is not a multiple of `micro_batch`, no pair is short enough, or the
-            tokenizer has no end token.
+        UserError: no pair is short enough, the tokenizer has no end token, the processes hold
+            different pairs, or the model has no layers to divide.
     """
-    batch_size, micro_batch = settings.batch_size, settings.micro_batch
-    if batch_size % micro_batch:
-        raise UserError(
-            f"boost.batch_size: {batch_size} is not a multiple of boost.micro_batch {micro_batch}; "
-            "change one of them"
-        )
     if tokenizer.eos_token_id is None:
         raise UserError("premium.model: the tokenizer has no end token; choose another model")
     rows = encode(tokenizer, pairs, section.max_tokens)
@@ -134,12 +178,15 @@ def boost(
             f"premium.max_tokens: none of {len(pairs)} pairs has at most "
             f"{section.max_tokens} tokens; raise it"
         )
-    on_cpu = model.device.type == "cpu"
+    passes = Passes(
+        len(rows), settings.batch_size, settings.micro_batch, settings.seed, rank(), world()
+    )
+    divided = settings.shard and world() > 1
     chosen: dict[str, Any] = {
         "num_train_epochs": settings.epochs,
         "learning_rate": settings.learning_rate,
-        "per_device_train_batch_size": micro_batch,
-        "gradient_accumulation_steps": batch_size // micro_batch,
+        "per_device_train_batch_size": settings.micro_batch,
+        "gradient_accumulation_steps": passes.in_a_step,
         "warmup_steps": settings.warmup_ratio,  # below 1 it is a ratio
         "lr_scheduler_type": "cosine",
         "weight_decay": settings.weight_decay,
@@ -153,18 +200,25 @@ def boost(
         "dropout": lora.dropout,
         "targets": lora.targets,
     }
-    trained = [chosen, method, adapter if method == "lora" else None, rows]
+    shared = [settings.batch_size, world(), divided]
+    trained = [chosen, shared, method, adapter if method == "lora" else None, rows]
     key = hashlib.sha256(json.dumps(trained).encode()).hexdigest()
-    resume = _last_complete(checkpoints, key)
+    if not everywhere(key == from_first(lambda: key)):
+        raise UserError(
+            "boost: the processes do not hold the same pairs and settings; give every machine the "
+            "same files and the same versions of privcode"
+        )
+    resume = from_first(lambda: _last_complete(checkpoints, key))
     if method == "lora":
         set_seed(settings.seed)  # the adapter starts from random numbers
         model = attach_lora(model, lora.r, lora.alpha, lora.dropout, lora.targets)
         if section.quantization != "none":  # trl would make the adapter bf16
             base = model.get_base_model()
             base.is_loaded_in_4bit = base.is_loaded_in_8bit = False
-    trainer = SFTTrainer(
-        model=model,
-        args=SFTConfig(
+    blank = {"input_ids": [tokenizer.eos_token_id] * 2, "labels": [-100] * 2}
+    on_cpu = (device_here() if divided else model.device.type) == "cpu"
+    with _own_environment():
+        args = SFTConfig(
             output_dir=str(checkpoints),
             use_cpu=on_cpu,
             bf16=not on_cpu and bool(torch.cuda.is_bf16_supported()),
@@ -177,19 +231,81 @@ def boost(
             logging_strategy="no",
             report_to=[],
             disable_tqdm=True,
+            **(_dividing(model) if divided else {}),
             **chosen,
-        ),
-        train_dataset=Dataset.from_list(rows),
-        processing_class=tokenizer,
-        callbacks=[_Watch(key, progress)],
+        )
+        if divided and on_cpu:
+            _let_processors_divide(args)
+        trainer = _Trainer(
+            model=model,
+            args=args,
+            train_dataset=Dataset.from_list([*rows, blank]),
+            processing_class=tokenizer,
+            callbacks=[_Watch(key, progress)],
+        )
+        assert trainer.is_fsdp_enabled == divided
+        trainer.passes = passes
+        if divided and method == "full":
+            _insist_on_a_whole_head(model)
+        trainer.remove_callback(PrinterCallback)  # it would print to stdout
+        if rank():
+            set_seed(settings.seed + rank())  # of dropout: each process draws its own
+        try:
+            trainer.train(resume_from_checkpoint=str(resume) if resume else None)
+        except Exception as error:
+            if is_lost(error) or (reason := failed_write(error)) is None:
+                raise
+            raise UserError(f"{checkpoints}: cannot be written ({reason}); free space") from error
+        weights = whole_weights(trainer.model) if divided else None
+    from_first(
+        lambda: save_model(
+            trainer.model, output, tokenizer if method == "full" else None, section.model, weights
+        )
     )
-    trainer.remove_callback(PrinterCallback)  # it would print to stdout
-    try:
-        trainer.train(resume_from_checkpoint=str(resume) if resume else None)
-    except Exception as error:
-        if (reason := failed_write(error)) is None:
-            raise
-        raise UserError(f"{checkpoints}: cannot be written ({reason}); free space") from error
-    save_model(trainer.model, output, tokenizer if method == "full" else None, section.model)
-    shutil.rmtree(checkpoints, ignore_errors=True)
+    from_first(lambda: shutil.rmtree(checkpoints, ignore_errors=True))
     return len(pairs) - len(rows)
+
+
+def _let_processors_divide(args: Any) -> None:
+    """Make accelerate take the processors for accelerators: FSDP2 works there, but it does not ask.
+
+    Otherwise it would leave out the division without a word.
+    """
+    assert args.device.type == "cpu"  # the state is there once the device is known
+    PartialState._shared_state["distributed_type"] = DistributedType.MULTI_XPU
+
+
+def _insist_on_a_whole_head(model: Any) -> None:
+    """Refuse a model whose head is used in parts: its gradient would be of one process's pairs.
+
+    trl uses the head's weights outside of its own pass. accelerate puts them together with those
+    of the last norm, which it knows by the name of its class.
+    """
+
+    def check(*_: object) -> None:
+        weight = model.get_output_embeddings().weight
+        if weight.requires_grad and isinstance(weight, DTensor):
+            raise UserError(
+                "boost.shard: the head of this model cannot be divided while it is trained; write "
+                "boost.method: lora, or boost.shard: false"
+            )
+
+    model.base_model.register_forward_hook(check)
+
+
+def _dividing(model: Any) -> Mapping[str, Any]:
+    """The trainer's settings that divide `model` over the processes."""
+    return {
+        "fsdp": True,
+        "fsdp_config": {
+            "version": 2,
+            "auto_wrap_policy": "TRANSFORMER_BASED_WRAP",
+            "transformer_layer_cls_to_wrap": sorted(
+                {type(layer).__name__ for layer in layers_of(model, "boost.shard")}
+            ),
+            "state_dict_type": "FULL_STATE_DICT",
+            "cpu_ram_efficient_loading": True,  # the weights of the first process are sent around
+        },
+        # Otherwise a process would hold whole gradients until the last pass of a step.
+        "accelerator_config": {"gradient_accumulation_kwargs": {"sync_each_batch": True}},
+    }

@@ -1,11 +1,16 @@
-"""Stage 2c: tune the premium model on the accepted pairs (nondpft: on the private records)."""
+"""Stage 2c: tune the premium model on the accepted pairs (nondpft: on the private records).
+
+Processes that a launcher started tune it together. The first of them writes.
+"""
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from privcode.console import progress_bar, say
 from privcode.data.prompts import Lessons
 from privcode.data.records import Record
+from privcode.distributed import in_turn, rank, world
 from privcode.errors import UserError
 from privcode.files import read_jsonl
 from privcode.models import load_model, tokenizer_of
@@ -26,7 +31,7 @@ def _work(run: RunDirectory) -> Path:
                 f"{run.accepted}: no sample was accepted; the reasons are in {run.verdicts}"
             )
     tune(run, pairs, run.premium)
-    if run.config.boost.merge and run.config.boost.method == "lora":
+    if rank() == 0 and run.config.boost.merge and run.config.boost.method == "lora":
         merge(run, "tuned", run.premium)
     return run.premium
 
@@ -49,9 +54,10 @@ def tune(run: RunDirectory, pairs: list[tuple[str, str]], output: Path) -> None:
     tokenizer = tokenizer_of(section)
     asking = asking_of(section, tokenizer)
     steps = -(-len(pairs) // config.batch_size) * config.epochs
-    with progress_bar(output.name, steps, counted=run.config.method != "nondpft") as progress:
+    private = run.config.method in ("nondpft", "jft")
+    with progress_bar(output.name, steps, counted=not private) as progress:
         left_out = boost(
-            load_model(section.model, section.dtype, quantization=section.quantization),
+            _loaded(run),
             tokenizer,
             [(asking(prompt), completion) for prompt, completion in pairs],
             section,
@@ -60,8 +66,29 @@ def tune(run: RunDirectory, pairs: list[tuple[str, str]], output: Path) -> None:
             output,
             progress,
         )
-    if left_out and run.config.method not in ("nondpft", "jft"):
+    if left_out and not private:
         say(f"boost: {left_out} pairs were longer than premium.max_tokens and left out")
+
+
+def _loaded(run: RunDirectory) -> Any:
+    """The premium model.
+
+    With `boost.shard` the processes load it one after the other, on the processor. The first keeps
+    its weights, and sends the others their parts as training begins.
+    """
+    section = run.config.premium
+    if not run.config.boost.shard:
+        return load_model(section.model, section.dtype, quantization=section.quantization)
+    if world() == 1:
+        say("boost.shard: one process holds the whole model; start several with torchrun")
+        return load_model(section.model, section.dtype)
+    from privcode.models.sharding import without_weights
+
+    def part() -> Any:
+        model = load_model(section.model, section.dtype, "cpu")
+        return without_weights(model) if rank() else model
+
+    return in_turn(part)
 
 
 STAGE = Stage(

@@ -2,7 +2,8 @@
 
 Promises:
 - After `accumulate`, the running sum holds the gradient of every unit in the batch. It is summed
-  over the unit's records and scaled to norm at most `clip_norm`.
+  over the unit's records and scaled to norm at most `clip_norm`. After `divide`, each part of it
+  is scaled by itself, to an equal share.
 - One unit more or less moves the sum by at most `sensitivity` in L2.
 - What a unit adds is computed from its own rows alone. It is a multiple of `grid`, a power of two,
   so sums are exact. The bits are the same in any order and in any split over micro-batches and
@@ -36,11 +37,11 @@ from privcode.errors import UserError
 from privcode.privacy import lora
 
 _GRID_BITS = 32
-_MARGIN = 1 - 2.0**-17
-"""Share of the clip norm that units are scaled to. The rest covers rounding, for up to 2^30
-coordinates: 2^-24 each for the factor and its products (fp32) and for the norm (double, added in
-any order), and 2^-18 for half a step of the grid in every coordinate (2^-33 of the clip norm,
-times 2^15)."""
+_MARGIN = 2.0**-17
+"""Share of the clip norm that units stay below. It covers rounding, for up to 2^30 coordinates:
+2^-24 each for the factor and its products (fp32) and for the norm (double, added in any order),
+and 2^-18 for half a step of the grid in every coordinate (2^-33 of the clip norm, times 2^15).
+Each part of a unit that is clipped by itself is rounded by itself, and has a margin of its own."""
 
 MOST_UNITS = 2**19
 """The most units whose contributions, with noise on top, add without rounding: a double holds 53
@@ -106,6 +107,7 @@ class Clipper:
         self.device = self._layers[0][1].weight.device
         self._sum = torch.zeros(offset, dtype=torch.float64, device=self.device)
         self._buffer = torch.empty(0, offset, dtype=torch.float32, device=self.device)
+        self._parts = 1
         self._reserved: torch.Tensor | None = None
         self._rows: torch.Tensor | None = None
         self._hits: list[int] = []
@@ -115,6 +117,14 @@ class Clipper:
     def sensitivity(self) -> float:
         """How far adding or removing one unit can move the sum, in L2."""
         return self.clip_norm
+
+    def divide(self, parts: int) -> None:
+        """Clip `parts` parts of a unit's gradient apart, each to an equal share of the clip norm.
+
+        Their sum has at most the clip norm, so the sensitivity stays. `accumulate` is then given a
+        number of its own for each part of a unit. Gradients that are given to it stay whole.
+        """
+        self._parts = parts
 
     def reserve(self, coordinates: torch.Tensor) -> None:
         """Keep recorded gradients out of these flat coordinates. Only given ones have a part there.
@@ -207,9 +217,9 @@ class Clipper:
         """Clip the recorded gradients per unit and add them to the sum.
 
         Args:
-            unit_of_record: [records] long; records of one unit carry the same number, and all
-                records of a unit must be in this micro-batch. Recorded rows beyond these are
-                left out.
+            unit_of_record: [records] long; records of one unit (see `divide`: of one part) carry
+                the same number, and all records of a unit must be in this micro-batch. Recorded
+                rows beyond these are left out.
             given: [records, parameters] fp32 gradients that replace the recorded ones, for the
                 canaries of an audit; changed in place.
         """
@@ -225,22 +235,28 @@ class Clipper:
         # of one row. In double: an fp32 norm over a million elements reads up to 1.5e-4 low on
         # processors.
         norms = torch.stack([torch.linalg.vector_norm(row, dtype=torch.float64) for row in rows])
+        parts = self._parts if given is None else 1
+        most = self.clip_norm / parts * (1 - parts * _MARGIN)
         add = self._add_one_by_one if rows.device.type == "cpu" else self._add_together
-        add(rows, norms, list(first.values()))
+        add(rows, norms, most, list(first.values()))
 
-    def _add_one_by_one(self, rows: torch.Tensor, norms: torch.Tensor, owned: list[int]) -> None:
+    def _add_one_by_one(
+        self, rows: torch.Tensor, norms: torch.Tensor, most: float, owned: list[int]
+    ) -> None:
         """Clip and add these rows on a processor, whose cache holds one of them."""
         for row, norm in zip(owned, norms[owned].tolist(), strict=True):
             if math.isfinite(norm):
-                scale = min(1.0, _MARGIN * self.clip_norm / norm) if norm else 1.0
+                scale = min(1.0, most / norm) if norm else 1.0
                 self._sum.add_(rows[row].mul_(scale / self.grid).round_(), alpha=self.grid)
 
-    def _add_together(self, rows: torch.Tensor, norms: torch.Tensor, owned: list[int]) -> None:
+    def _add_together(
+        self, rows: torch.Tensor, norms: torch.Tensor, most: float, owned: list[int]
+    ) -> None:
         """Clip and add these rows without waiting for a GPU.
 
         Contributions are whole multiples of the grid, which add without rounding in any order.
         """
-        scales = (_MARGIN * self.clip_norm / norms).clamp(max=1.0) / self.grid
+        scales = (most / norms).clamp(max=1.0) / self.grid
         counted = torch.zeros(len(rows), dtype=torch.bool)
         counted[owned] = True
         left_out = ~(norms.isfinite() & counted.to(rows.device))

@@ -80,6 +80,8 @@ class Learner:
         max_tokens: the most tokens that an example may have.
         grouping: the result of `try_out` for the model. If None, `try_out` runs before training.
         latents: weights of the losses of latent conditioning, if the model has these parts.
+        lessons: examples of each record, which follow each other. Each kind of lesson has an equal
+            share of the clip norm, or else one that is hard to predict would crowd out the others.
     """
 
     model: Any
@@ -87,6 +89,7 @@ class Learner:
     max_tokens: int
     grouping: Grouping | None = None
     latents: Latents | None = None
+    lessons: int = 1
 
 
 def by_unit(records: Sequence[Record]) -> Units:
@@ -376,6 +379,7 @@ def sanitize(
         )
     trained = [p for p in model.parameters() if p.requires_grad]
     clipper, head = plan.clipper(model), _head(learner)
+    clipper.divide(learner.lessons)
     device = clipper.device
     _without_dropout(model)
     most = settings.micro_batch
@@ -466,7 +470,8 @@ def sanitize(
         for rows, records in zip(groups, ahead(examples, indices, encoder), strict=True):
             fill = filling[len(rows) :]
             losses = _recorded(learner, head, clipper, records, weight, fill, step)
-            clipper.accumulate(torch.tensor([unit for unit, _ in rows]))
+            parts = [unit * learner.lessons + index % learner.lessons for unit, index in rows]
+            clipper.accumulate(torch.tensor(parts))
             total += losses.nan_to_num(0.0, 0.0, 0.0).sum()  # the curve is JSON
         # Every pass over a model that is divided over the ranks needs all of them. What an idle
         # rank computes is 0, because no token is scored. It is dropped all the same.

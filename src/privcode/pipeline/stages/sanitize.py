@@ -56,7 +56,9 @@ def _work(run: RunDirectory) -> Path:
     cut = _look(run, records, own, examples, tokenizer, embeddings)
     canaries = _canaries(run, model)
     latents = run.config.prompts.latent if run.config.prompts.source == "latent" else None
-    learner = Learner(model, tokenizer.pad_token_id, section.max_tokens, latents=latents)
+    learner = Learner(
+        model, tokenizer.pad_token_id, section.max_tokens, None, latents, records.each
+    )
     dp_sgd.attend_plainly(learner)
     most = _micro_batch(run, learner)
     with progress_bar("trial", passes(most)) as progress:

@@ -18,7 +18,7 @@ def recorded(gradients: torch.Tensor, numbers: list[int], parts: int, given: Any
     clipper.divide(parts)
     with clipper.recording(len(gradients)):
         x = torch.eye(3).expand(len(gradients), 3, 3).clone().requires_grad_()
-        # Position k sees the k-th unit vector, so its output's gradient is column k of the weight's.
+        # Position k sees the k-th unit vector: its gradient is column k of the weight's.
         (model(x) * gradients.view(-1, 2, 3).transpose(1, 2)).sum().backward()
     clipper.accumulate(torch.tensor(numbers), given)
     return clipper.take_sum()

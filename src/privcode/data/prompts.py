@@ -61,7 +61,8 @@ class Written(Record):
 class Lessons(Sequence[Record]):
     """What the model is taught of private records: pairs of prompt and answer, made when asked for.
 
-    The pairs of a record follow each other and belong to its unit, so they are clipped together.
+    The pairs of a record follow each other and belong to its unit. Each kind of pair has its share
+    of the unit's clip norm.
     Prompt and code are thereby covered by one guarantee.
 
     - public: the record itself.

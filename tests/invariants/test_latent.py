@@ -3,6 +3,7 @@
 What is compared is the gradient that the optimizer saw, as in `test_mechanism`.
 """
 
+import itertools
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -192,3 +193,23 @@ def test_the_trial_refuses_an_engine_that_contrasts_records_with_each_other(
     learner = Learner(tiny(), 0, 64, latents=SETTINGS)
     with pytest.raises(UserError, match="depends on the others in the batch"):
         dp_sgd.try_out(learner, plan_for().clipper(learner.model), 4)
+
+
+@pytest.mark.parametrize("micro_batch", [1, 2, 3, 5])
+def test_the_trial_has_records_that_are_read_at_every_length_and_next_to_others(
+    monkeypatch: pytest.MonkeyPatch, micro_batch: int
+) -> None:
+    batches: list[list[Example]] = []
+    real = dp_sgd._recorded
+
+    def recorded(learner: Any, head: Any, clipper: Any, examples: Any, *more: Any) -> Any:
+        batches.append(examples)
+        return real(learner, head, clipper, examples, *more)
+
+    monkeypatch.setattr(dp_sgd, "_recorded", recorded)
+    learner = Learner(tiny(), 0, 64, latents=SETTINGS)
+    assert dp_sgd.try_out(learner, plan_for().clipper(learner.model), micro_batch)
+    assert {len(e.ids) for batch in batches for e in batch if e.read} >= {16, 32, 64}
+    reads = [[bool(e.read) for e in batch] for batch in batches]
+    neighbours = {frozenset(pair) for row in reads for pair in itertools.pairwise(row)}
+    assert (frozenset({True, False}) in neighbours) == (micro_batch > 1)

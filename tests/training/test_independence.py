@@ -39,6 +39,7 @@ from privcode.training.independence import (
     Grouping,
     grouping_of,
     has_experts,
+    made_up,
     passes,
     refuse_by_name,
     rope_types,
@@ -395,6 +396,10 @@ def test_of_a_large_micro_batch_the_first_the_last_and_some_between_are_computed
     assert tried(tiny(), micro_batch=40) == "any number"
 
 
+def nine_tokens(length: int, seed: int) -> Example:
+    return made_up(length, torch.arange(9), seed)
+
+
 @pytest.mark.parametrize("seen", range(63))
 def test_a_record_of_a_large_micro_batch_that_its_neighbour_changes_is_found(seen: int) -> None:
     def gradients(examples: Sequence[Example], fill: int) -> torch.Tensor:
@@ -404,7 +409,7 @@ def test_a_record_of_a_large_micro_batch_that_its_neighbour_changes_is_found(see
         return rows
 
     with pytest.raises(UserError, match="module layer: "):
-        grouping_of(gradients, lambda _: "layer", torch.arange(9), 64, 64, 1e-30, WAYS[1:2])
+        grouping_of(gradients, lambda _: "layer", nine_tokens, 64, 64, 1e-30, WAYS[1:2])
 
 
 class Rounding(nn.Module):

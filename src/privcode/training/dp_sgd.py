@@ -269,17 +269,21 @@ def try_out(
         nonlocal calls
         calls += 1
         torch.manual_seed(calls)  # reveals a model that still drops out at random
-        shown = [_with_record(e) if learner.latents and e.ids[0] % 2 else e for e in examples]
-        _recorded(learner, head, clipper, shown, 1.0, [filler] * fill)
+        _recorded(learner, head, clipper, examples, 1.0, [filler] * fill)
         progress(1)
         return clipper.take_rows()[: len(examples)]
+
+    def example(length: int, seed: int) -> Example:
+        made = made_up(length, vocabulary, seed)
+        # Neighbours differ: every other one reads a record, and the first of each set does.
+        return _with_record(made) if learner.latents and seed % 2 == 0 else made
 
     weights = model.get_input_embeddings().weight
     with torch.random.fork_rng():
         return grouping_of(
             gradients,
             clipper.layer_of,
-            vocabulary,
+            example,
             micro_batch,
             learner.max_tokens,
             torch.finfo(weights.dtype).eps,

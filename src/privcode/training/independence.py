@@ -35,6 +35,8 @@ _ALONE = 16
 """The most records of a trial that are computed alone. Their passes take most of its time."""
 Gradients = Callable[[Sequence[Example], int], torch.Tensor]
 """Examples, and how many made-up rows are added -> the gradients [examples, parameters]."""
+Made = Callable[[int, int], Example]
+"""A length in tokens and a seed -> a made-up example."""
 
 # How transformers computes rotary frequencies. "longrope" looks at the longest position of the
 # batch. It is the same for records of one padded length. "dynamic" also remembers it.
@@ -145,7 +147,7 @@ def made_up(length: int, vocabulary: torch.Tensor, seed: int) -> Example:
 def grouping_of(
     gradients: Gradients,
     layer_of: Callable[[int], str],
-    vocabulary: torch.Tensor,
+    example: Made,
     micro_batch: int,
     max_tokens: int,
     precision: float,
@@ -157,7 +159,8 @@ def grouping_of(
     Args:
         gradients: computes gradients of examples of one padded length, as in training.
         layer_of: gives the module that a coordinate of a gradient belongs to.
-        vocabulary: the tokens for made-up examples.
+        example: a made-up one of a length. The seeds of those side by side follow each other, from
+            an even one on.
         micro_batch: the most records in one batch.
         max_tokens: the length of the longest possible record.
         precision: the precision of the model's numbers. A relative difference above its square
@@ -170,7 +173,7 @@ def grouping_of(
     """
     for way in WAYS[2:] if micro_batch == 1 else ways:
         differing = None
-        for expected, got in _pairs(gradients, way, vocabulary, micro_batch, max_tokens):
+        for expected, got in _pairs(gradients, way, example, micro_batch, max_tokens):
             if same(got, expected):
                 continue
             apart = (got - expected).double()
@@ -203,7 +206,7 @@ def _places(count: int) -> list[int]:
 
 
 def _pairs(
-    gradients: Gradients, way: Grouping, vocabulary: torch.Tensor, most: int, max_tokens: int
+    gradients: Gradients, way: Grouping, example: Made, most: int, max_tokens: int
 ) -> Iterable[tuple[torch.Tensor, torch.Tensor]]:
     """Gradients of the same record twice: as computed at first, and in other company.
 
@@ -216,7 +219,7 @@ def _pairs(
     count = 1 if way == "alone" else most
     lengths = sorted({min(16, max_tokens), min(padded(max_tokens // 3), max_tokens), max_tokens})
     sets = [
-        [made_up(max(2, length - i % 8), vocabulary, 1000 * length + i) for i in range(count)]
+        [example(max(2, length - i % 8), 1000 * length + i) for i in range(count)]
         for length in lengths
     ]
 

@@ -81,6 +81,7 @@ def test_public_figures_read_no_private_record(tmp_path: Path) -> None:
         ({"prompts.limit": 100}, False),  # none is left
         ({"prompts.limit": None}, False),
         ({"prompts.source": "synthesised"}, True),
+        ({"prompts.source": "latent"}, True),
         ({"prompts.source": "synthesised", "prompts.file": None}, False),
         ({"prompts.source": "synthesised", "prompts.file": "private.jsonl"}, False),
     ],
@@ -91,7 +92,17 @@ def test_prompts_are_held_against_public_ones_that_were_not_used(
     if file := changes.get("prompts.file"):
         changes |= {"prompts.file": str(tmp_path / file)}
     with run_of(tmp_path, records(50, seed=1), **changes) as run:
-        assert ("prompts told from public" in synthesised(run)) == known
+        declared = run.config.prompts.file
+        assert ("prompts told from public" in synthesised(run, declared)) == known
+
+
+def test_prompts_that_nobody_declared_public_are_not_looked_at(tmp_path: Path) -> None:
+    """A file that a run names and does not draw from may be private, too."""
+    with run_of(tmp_path, records(50, seed=1), **{"prompts.source": "synthesised"}) as run:
+        before = synthesised(run)
+        (tmp_path / "prompts.jsonl").unlink()
+        assert synthesised(run) == figures_of(run, tmp_path / "private.json") == before
+    assert "prompts told from public" not in before
 
 
 def test_a_run_without_pairs_has_no_figures(tmp_path: Path) -> None:

@@ -73,7 +73,7 @@ def compare(config: Config, out: Path) -> dict[str, Any]:
         for each, arm in todo.items():
             if each in waiting and arm.donor in (None, *kept):  # a donor may end later
                 waiting.remove(each)
-                row, seconds = _row(out, each, arm, kept)
+                row, seconds = _row(out, each, arm, kept, config.prompts.public_file)
                 keep_row(out, each, arm, row, seconds)
                 kept[each] = {"row": row, "seconds": seconds}
         _show(_facts(chosen, kept), config.compare.published, out)
@@ -94,11 +94,16 @@ def compare(config: Config, out: Path) -> dict[str, Any]:
 
 
 def _row(
-    out: Path, name: str, arm: Arm, kept: Mapping[str, Mapping[str, Any]]
+    out: Path,
+    name: str,
+    arm: Arm,
+    kept: Mapping[str, Mapping[str, Any]],
+    declared: str | None,
 ) -> tuple[dict[str, Any], float | None]:
     """The row of an arm that has ended, and what its own stages took, from the files of its run.
 
-    An arm whose stages are its donor's has the donor's junior, and the junior's score.
+    An arm whose stages are its donor's has the donor's junior, and the junior's score. `declared`
+    is the comparison's own file of public prompts: its arms may write theirs.
     """
     mine = done_in(out / name)
     theirs = done_in(out / arm.donor) if arm.donor else {}
@@ -108,7 +113,7 @@ def _row(
         taken = run.seconds()
         funnel, leaks = results.funnel(run), results.leaks(run)
         by_place = results.leaks_by_place(run)
-        made = figures_of(run, out / "private" / f"{name}.json")
+        made = figures_of(run, out / "private" / f"{name}.json", declared)
     public = arm.config.data.public
     figures = row(
         arm,

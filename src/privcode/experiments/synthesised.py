@@ -30,14 +30,15 @@ from privcode.syntax.fences import code_in
 Figures = dict[str, float]
 
 
-def figures_of(run: RunDirectory, private: Path) -> Figures:
+def figures_of(run: RunDirectory, private: Path, declared: str | None = None) -> Figures:
     """What may be shown of the accepted pairs: `synthesised`, and `against_private` of public data.
 
     Args:
         run: whose pairs.
         private: the file for `against_private` of private data, for its owner's eyes.
+        declared: a file of prompts that the owner declared public.
     """
-    found, inside = synthesised(run), against_private(run, run.private)
+    found, inside = synthesised(run, declared), against_private(run, run.private)
     if is_public(run.config, read_ledger(run.ledger)):
         return found | inside
     if inside:
@@ -45,13 +46,17 @@ def figures_of(run: RunDirectory, private: Path) -> Figures:
     return found
 
 
-def synthesised(run: RunDirectory) -> Figures:
+def synthesised(run: RunDirectory, declared: str | None = None) -> Figures:
     """Figures of the accepted pairs, by name; empty if the run made none.
 
     "pairs"; of "prompts" and "programs": "distinct …", "distinct-1 …" to "distinct-3 …" and
     "likeness of …" (`measures`); "prompts told from public" with "… low" and "… high"
     (`measures.told_apart`) from public prompts that synthesis did not use, if there are any;
     "operations" and "wordings" in the exercise world.
+
+    Args:
+        run: whose pairs.
+        declared: a file of prompts that is public, in addition to the one that the run draws from.
     """
     pairs = pairs_in(run.accepted) if run.accepted.exists() else []
     if not pairs:
@@ -66,7 +71,7 @@ def synthesised(run: RunDirectory) -> Figures:
         found[f"distinct {name}"] = measures.distinct_share(texts)
         found |= {f"distinct-{n} {name}": measures.distinct_ngrams(some, n) for n in (1, 2, 3)}
         found[f"likeness of {name}"] = measures.self_similarity(some)
-    found |= _told("public", prompts, _unused(run))
+    found |= _told("public", prompts, _unused(run, declared))
     if text_of(run.config.validate_.execution.prelude) == prelude():
         found |= coverage(prompts, [code for code, _ in programs])
     return _rounded(found)
@@ -125,14 +130,17 @@ def _tokens(code: str, language: str) -> list[str]:
         return measures.words(code)
 
 
-def _unused(run: RunDirectory) -> list[str]:
+def _unused(run: RunDirectory, declared: str | None) -> list[str]:
     """Public prompts of the config's file that synthesis does not draw from.
 
-    A run that writes its prompts may still name a file: it counts, unless it is the private data.
+    A run that writes its prompts may still name a file. With `source: public` alone the owner says
+    that a file is public, so it counts only if it is `declared`, and is not the private data.
     """
     section, source = run.config.prompts, run.config.data.source
     file = section.file
-    if not file or not is_local(file) or (section.source != "public" and not_public(file, source)):
+    if not file or not is_local(file):
+        return []
+    if section.source != "public" and (file != declared or not_public(file, source)):
         return []
     every = read_prompts(file, section.column, input=section.input, suffix=section.suffix)
     return every[section.limit or len(every) :]

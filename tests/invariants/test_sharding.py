@@ -5,6 +5,7 @@ Under torchrun this file is also the script that the ranks run (see `work`).
 
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +15,11 @@ from peft import LoraConfig, get_peft_model
 from torch.distributed.tensor import DTensor
 from transformers import LlamaConfig, LlamaForCausalLM
 
+from privcode.data.settings import Latent as Latents
 from privcode.distributed import from_first, rank, start, world
 from privcode.exercises.corpus import private_records, public_prompts
 from privcode.files import write_jsonl
-from privcode.models import save_model
+from privcode.models import attach_latent, save_model
 from privcode.models.sharding import is_sharded, mesh_of, shard
 from privcode.privacy.ledger import Ledger, read_ledger
 from privcode.privacy.plan import PrivacyPlan, make_plan
@@ -28,6 +30,7 @@ from privcode.training.settings import Sanitize, Syntax
 from tests.helpers.launched import kill, started, torchrun
 
 STEPS = 4
+LATENTS = Latents(size=4, prefix=2, contrasted=5)
 UNITS = [[i] for i in range(20)] + [[i, i + 1, i + 2] for i in range(20, 35, 3)]
 MODELS: dict[str, dict[str, Any]] = {
     "plain": {},
@@ -44,18 +47,26 @@ SCENARIOS = (
     "tied, always as many",
     "plain, alone",
     "plain, with canaries",
+    "plain, with vectors",
+    "recomputed, with vectors",
 )
 
 
-def examples() -> list[Example]:
-    """Ragged, some without a structural token, and some without a scored one."""
+def examples(vectors: bool = False) -> list[Example]:
+    """Ragged, some without a structural token, and some without a scored one.
+
+    With `vectors`, every other one reads a record, longer or shorter than itself.
+    """
     generator = torch.Generator().manual_seed(2)
     made = []
     for index in range(35):
         length = 6 + index * 7 % 40
         ids = torch.randint(1, 64, (length,), generator=generator).tolist()
         structure = tuple(i > 1 and i % 2 == 0 and index % 3 > 0 for i in range(length))
-        made.append(Example(tuple(ids), length if index % 11 == 0 else 2, structure))
+        one = Example(tuple(ids), length if index % 11 == 0 else 2, structure)
+        if vectors and index % 2:
+            one = replace(one, read=one.ids[: 3 + index % 5] * (1 + index % 3), read_start=3)
+        made.append(one)
     return made
 
 
@@ -92,8 +103,10 @@ def tiny(scenario: str) -> Any:
     if kind == "recomputed":
         base.gradient_checkpointing_enable({"use_reentrant": False})
     model = get_peft_model(base, LoraConfig(r=4, target_modules=["q_proj", "down_proj"]))
+    if "vectors" in scenario:
+        attach_latent(model, LATENTS.size, LATENTS.prefix)
     for name, parameter in model.named_parameters():
-        if "lora_B" in name:
+        if "lora_B" in name or "decoder" in name:
             torch.nn.init.normal_(parameter, std=0.1)
     return model
 
@@ -125,10 +138,12 @@ def work(scenario: str, folder: Path, divided: bool) -> None:
     if scenario.endswith("canaries"):
         canaries = GradientCanaries(plan, sum(p.numel() for p in trained), 200, 0)
     grouping: Any = next((g for g in ("always as many", "alone") if g in scenario), None)
-    learner, ledger = Learner(model, 0, 64, grouping), from_first(begun)
+    vectors = "vectors" in scenario
+    learner = Learner(model, 0, 64, grouping, LATENTS if vectors else None)
+    ledger = from_first(begun)
     checkpoint = folder / "checkpoint.pt"
     curve = sanitize(
-        learner, examples(), UNITS, plan, settings, ledger, checkpoint, canaries=canaries
+        learner, examples(vectors), UNITS, plan, settings, ledger, checkpoint, canaries=canaries
     )
     if rank() == 0:
         save_model(model, folder / "adapter", base="tiny")

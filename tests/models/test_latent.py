@@ -14,14 +14,19 @@ from privcode.errors import UserError
 from privcode.generation import Sampling, Weights
 from privcode.generation.local import LocalGenerator, load
 from privcode.models import (
+    Latent,
     asking,
     attach_latent,
     attach_lora,
+    context_length,
     load_latent,
     load_model,
     load_tokenizer,
+    prompt_tokens,
     save_model,
+    saving,
 )
+from privcode.models.latent import save_latent
 from privcode.training.examples import lesson
 from privcode.training.likelihood import record_log_probabilities
 
@@ -43,7 +48,9 @@ def records() -> list[Record]:
     ]
 
 
-def test_what_was_kept_is_read_back_and_another_model_has_none(tmp_path: Path) -> None:
+def test_what_was_kept_is_read_back_and_another_model_has_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     model = junior(1.0)
     save_model(model, tmp_path / "adapter", base=JUNIOR)
     found = load_latent(tmp_path / "adapter")
@@ -52,6 +59,10 @@ def test_what_was_kept_is_read_back_and_another_model_has_none(tmp_path: Path) -
         assert torch.equal(found.state_dict()[name], value), name
     save_model(attach_lora(load_model(JUNIOR), 2, 4, 0.0), tmp_path / "other", base=JUNIOR)
     assert load_latent(tmp_path / "other") is None
+    with monkeypatch.context() as patched:
+        patched.setattr(saving, "save_latent", lambda latent, to: save_latent(Latent(4, 3, 2), to))
+        with pytest.raises(UserError, match="is not the model in memory"):
+            save_model(model, tmp_path / "adapter", base=JUNIOR)
     (tmp_path / "adapter" / "latent.safetensors").write_bytes(b"x" * 99)
     with pytest.raises(UserError, match=r"latent\.safetensors: cannot be read; restore"):
         load_latent(tmp_path / "adapter")
@@ -88,6 +99,19 @@ def test_a_text_after_a_prefix_is_the_models_own_continuation() -> None:
             if ids[-1] == tokenizer.eos_token_id:
                 break
         assert tokenizer.decode(ids[len(row) :], skip_special_tokens=True) == text
+
+
+def test_a_prompt_leaves_room_for_its_prefix_or_is_too_long() -> None:
+    model, tokenizer = junior(), load_tokenizer(JUNIOR)
+    generator = LocalGenerator(model, tokenizer, 2, model.latent)
+    context, sampling = context_length(model.config), Sampling(max_new_tokens=9, latent=True)
+    text = "x" + " x" * (context - 5)
+    assert len(prompt_tokens(tokenizer, text)) == context - 4
+    assert generator.fits(text)
+    assert len(generator.generate([text], sampling)) == 1
+    assert not generator.fits(f"{text} x")
+    with pytest.raises(UserError, match="shorten it or choose a model with a longer context"):
+        generator.generate([f"{text} x"], sampling)
 
 
 def test_a_prompt_is_scored_for_its_own_record_and_in_any_company() -> None:

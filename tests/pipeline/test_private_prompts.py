@@ -24,6 +24,7 @@ from privcode.pipeline.changes import fixed
 from privcode.pipeline.run import Run
 from privcode.pipeline.stages.boost import private_pairs
 from privcode.privacy.plan import make_plan
+from privcode.release.bundle import model_files
 from privcode.release.verify import verify_bundle
 from privcode.training.dp_sgd import by_unit
 from privcode.training.examples import collate, encode
@@ -170,6 +171,13 @@ def test_a_run_needs_no_prompts_file_and_its_bundle_says_what_is_covered(config:
         assert results.verify(run)["steps"] == 3
         assert source in SOURCES
         assert (run.junior / "latent.safetensors").exists() == (source == "latent")
+
+
+def test_a_model_that_writes_no_prompts_has_no_vector_and_can_be_released(config: Config) -> None:
+    out = Path(config.data.source).parent / "dpft"
+    with Run(with_settings(config, {"method": "dpft"}, "test"), out) as run:
+        run.do("sanitize")
+        model_files([path.name for path in run.premium.iterdir()], str(run.premium))
 
 
 def test_a_killed_synthesis_goes_on_with_the_prompts_it_has(config: Config) -> None:

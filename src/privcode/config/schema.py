@@ -15,7 +15,7 @@ from privcode.audit.settings import Audit
 from privcode.cluster.settings import Scale
 from privcode.config.several import Compare, Method, Sweep
 from privcode.data.rows import files_of
-from privcode.data.settings import Data, Prompts
+from privcode.data.settings import Data, Latent, Prompts
 from privcode.fields import Section
 from privcode.generation.settings import Synthesize
 from privcode.models.settings import Model
@@ -136,6 +136,12 @@ class Config(Section):
         for tasks in self.evaluate.tasks:
             yield "evaluate.tasks.file", tasks.file
             yield "evaluate.tasks.prelude", tasks.prelude or ""
+
+    @property
+    def latent(self) -> Latent | None:
+        """The latent vector of the model that DP-SGD tunes. None if nothing is written for one."""
+        written = self.method == "privcode" and self.prompts.source == "latent"
+        return self.prompts.latent if written else None
 
     @property
     def sanitized(self) -> Model:

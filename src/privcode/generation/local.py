@@ -55,7 +55,8 @@ class LocalGenerator:
         The longest prompt of a batch may leave less room in the context than `max_new_tokens`.
         The batch then stops where the context ends.
         """
-        tokens = encoded(self.tokenizer, prompts, context_length(self.model.config))
+        room = context_length(self.model.config) - self._prefix(sampling.latent)
+        tokens = encoded(self.tokenizer, prompts, room)
         copies = sampling.n if sampling.temperature > 0 else 1
         # Longest first: a batch that does not fit in memory fails at once, not after an hour.
         rows = sorted(
@@ -113,7 +114,7 @@ class LocalGenerator:
     def _continue(self, batch: list[list[int]], sampling: Sampling) -> list[str]:
         """One continuation of each row of token ids, drawn with the global random generator."""
         device = self.model.device
-        prefix = self.latent.prefix if sampling.latent and self.latent else 0
+        prefix = self._prefix(sampling.latent)
         ids = [torch.tensor(row, device=device) for row in batch]
         longest = max(len(row) for row in batch)
         room = context_length(self.model.config) - longest - prefix
@@ -158,7 +159,12 @@ class LocalGenerator:
 
     def fits(self, prompt: str) -> bool:
         """Whether `prompt` leaves room for an answer in the model's context."""
-        return len(prompt_tokens(self.tokenizer, prompt)) < context_length(self.model.config)
+        room = context_length(self.model.config) - self._prefix(True)
+        return len(prompt_tokens(self.tokenizer, prompt)) < room
+
+    def _prefix(self, latent: bool) -> int:
+        """Virtual tokens before a text, which is written for a z if `latent` says so."""
+        return self.latent.prefix if latent and self.latent else 0
 
 
 def load(weights: Weights, batch_size: int) -> LocalGenerator:

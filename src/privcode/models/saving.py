@@ -18,7 +18,7 @@ from torch.distributed.fsdp import FSDPModule
 
 from privcode.errors import UserError
 from privcode.files import failed_write, read_json, write_json
-from privcode.models.latent import save_latent
+from privcode.models.latent import Latent, load_latent, save_latent
 from privcode.models.loading import public_name
 
 
@@ -56,9 +56,9 @@ def save_model(
                     config[name].sort()
             config["base_model_name_or_path"] = public_name(base)
             write_json(adapter, config)
-        _refuse_other(model, temporary, output, weights)
         if latent := getattr(model, "latent", None):
             save_latent(latent, temporary)
+        _refuse_other(model, temporary, output, weights)
         os.sync()
         shutil.rmtree(output, ignore_errors=True)
         os.replace(temporary, output)
@@ -101,6 +101,13 @@ def _public_tokens(model: Any) -> torch.Tensor:
     return ids
 
 
+def _same_latent(ours: Latent | None, read: Latent | None) -> bool:
+    if ours is None or read is None:
+        return ours is read
+    found = read.state_dict()
+    return all(torch.equal(found[n], part.cpu()) for n, part in ours.state_dict().items())
+
+
 def _refuse_other(
     model: Any, written: Path, output: Path, weights: dict[str, torch.Tensor] | None
 ) -> None:
@@ -119,6 +126,7 @@ def _refuse_other(
         )
         model.delete_adapter("written")
         model.train(training)
+        same = same and _same_latent(getattr(model, "latent", None), load_latent(written))
     else:
         kind: Any = next(k for k in type(model).__mro__ if not issubclass(k, FSDPModule))
         loaded = kind.from_pretrained(written, dtype=model.dtype).state_dict()

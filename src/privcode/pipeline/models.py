@@ -137,8 +137,7 @@ def _with_adapter(run: RunDirectory, device: str | None = None) -> Any:
     torch.manual_seed(run.config.sanitize.seed)  # the adapter's start
     lora = section.lora
     adapted = attach_lora(model, lora.r, lora.alpha, lora.dropout, lora.targets)
-    if run.config.prompts.source == "latent":
-        latent = run.config.prompts.latent
+    if latent := run.config.latent:
         attach_latent(adapted, latent.size, latent.prefix)
     return adapted
 

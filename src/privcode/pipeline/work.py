@@ -249,7 +249,7 @@ def _sanitize(config: Config, counts: Counts, lengths: Lengths) -> list[Demand]:
     section, privacy, settings = config.sanitized, config.privacy, config.sanitize
     syntax = settings.syntax.schedule != "off"
     operations = FORWARD + BACKWARD["lora"]
-    operations += FORWARD * (syntax or config.prompts.source == "latent")  # the untuned model
+    operations += FORWARD * (syntax or config.latent is not None)  # the untuned model
     operations += FORWARD * section.gradient_checkpointing  # activations once more
     drawn = privacy.steps * privacy.batch / privacy.units * records_of(config)
     drawn *= lessons_of(config)

@@ -55,7 +55,7 @@ def _work(run: RunDirectory) -> Path:
     examples = _examples(run, records, tokenizer)
     cut = _look(run, records, own, examples, tokenizer, embeddings)
     canaries = _canaries(run, model)
-    latents = run.config.prompts.latent if run.config.prompts.source == "latent" else None
+    latents = run.config.latent
     learner = Learner(
         model, tokenizer.pad_token_id, section.max_tokens, None, latents, records.each
     )
@@ -110,8 +110,8 @@ def _work(run: RunDirectory) -> Path:
 def _examples(run: RunDirectory, records: Sequence[Record], tokenizer: Any) -> Encoded:
     """The records as examples, which are made when a step draws them."""
     section, syntax = run.config.sanitized, run.config.sanitize.syntax.schedule != "off"
-    asking, prompts = asking_of(section, tokenizer), run.config.prompts
-    prefix = prompts.latent.prefix if prompts.source == "latent" else 0
+    asking, latent = asking_of(section, tokenizer), run.config.latent
+    prefix = latent.prefix if latent else 0
 
     def make(record: Record, structure: bool) -> tuple[Example, bool]:
         return lesson(

@@ -100,9 +100,8 @@ def test_without_privacy_prompts_are_learned_where_they_are_secret(
     with Run(config, tmp_path / "run") as run:
         pairs = private_pairs(run)
     records = [(row["prompt"], row["code"]) for row in private_records(10, seed=1)[:8]]
-    secret = (
-        source == "synthesised"
-    )  # where the prompt is described, code alone is learned under DP
+    # Where the prompt is described, code alone is learned under DP.
+    secret = source in ("synthesised", "latent")
     written = [("A problem, please.", prompt) for prompt, _ in records]
     assert set(records) <= set(pairs)
     assert (set(written) <= set(pairs)) == secret

@@ -27,7 +27,7 @@ import sys
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from multiprocessing.connection import Connection
 from typing import Any
 
@@ -156,9 +156,7 @@ def stepper(
         width = max(sizes)
         block = Example((0,) * width, width - 1, (False,) * width)
         batches = [collate([*(examples[i] for i in group), block], 0, device) for group in groups]
-        batches = [
-            type(b)(b.ids[:-1], b.attention[:-1], b.scored[:-1], b.structure[:-1]) for b in batches
-        ]
+        batches = [type(b)(*(part[:-1] for part in astuple(b))) for b in batches]
     else:
         widths = [padded(max(sizes[i] for i in group), shape.tokens) for group in groups]
         batches = [

@@ -7,6 +7,19 @@ import sys
 from pathlib import Path
 
 
+ROOT = Path(__file__).parents[2]
+
+
+def _environment() -> dict[str, str]:
+    """That of the processes, which are scripts and import this folder as this test run does."""
+    paths = [str(ROOT), os.environ.get("PYTHONPATH", "")]
+    return {
+        **os.environ,
+        "OMP_NUM_THREADS": "1",
+        "PYTHONPATH": os.pathsep.join(filter(None, paths)),
+    }
+
+
 def command(ranks: int, *program: str | Path) -> list[str]:
     """The command that starts `ranks` processes: a script, or "-m" and a module; and arguments."""
     launcher = ["torch.distributed.run", "--standalone", f"--nproc_per_node={ranks}"]
@@ -20,7 +33,7 @@ def torchrun(ranks: int, *program: str | Path) -> subprocess.CompletedProcess[st
         capture_output=True,
         text=True,
         check=False,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        env=_environment(),
         timeout=600,
     )
 
@@ -30,7 +43,7 @@ def started(ranks: int, folder: Path, *program: str | Path) -> subprocess.Popen[
     return subprocess.Popen(
         command(ranks, *program),
         cwd=folder,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        env=_environment(),
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,

@@ -222,7 +222,9 @@ def test_the_noise_is_fixed_once_sanitize_has_begun_and_the_threshold_is_not(
 ) -> None:
     for noise in (None, 3.0):
         changed = with_settings(config, {"prompts.histogram.noise_multiplier": noise}, "test")
-        assert "histogram and latent decide what sanitize trains on" in (fixed(config, changed, ()) or "")
+        assert "histogram and latent decide what sanitize trains on" in (
+            fixed(config, changed, ()) or ""
+        )
         assert settings_digest(changed.model_dump(by_alias=True)) != settings_digest(
             config.model_dump(by_alias=True)
         )

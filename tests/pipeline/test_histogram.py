@@ -1,7 +1,5 @@
 """A histogram is spent once, noted before it is released, and followed by what is synthesised."""
 
-import subprocess
-import sys
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
@@ -30,6 +28,7 @@ from privcode.privacy.ledger import Ledger, read_ledger, spent_in
 from privcode.privacy.registry import registered
 from privcode.release.verify import verify_bundle
 from tests.helpers.commands import privcode
+from tests.helpers.launched import torchrun
 
 CONFIG = """\
 data: {source: private.jsonl, language: python}
@@ -275,11 +274,8 @@ def test_two_processes_draw_one_histogram(tmp_path: Path) -> None:
     (tmp_path / "privcode.yaml").write_text(CONFIG.replace("cryptographic", "reproducible"))
     with Run(config, tmp_path / "one") as run:
         run.do("sanitize")
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
-    command += ["-m", "privcode", "sanitize", str(tmp_path / "privcode.yaml")]
-    done = subprocess.run(
-        [*command, "--out", str(tmp_path / "two")], capture_output=True, text=True, check=False
-    )
+    command = ["-m", "privcode", "sanitize", tmp_path / "privcode.yaml", "--out", tmp_path / "two"]
+    done = torchrun(2, *command)
     assert done.returncode == 0, done.stderr
     one, two = (
         read_ledger(tmp_path / name / "private" / "ledger.jsonl") for name in ("one", "two")

@@ -63,7 +63,7 @@ class _Some(dict[Any, int]):
 
 
 def wanted(config: Config) -> tuple[dict[Doing, Sampled | None], list[str], list[str]]:
-    """The kinds of work in a config and all its arms; languages of programs; what is left out."""
+    """The kinds of work in a config and all its arms, the languages, and what is left out."""
     runs = [config]
     if config.compare != Compare():
         runs = [arm.config for arm in arms(config).values()]

@@ -55,7 +55,7 @@ not covered       settings chosen by looking at runs that are not counted below"
 
 @dataclass(frozen=True)
 class Assumed:
-    """What `plan` takes to be so, beside the config.
+    """What `plan` takes to be so, in addition to the config.
 
     Attributes:
         rates: measured ones.

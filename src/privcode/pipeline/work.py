@@ -135,7 +135,7 @@ def size_of(name: str, r: int = 1, targets: tuple[str, ...] = ()) -> Size:
 
 
 def memory(config: Config, processes: int = 1) -> int | None:
-    """Bytes that DP-SGD holds beside activations, by one process; None if unknown.
+    """Bytes that DP-SGD holds without activations, by one process. None if unknown.
 
     The weights, of which each of `processes` has its part with `sanitize.shard`; in fp32 the
     adapter, its clipped sum, noise, gradient and two moments; and a row of per-record gradients

@@ -25,10 +25,7 @@ from privcode.privacy.noise import gaussian
 from privcode.privacy.sampling import poisson_sample
 from privcode.release import verify
 from privcode.training import loss
-
-sandboxed = pytest.mark.skipif(
-    not any(found.available for found in sandboxes()), reason="no sandbox works on this machine"
-)
+from tests.helpers.sandboxed import sandboxed
 
 
 def run(test: Callable[[], str]) -> Check:

@@ -14,14 +14,11 @@ from privcode.config import parse_config
 from privcode.doctor import measure as measuring
 from privcode.doctor.measure import measure, pieces, wanted
 from privcode.errors import UserError
-from privcode.execution import sandboxes
 from privcode.models import load_tokenizer
 from privcode.models.tokens import answer_tokens
 from privcode.pipeline.rates import read_rates
+from tests.helpers.sandboxed import sandboxed
 
-sandboxed = pytest.mark.skipif(
-    not any(found.available for found in sandboxes()), reason="no sandbox works on this machine"
-)
 LORA = {"r": 2, "alpha": 4}
 JUNIOR = {"model": "bundled:junior", "lora": LORA, "max_tokens": 64}
 # No file of it is there.

@@ -20,17 +20,13 @@ from privcode.console import say
 from privcode.data import records
 from privcode.doctor.replay import CHANGES, UNITS, Seen, World, neighbour, play, replay, world
 from privcode.errors import UserError
-from privcode.execution import sandboxes
 from privcode.files import write_text
 from privcode.pipeline import directory, run, topics
 from privcode.pipeline.stages import audit, sanitize
 from privcode.privacy import PrivacyPlan
 from privcode.privacy.clipping import Clipper
 from privcode.training import dp_sgd, examples
-
-sandboxed = pytest.mark.skipif(
-    not any(found.available for found in sandboxes()), reason="no sandbox works on this machine"
-)
+from tests.helpers.sandboxed import sandboxed
 
 
 def same(here: World, cases: list[tuple[str, int]]) -> None:

@@ -2,6 +2,8 @@
 
 import io
 import json
+import os
+import signal
 import subprocess
 import sys
 from contextlib import redirect_stderr, redirect_stdout
@@ -382,3 +384,31 @@ def test_the_command_itself_exits_with_two_and_no_traceback() -> None:
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 2
     assert done.stderr == "privcode: none.yaml: cannot be read (No such file or directory)\n"
+
+
+def test_the_line_that_an_error_ends_with_is_said_also_if_a_launcher_stops_the_process_then(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def ending(error: Exception) -> tuple[int, str]:
+        os.kill(os.getpid(), signal.SIGTERM)
+        return 2, str(error)
+
+    monkeypatch.setattr(sys.modules["privcode.cli.app"], "_ending", ending)
+    before = signal.getsignal(signal.SIGTERM)
+    refused(privcode("plan", "nowhere.yaml"), "nowhere.yaml")
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
+def test_a_process_of_several_that_is_told_to_stop_twice_says_so_once(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def stop(*_: object, **__: object) -> bool:
+        os.kill(os.getpid(), signal.SIGTERM)
+        return True
+
+    monkeypatch.setattr(sys.modules["privcode.cli.app"], "app", stop)
+    monkeypatch.setattr(sys.modules["privcode.cli.app"], "_several", lambda: True)
+    monkeypatch.setattr("privcode.distributed.first_to_tell", stop)
+    done = privcode("boost", "privcode.yaml")
+    assert done.returncode == 143
+    assert done.stderr.count("another process of this run ended") == 1

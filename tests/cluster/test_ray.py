@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -110,11 +111,12 @@ def chunks(partial: Path) -> int:
 def workers(node: Any, call: str) -> list[psutil.Process]:
     """The worker processes of a machine that are in the middle of this call."""
     raylet = next(info.process.pid for info in node.all_processes["raylet"])
-    return [
-        child
-        for child in psutil.Process(raylet).children(recursive=True)
-        if call in " ".join(child.cmdline())
-    ]
+    found = []
+    for child in psutil.Process(raylet).children(recursive=True):
+        with suppress(psutil.NoSuchProcess):  # it has ended since
+            if call in " ".join(child.cmdline()):
+                found.append(child)
+    return found
 
 
 @needs_ray
@@ -126,10 +128,9 @@ def test_a_killed_worker_and_a_killed_machine_change_nothing(
     partial = run / "synthetic" / ".raw.jsonl.partial"
     process = start("synthesize", config, "--out", run)
     machines = (cluster.head_node, second)
-    wait_for(lambda: any(workers(node, "_Worker.do") for node in machines), process)
-    busy = [worker for node in machines for worker in workers(node, "_Worker.do")]
-    busy[0].send_signal(signal.SIGKILL)
-    wait_for(lambda: chunks(partial) and workers(second, "_Worker"), process)
+    wait_for(lambda: all(workers(node, "_Worker.do") for node in machines), process)
+    workers(cluster.head_node, "_Worker.do")[0].send_signal(signal.SIGKILL)
+    wait_for(lambda: chunks(partial), process)  # of the other machine: a new worker starts slowly
     cluster.remove_node(second, allow_graceful=False)
     assert chunks(partial) < CHUNKS
     finished(process)

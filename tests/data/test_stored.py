@@ -225,7 +225,7 @@ def test_a_run_trains_on_what_plain_lists_would_hold(
     assert counts["held_out"] == len(beside)
     assert data.fingerprint == fingerprint(eager.records)
     assert data.exact == exact(eager.records)
-    again = DataIdentity(eager.records)
+    again = DataIdentity(stored(eager.records))
     assert (again.fingerprint, again.exact) == (data.fingerprint, data.exact)
     found, counts, _ = private_records(config, limit)
     whole = [*own[:limit], *found[len(found) - counts["canaries"] :]]

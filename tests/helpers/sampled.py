@@ -18,7 +18,7 @@ privacy: {epsilon: null, noise_multiplier: 1.0, delta: 1.0e-3, units: 40, batch:
 prompts: {source: public, file: prompts.jsonl}
 junior: {model: "bundled:junior", lora: {r: 2, alpha: 4}}
 premium: {model: "bundled:premium"}
-synthesize: {max_new_tokens: 24}
+synthesize: {max_new_tokens: 64}
 validate: {execution: {prelude: house.py, cpu_seconds: 2}, round_trip: {threshold: -1}}
 evaluate:
   tasks: [{name: house, file: tasks.jsonl, prelude: house.py, instruction: "{problem}"}]

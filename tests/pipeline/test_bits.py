@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from privcode.config import load_config
-from privcode.data.records import Record, Unit
+from privcode.data.records import Record, Unit, stored
 from privcode.pipeline import budget, directory
 from privcode.pipeline.budget import begin
 from privcode.pipeline.private import DataIdentity
@@ -25,7 +25,7 @@ prompts: {source: public, file: prompts.jsonl}
 junior: {model: "bundled:junior"}
 premium: {model: "bundled:premium"}
 """
-DATA = DataIdentity([Record("p", "code", None, Unit("row", "row-1"), 1)])
+DATA = DataIdentity(stored([Record("p", "code", None, Unit("row", "row-1"), 1)]))
 
 
 @pytest.fixture
@@ -130,7 +130,7 @@ def test_a_ledger_from_before_machines_were_noted_is_not_taken_for_the_same_bits
 def test_another_language_of_a_record_is_another_run(config: Path) -> None:
     begun(config, "a")
     (record,) = DATA.records
-    other = DataIdentity([Record(record.prompt, record.completion, "java", record.unit, 1)])
+    other = DataIdentity(stored([Record(record.prompt, record.completion, "java", record.unit, 1)]))
     assert other.fingerprint == DATA.fingerprint
     begun(config, "b", other)
     assert len({entry["run"] for entry in registered()}) == 2

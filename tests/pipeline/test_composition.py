@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from privcode.config import digest, load_config
-from privcode.data.records import Record, Unit
+from privcode.data.records import Record, Unit, stored
 from privcode.errors import UserError
 from privcode.experiments.compare import keep
 from privcode.files import read_sealed, sha256_file, write_sealed
@@ -37,10 +37,10 @@ premium: {model: "bundled:premium"}
 def data_of(name: str, count: int = 30) -> DataIdentity:
     """Made-up data; of another name they have no text in common."""
     return DataIdentity(
-        [
+        stored(
             Record(f"{name}, {i}", f"x = {name!r}, {i}", None, Unit("row", f"row-{i}"), i)
             for i in range(count)
-        ]
+        )
     )
 
 

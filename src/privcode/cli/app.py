@@ -111,6 +111,7 @@ def main() -> None:
     except Exception as error:
         if os.environ.get("PRIVCODE_DEBUG"):
             raise
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # a launcher must not cut the last line off
         code, line = _ending(error)
         _tell(f"privcode: {line}")
     except SystemExit as stop:  # told to stop, by a launcher if another of its processes ended
@@ -175,5 +176,6 @@ def _ending(error: Exception) -> tuple[int, str]:
 
 
 def _terminated(*_: object) -> NoReturn:
-    """Told to stop: as an error, so that what is half-written is removed."""
+    """Told to stop: as an error, so that what is half-written is removed. Once is enough."""
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
     raise SystemExit(143)

@@ -11,7 +11,7 @@ Does not: know what a row means, or change one.
 
 import mmap
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from itertools import chain
 from pathlib import Path
@@ -50,8 +50,13 @@ class Table:
         at = index - int(self._starts[batch])
         return tuple(column[at].as_py() for column in self._batch(batch).columns)
 
-    def rows(self, indices: np.ndarray | None = None) -> Iterator[Fields]:
-        """The rows with these ascending numbers, one after the other. Default: all."""
+    def rows(
+        self, indices: np.ndarray | None = None, names: Sequence[str] | None = None
+    ) -> Iterator[Fields]:
+        """The rows with these ascending numbers, one after the other. Default: all.
+
+        `names`: the fields that are wanted. Default: all.
+        """
         for batch, (first, end) in enumerate(zip(self._starts, self._starts[1:], strict=False)):
             wanted = None
             if indices is not None:
@@ -60,6 +65,7 @@ class Table:
                     continue
                 wanted = here - first if len(here) < end - first else None
             found = self._batch(batch)
+            found = found if names is None else found.select(names)
             found = found if wanted is None else found.take(pa.array(wanted))
             yield from zip(*(column.to_pylist() for column in found.columns), strict=True)
 

@@ -151,8 +151,10 @@ def value_of(row: Row, field: str) -> Any:
     Raises:
         BadField: there is no such field.
     """
+    if field in row:
+        return row[field]
     value: Any = row
-    for part in [field] if field in row else field.split("."):
+    for part in field.split("."):
         if value is None:  # a nested column that this row leaves empty
             return None
         if not isinstance(value, dict) or part not in value:
@@ -174,7 +176,10 @@ def text_field(row: Row, field: str) -> str:
     Raises:
         BadField: absent, null, NaN, not a string, blank, or not encodable (lone surrogates).
     """
-    value = value_of(row, field)
+    return _text(value_of(row, field), field)
+
+
+def _text(value: Any, field: str) -> str:
     if value is None:
         raise BadField(field, "null", "fill it or drop the row")
     if isinstance(value, float) and math.isnan(value):
@@ -254,7 +259,7 @@ def _said(row: Row, field: str, who: str, columns: Columns) -> str:
     value = value_of(row, field)
     both = columns.prompt == columns.code
     if not _is_chat(value):
-        text = text_field(row, field)
+        text = _text(value, field)
         if both:
             raise BadField(field, "not a list of turns", "name another column for the code")
         return text
@@ -277,6 +282,6 @@ def _said(row: Row, field: str, who: str, columns: Columns) -> str:
     for needed in ("user", "assistant") if both else (who,):
         if needed not in roles:
             raise BadField(field, f"no turn of the {needed}", instead)
-    text = text_field({field: turns[first + roles.index(who)][1]}, field)
+    text = _text(turns[first + roles.index(who)][1], field)
     system = _text_or_blank({field: turns[0][1]}, field) if first and who == "user" else ""
     return f"{system}\n\n{text}" if system.strip() else text

@@ -135,6 +135,11 @@ class Records(Sequence[Record]):
             yield _record(*fields)
         yield from self._more
 
+    def texts(self) -> Iterator[tuple[str, str]]:
+        """The prompt and the completion of each."""
+        yield from self._table.rows(self._index, ("prompt", "completion"))
+        yield from ((one.prompt, one.completion) for one in self._more)
+
     @property
     def unit_numbers(self) -> np.ndarray:
         """See the class."""

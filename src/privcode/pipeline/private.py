@@ -7,7 +7,6 @@ returned is private.
 
 import hashlib
 import json
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -58,7 +57,7 @@ class DataIdentity:
         noted: their digests, if they were made while the records were read.
     """
 
-    records: Sequence[Record]
+    records: Records
     noted: Digests | None = None
 
     @cached_property
@@ -83,8 +82,7 @@ class DataIdentity:
     def sketch(self, secret: bytes) -> Sketch:
         """Of the texts alone; made once."""
         if "_sketch" not in self.__dict__:
-            texts = ((r.prompt, r.completion) for r in self.records)
-            self.__dict__["_sketch"] = sketch(texts, secret)
+            self.__dict__["_sketch"] = sketch(self.records.texts(), secret)
         made: Sketch = self.__dict__["_sketch"]
         return made
 

@@ -77,11 +77,11 @@ def from_bytes(data: bytes) -> Sketch:
 
 def sketch(texts: Iterable[tuple[str, str]], secret: bytes) -> Sketch:
     """The sketch of some (prompt, code) pairs under a secret of 32 bytes."""
-    hashes = (_hash(text, secret) for pair in texts for text in pair)
+    said = (text for pair in texts for text in pair)
     codes, prompts = np.empty(0, np.uint64), np.empty(0, np.uint64)
     halvings = 0
     # A part needs no more halvings than the whole, so they may be taken as soon as a part does.
-    while len(both := np.fromiter(islice(hashes, 2 * SAMPLE), np.uint64)):
+    while len(both := _hashes(islice(said, 2 * SAMPLE), secret)):
         prompts = _below(np.union1d(prompts, both[::2]), halvings)
         codes = _below(np.union1d(codes, both[1::2]), halvings)
         while max(len(codes), len(prompts)) > SAMPLE:
@@ -119,10 +119,14 @@ def _below(hashes: np.ndarray, halvings: int) -> np.ndarray:
     return hashes[:end]
 
 
-def _hash(text: str, secret: bytes) -> int:
-    if text.isascii():  # the same bytes, ten times as fast
-        said = text.encode().translate(None, _DROPPED_ASCII) or text.encode()
-    else:
-        said = ("".join(text.split()).translate(_DROPPED) or text).encode()
-    digest = hashlib.blake2b(said, key=secret, digest_size=8).digest()
-    return int.from_bytes(digest, "little")
+def _hashes(texts: Iterable[str], secret: bytes) -> np.ndarray:
+    """[texts] uint64."""
+    found = bytearray()
+    for text in texts:
+        if text.isascii():  # the same bytes, ten times as fast
+            whole = text.encode()
+            said = whole.translate(None, _DROPPED_ASCII) or whole
+        else:
+            said = ("".join(text.split()).translate(_DROPPED) or text).encode()
+        found += hashlib.blake2b(said, key=secret, digest_size=8).digest()
+    return np.frombuffer(found, "<u8")

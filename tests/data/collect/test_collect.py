@@ -17,6 +17,7 @@ from privcode.console import NOT_SHOWN
 from privcode.data.collect import Collected, Options, collect, collecting, sources
 from privcode.data.collect.sources import File
 from privcode.data.records import Columns, read_records
+from privcode.machine import cores
 from tests.helpers.commands import privcode, refused
 from tests.helpers.repositories import ANN, BOB, commit, function
 
@@ -199,6 +200,7 @@ def test_a_collection_that_is_killed_leaves_no_output(
     assert sign == signal.SIGKILL or not left
 
 
+@pytest.mark.skipif(cores() == 1, reason="one core: no other process is started")
 def test_processes_end_with_the_one_that_started_them(many: Path, tmp_path: Path) -> None:
     out = tmp_path / "out" / "records.jsonl"
     out.parent.mkdir()

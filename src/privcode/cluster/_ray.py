@@ -1,8 +1,9 @@
 """The engine on a Ray cluster: actors that hold a model, and tasks for the sandbox.
 
 Promises:
-- Ray places actors and tasks. A task goes to a processor that is free, and gives it back. So two
-  runs on one cluster cannot block each other.
+- Ray places tasks, and actors that need a GPU. A task goes to a processor that is free, and gives
+  it back. So two runs on one cluster cannot block each other. Actors without a GPU go to the
+  machine that has the fewest.
 - A call whose actor died is made again on another one, and Ray is asked for a new actor. So work
   goes on where the lost place does not come back, and also uses machines that join later.
 - Every worker has the packages, and privcode's own source, of the machine that started the run.
@@ -121,13 +122,11 @@ class _Crew:
     """The actors that hold one thing."""
 
     def __init__(self, make: Callable[[], Any], count: int, gpus: float) -> None:
-        # With no resource named, Ray places an actor where there is a processor and then keeps
-        # none for it. So tasks always have a place.
-        named = {"num_gpus": gpus, "num_cpus": 0} if gpus else {}
-        self._actor = ray.remote(_Worker).options(scheduling_strategy="SPREAD", **named)
+        self._gpus = gpus
         self._begin = (ray.put(make), _threads(), packages())
         self._idle: SimpleQueue[Any] = SimpleQueue()  # actors, or the error that ends the work
         self._actors: list[Any] = []
+        self._machines: dict[Any, str] = {}  # of the actors that live, where it is chosen
         self._lock = threading.Lock()
         self._closed = False
         for _ in range(count):
@@ -145,7 +144,7 @@ class _Crew:
                 self._idle.put(actor)
                 raise _raised(error) from None
             except RayError:  # it is gone, with its process or its machine, or its result is
-                ray.kill(actor)
+                self._remove(actor)
                 self._add()
                 continue
             self._idle.put(actor)
@@ -153,14 +152,20 @@ class _Crew:
         raise UserError(_DYING)
 
     def _add(self) -> None:
-        threading.Thread(target=self._bring_up, daemon=True).start()
+        def bring_up() -> None:
+            try:
+                self._bring_up()
+            except Exception as error:  # a thread that dies would leave the others waiting
+                self._idle.put(error)
+
+        threading.Thread(target=bring_up, daemon=True).start()
 
     def _bring_up(self) -> None:
         for _ in range(TRIES):
             with self._lock:
                 if self._closed:
                     return
-                actor = self._actor.remote()
+                actor = self._placed()
                 self._actors.append(actor)
             try:
                 ray.get(actor.begin.remote(*self._begin))
@@ -168,10 +173,29 @@ class _Crew:
                 self._idle.put(_raised(error))
                 return
             except RayError:
+                self._remove(actor)
                 continue
             self._idle.put(actor)
             return
         self._idle.put(UserError(_DYING))
+
+    def _placed(self) -> Any:
+        """A new actor. Ray's own way to spread actors puts some on one machine, others idle."""
+        machines = list(_nodes())
+        least = min(machines, key=list(self._machines.values()).count, default=None)
+        place: Any = "SPREAD"
+        if least and not self._gpus:
+            place = NodeAffinitySchedulingStrategy(least, soft=True)  # elsewhere if it is gone
+        # No processor is kept for an actor, so tasks always have a place.
+        named = {"num_cpus": 0, "num_gpus": self._gpus, "scheduling_strategy": place}
+        actor = ray.remote(_Worker).options(**named).remote()
+        self._machines[actor] = least or ""
+        return actor
+
+    def _remove(self, actor: Any) -> None:
+        ray.kill(actor)
+        with self._lock:
+            self._machines.pop(actor, None)
 
     def close(self, patience: float = 5.0) -> None:
         """End the actors. Within `patience` (seconds) they can remove what they have on disk."""

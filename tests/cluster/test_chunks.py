@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from privcode.cluster import Finished, Here
-from privcode.cluster.chunks import cut, in_order, on_disk
+from privcode.cluster.chunks import in_order, on_disk
 
 ITEMS = list(range(7))
 
@@ -27,7 +27,8 @@ def rows(items: Sequence[int], chunk: int) -> list[dict[str, Any]]:
 def test_rows_come_in_the_order_of_the_items(tmp_path: Path, engine: Here) -> None:
     done: list[int] = []
     found = list(on_disk(rows, ITEMS, tmp_path / "partial", 3, done.append, engine))
-    assert found == [row for n, chunk in enumerate(cut(ITEMS, 3)) for row in rows(chunk, n)]
+    whole = [rows(ITEMS[3 * n : 3 * n + 3], n) for n in range(-(-len(ITEMS) // 3))]
+    assert found == [row for some in whole for row in some]
     assert sum(done) == len(ITEMS)
 
 
@@ -63,7 +64,7 @@ def test_what_is_no_whole_chunk_is_made_again(tmp_path: Path, damage: bytes) -> 
 
 
 def test_results_are_handed_on_in_order() -> None:
-    chunks = cut(ITEMS, 2)
-    assert list(in_order(Backwards(), lambda some, n: (n, sum(some)), chunks)) == [
+    chunks = [ITEMS[at : at + 2] for at in range(0, len(ITEMS), 2)]
+    assert list(in_order(Backwards(), lambda some, n: (n, sum(some)), ITEMS, 2)) == [
         (n, sum(chunk)) for n, chunk in enumerate(chunks)
     ]

@@ -29,7 +29,8 @@ from privcode.config.proposal import (
 )
 from privcode.console import epsilon_text
 from privcode.data.columns import Columns
-from privcode.data.survey import Findings, Lengths, Repeats, UnitColumn, look
+from privcode.data.repeats import Repeats
+from privcode.data.survey import Findings, Lengths, UnitColumn, look
 from privcode.errors import UserError
 from privcode.exercises.corpus import tasks
 from privcode.files import write_jsonl, write_text

@@ -43,13 +43,13 @@ def test_a_chat_of_one_question_and_its_answer_is_a_pair(column: str, tmp_path: 
         records, _ = read_records(source, columns)
         pairs = [(record.prompt, record.completion) for record in records]
         assert pairs == [("Add.", "x + 1"), ("Be short.\n\nAdd.", "x + 1")]
-    assert read_prompts(source) == ["Add.", "Be short.\n\nAdd."]
+    assert list(read_prompts(source)) == ["Add.", "Be short.\n\nAdd."]
     pq.write_table(pa.Table.from_pylist(rows), tmp_path / "a.parquet")
-    assert read_prompts(str(tmp_path / "a.parquet")) == ["Add.", "Be short.\n\nAdd."]
+    assert list(read_prompts(str(tmp_path / "a.parquet"))) == ["Add.", "Be short.\n\nAdd."]
 
 
 def test_a_prompts_file_of_chats_needs_no_answer(tmp_path: Path) -> None:
-    assert read_prompts(jsonl(tmp_path / "a.jsonl", chat(("user", "Add.")))) == ["Add."]
+    assert list(read_prompts(jsonl(tmp_path / "a.jsonl", chat(("user", "Add."))))) == ["Add."]
 
 
 CALLS = chat(("user", "a"), ("assistant", "b"))
@@ -103,8 +103,8 @@ def test_the_text_around_a_gap_is_one_prompt(
         records, _ = read_records(source, chosen)
         assert [record.prompt for record in records] == expected
         assert {record.completion for record in records} == {"return x"}
-    assert read_prompts(source) == expected
-    assert read_prompts(source, names[0], suffix=names[1]) == expected
+    assert list(read_prompts(source)) == expected
+    assert list(read_prompts(source, names[0], suffix=names[1])) == expected
 
 
 @pytest.mark.parametrize(
@@ -139,7 +139,7 @@ def test_a_field_of_a_nested_column_is_named_with_a_dot(tmp_path: Path) -> None:
     for source in (str(tmp_path / "a.parquet"), jsonl(tmp_path / "a.jsonl", *rows)):
         (record,), _ = read_records(source, columns)
         assert (record.prompt, record.unit.name) == ("p", "ann")
-        assert read_prompts(source, "task.text") == ["p"]
+        assert list(read_prompts(source, "task.text")) == ["p"]
         with pytest.raises(UserError, match=r"field task: dict, .*; name the text .* task\."):
             read_records(source, Columns("task", "code"))
         with pytest.raises(UserError, match=r"field task\.no: missing"):
@@ -187,11 +187,11 @@ def test_prompts_take_in_the_columns_that_belong_to_them(
     row: dict[str, Any], prompt: str, tmp_path: Path
 ) -> None:
     source = jsonl(tmp_path / "a.jsonl", row)
-    assert read_prompts(source) == [prompt]
+    assert list(read_prompts(source)) == [prompt]
     (name, _), (extra, *_) = next(iter(row.items())), [n for n in row if n != next(iter(row))]
-    assert read_prompts(source, name) == ["p"]
+    assert list(read_prompts(source, name)) == ["p"]
     if isinstance(row[extra], str):
-        assert read_prompts(source, name, input=extra) == [prompt]
+        assert list(read_prompts(source, name, input=extra)) == [prompt]
 
 
 def test_rows_of_text_around_a_gap_do_not_shift_the_columns_of_others(tmp_path: Path) -> None:
@@ -218,4 +218,4 @@ def test_prompts_in_a_text_file_may_have_a_mark_be_packed_or_in_capitals(tmp_pat
     }
     for name, content in contents.items():
         (tmp_path / name).write_bytes(content)
-        assert read_prompts(str(tmp_path / name)) == ["é a", "b"]
+        assert list(read_prompts(str(tmp_path / name))) == ["é a", "b"]

@@ -196,7 +196,7 @@ def test_signs_for_init_and_plan_need_no_extra() -> None:
     program = """\
 import sys
 sys.modules["detect_secrets"] = sys.modules["faker"] = None
-from privcode.data.survey import signs
+from privcode.data.masking import signs
 print(*(sign.kind for sign in signs("x@corp.example, password = 'hunter22'")), sep=", ")
 """
     done = subprocess.run(

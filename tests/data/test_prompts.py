@@ -17,14 +17,14 @@ def jsonl(path: Path, *rows: object) -> str:
 def test_prompts_are_read_in_order_without_exact_repeats(tmp_path: Path) -> None:
     source = jsonl(tmp_path / "a.jsonl", *({"prompt": text} for text in ("b", "a", "b", "b ", "a")))
     repeats: list[int] = []
-    assert read_prompts(source, None, None, duplicates=repeats.append) == ["b", "a", "b "]
+    assert list(read_prompts(source, None, None, duplicates=repeats.append)) == ["b", "a", "b "]
     assert repeats == [2]
 
 
 def test_the_limit_counts_distinct_prompts(tmp_path: Path) -> None:
     source = jsonl(tmp_path / "a.jsonl", *({"prompt": text} for text in "aabbcc"))
-    assert read_prompts(source, None, 2) == ["a", "b"]
-    assert read_prompts(source, None, 9) == ["a", "b", "c"]
+    assert list(read_prompts(source, None, 2)) == ["a", "b"]
+    assert list(read_prompts(source, None, 9)) == ["a", "b", "c"]
     with pytest.raises(UserError, match="at least 1"):
         read_prompts(source, None, 0)
 
@@ -41,7 +41,7 @@ def test_the_limit_counts_distinct_prompts(tmp_path: Path) -> None:
 def test_the_column_is_the_one_named_or_the_first_that_is_known(
     row: dict[str, str], column: str | None, prompt: str, tmp_path: Path
 ) -> None:
-    assert read_prompts(jsonl(tmp_path / "a.jsonl", row), column) == [prompt]
+    assert list(read_prompts(jsonl(tmp_path / "a.jsonl", row), column)) == [prompt]
 
 
 def test_no_column_that_fits_says_how_many_there_are_and_which_would_do(tmp_path: Path) -> None:
@@ -70,7 +70,7 @@ def test_an_unusable_prompt_is_refused_with_its_row(
 def test_plain_text_is_one_prompt_a_line(tmp_path: Path) -> None:
     path = tmp_path / "a.txt"
     path.write_bytes("\ufeffé a\r\nb\u2028c\nb".encode())
-    assert read_prompts(str(path)) == ["é a", "b\u2028c", "b"]
+    assert list(read_prompts(str(path))) == ["é a", "b\u2028c", "b"]
 
 
 @pytest.mark.parametrize(

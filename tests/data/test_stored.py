@@ -290,7 +290,7 @@ def test_a_start_that_is_killed_while_it_writes_leaves_nothing_behind(tmp_path: 
 
 
 def test_a_folder_that_cannot_be_written_is_named_in_one_line(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"absent: a copy of the private records cannot be written"):
+    with pytest.raises(UserError, match=r"absent: a copy of the records cannot be written"):
         stored(_many(3), tmp_path / "absent")
 
 

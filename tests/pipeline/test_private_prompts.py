@@ -98,7 +98,9 @@ def test_without_privacy_prompts_are_learned_where_they_are_secret(
     values |= {"prompts.file": str(tmp_path / "prompts.txt")} if source == "public" else {}
     config = with_settings(load_config(tmp_path / "privcode.yaml"), values, "test")
     with Run(config, tmp_path / "run") as run:
-        pairs = private_pairs(run)
+        found, number = private_pairs(run)
+        pairs = list(found)
+    assert len(pairs) == number
     records = [(row["prompt"], row["code"]) for row in private_records(10, seed=1)[:8]]
     # Where the prompt is described, code alone is learned under DP.
     secret = source in ("synthesised", "latent")

@@ -114,7 +114,7 @@ def test_lora_writes_a_plain_adapter_that_lowers_the_loss(
     assert [p.name for p in tmp_path.iterdir()] == ["out"]
     assert not (tmp_path / "out" / "model.safetensors").exists()
     model, tokenizer = tiny()
-    rows = encode(tokenizer, PAIRS, 128)
+    rows = list(encode(tokenizer, PAIRS, 128))
 
     def loss(model: Any) -> float:
         with torch.no_grad():
@@ -135,8 +135,8 @@ def test_full_writes_a_model_and_tokenizer_that_load_and_the_prompt_is_not_learn
     assert len(AutoTokenizer.from_pretrained(tmp_path / "out")) == len(tokenizer)
     # Output rows move by gradient for every token through the softmax, so look at the loss.
     head = torch.tensor([tokenizer(PAIRS[0][0], add_special_tokens=False)["input_ids"]])
-    body = torch.tensor([encode(tokenizer, PAIRS[:1], 128)[0]["input_ids"]])
-    labels = torch.tensor([encode(tokenizer, PAIRS[:1], 128)[0]["labels"]])
+    (row,) = encode(tokenizer, PAIRS[:1], 128)
+    body, labels = torch.tensor([row["input_ids"]]), torch.tensor([row["labels"]])
     with torch.no_grad():
         gain = [
             (before(x, labels=y).loss - after(x, labels=y).loss).item()

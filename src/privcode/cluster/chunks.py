@@ -21,18 +21,27 @@ T = TypeVar("T")
 R = TypeVar("R")
 
 
-def cut(items: Sequence[T], size: int) -> list[Sequence[T]]:
-    """`items` in chunks of `size`. The last may be smaller."""
-    return [items[start : start + size] for start in range(0, len(items), size)]
+def chunk(items: Sequence[T], size: int, number: int) -> Sequence[T]:
+    """Of `items` in chunks of `size`, the one with this number, from 0. The last may be smaller."""
+    return items[number * size : (number + 1) * size]
+
+
+def chunks_of(items: Sequence[T], size: int) -> range:
+    """The numbers of the chunks."""
+    return range(-(-len(items) // size))
 
 
 def in_order(
-    engine: Engine, work: Callable[[Sequence[T], int], R], chunks: Sequence[Sequence[T]]
+    engine: Engine, work: Callable[[Sequence[T], int], R], items: Sequence[T], size: int
 ) -> Iterator[R]:
-    """`work(chunk, number)` of each chunk, in order."""
+    """`work(chunk, number)` of each chunk of `items`, in order."""
     waiting: dict[int, R] = {}
     turn = 0
-    with closing(engine.each(lambda n: work(chunks[n], n), range(len(chunks)))) as finished:
+
+    def made(number: int) -> R:
+        return work(chunk(items, size, number), number)
+
+    with closing(engine.each(made, chunks_of(items, size))) as finished:
         for number, result in finished:
             waiting[number] = result
             while turn in waiting:
@@ -83,14 +92,13 @@ def on_disk(
         return min(chunk_size, len(items) - number * chunk_size)
 
     def made(number: int) -> list[Row]:
-        first = number * chunk_size
-        return work(items[first : first + chunk_size], number)
+        return work(chunk(items, chunk_size, number), number)
 
-    count = -(-len(items) // chunk_size)
+    numbers = chunks_of(items, chunk_size)
     partial.parent.mkdir(parents=True, exist_ok=True)
-    starts = _finished(partial, count)
+    starts = _finished(partial, len(numbers))
     progress(sum(map(size, starts)))
-    missing = [number for number in range(count) if number not in starts]
+    missing = [number for number in numbers if number not in starts]
     with (
         partial.open("ab") as file,
         closing((engine or Here()).each(made, missing)) as finished,

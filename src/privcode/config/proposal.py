@@ -28,8 +28,9 @@ from privcode.config import Config, not_public, plan_from
 from privcode.config.commented import CHANGE_ME, default_of, lines_of, on_one_line
 from privcode.console import epsilon_text
 from privcode.data.prompts import how_many, read_prompts
+from privcode.data.repeats import Repeats
 from privcode.data.rows import located
-from privcode.data.survey import Findings, Lengths, Repeats
+from privcode.data.survey import Findings, Lengths
 from privcode.errors import UserError
 from privcode.languages import languages
 from privcode.models.settings import Model

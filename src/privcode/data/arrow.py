@@ -3,8 +3,9 @@
 Promises:
 - The file has no name: nobody else can open it, and it is gone when the process ends, however it
   ends. So no half of it can be taken for whole, and no copy of private data is left behind.
-- What is read of it are copies. The pages behind them are given back, so memory does not grow with
-  the number of rows, nor with the number of rows that were read.
+- What is read of it are copies, but for `whole`. The pages behind them are given back, so memory
+  does not grow with the number of rows, nor with the number of rows that were read.
+- Threads may read at once.
 
 Does not: know what a row means, or change one.
 """
@@ -15,6 +16,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from itertools import chain
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 import numpy as np
@@ -39,7 +41,7 @@ class Table:
         """Use `write`. `starts`: [batches + 1] the number of each batch's first row, then all."""
         self._data, self._starts = data, starts
         self._file: Any = None if data is None else pa.ipc.open_file(pa.py_buffer(data))
-        self._read = 0
+        self._read, self._lock = 0, Lock()
 
     def __len__(self) -> int:
         return int(self._starts[-1])
@@ -69,11 +71,16 @@ class Table:
             found = found if wanted is None else found.take(pa.array(wanted))
             yield from zip(*(column.to_pylist() for column in found.columns), strict=True)
 
+    def whole(self) -> Any:
+        """All rows as a table of pyarrow, which takes them from the file. There must be some."""
+        return self._file.read_all()
+
     def _batch(self, number: int) -> Any:
-        self._read += 1
-        if self._data is not None and self._read % _GIVE_BACK == 0:
-            self._data.madvise(mmap.MADV_DONTNEED)  # they are read again where they are needed
-        return self._file.get_batch(number)
+        with self._lock:
+            self._read += 1
+            if self._data is not None and self._read % _GIVE_BACK == 0:
+                self._data.madvise(mmap.MADV_DONTNEED)  # they are read again where they are needed
+            return self._file.get_batch(number)
 
 
 def write(rows: Iterable[Fields], schema: Any, folder: Path | None = None) -> Table:
@@ -108,7 +115,7 @@ def write(rows: Iterable[Fields], schema: Any, folder: Path | None = None) -> Ta
     except OSError as error:
         where = folder or tempfile.gettempdir()
         raise UserError(
-            f"{where}: a copy of the private records cannot be written there ({why(error)}); free "
+            f"{where}: a copy of the records cannot be written there ({why(error)}); free "
             f"space{'' if folder else ', or set TMPDIR to a folder on a larger disk'}"
         ) from error
     with suppress(OSError):

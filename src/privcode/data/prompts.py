@@ -1,7 +1,7 @@
 """Public prompts, which synthesis samples from (paper, stage 2, step 1).
 
 Promises:
-- The prompts of a file are returned in its order, without exact repeats.
+- The prompts of a file are returned in its order, without exact repeats. They lie on disk.
 - A row that is not usable text is refused with file, row and field.
 
 Does not: decide whether prompts are public. That is the owner's statement. The guarantee covers
@@ -27,16 +27,17 @@ from privcode.data.columns import (
 from privcode.data.records import Record, unit_numbers
 from privcode.data.rows import KINDS, files_of, kind_of_file, read_rows
 from privcode.data.settings import Prompts
+from privcode.data.texts import Texts, digest
 from privcode.data.topics import about, topic_of
 from privcode.errors import UserError
 from privcode.files import Row
 from privcode.inputs import text_lines, unpacked_name
 
 
-def prompts_of(section: Prompts, duplicates: Callable[[int], None] | None = None) -> list[str]:
+def prompts_of(section: Prompts, duplicates: Callable[[int], None] | None = None) -> Texts:
     """The public prompts that a config names (see `read_prompts`). Empty if they are written."""
     if section.public_file is None:
-        return []
+        return Texts([])
     return read_prompts(
         section.public_file,
         section.column,
@@ -124,7 +125,7 @@ def read_prompts(
     input: str | None = None,
     suffix: str | None = None,
     duplicates: Callable[[int], None] | None = None,
-) -> list[str]:
+) -> Texts:
     """The distinct prompts of `source`, in order, at most `limit`.
 
     Args:
@@ -142,29 +143,37 @@ def read_prompts(
     """
     if limit is not None and limit < 1:
         raise UserError(f"the limit on prompts is {limit}; it must be at least 1")
-    prompts: dict[str, None] = {}
-    repeats = 0
     named = None if column is None else Columns(column, "", input=input, suffix=suffix)
-    guessed = None
-    for number, row in _rows(source):
-        if named is None:
-            guessed = guessed or _guess(row, source)
-            columns = _with_extras(Columns(guessed, "", input=input, suffix=suffix), row)
-        else:
-            columns = named
-        try:
-            prompt = prompt_text(row, columns)
-        except BadField as bad:
-            raise bad.at(source, number) from None
-        repeats += prompt in prompts
-        prompts[prompt] = None
-        if len(prompts) == limit:
-            break
+    repeats = 0
+
+    def each() -> Iterator[str]:
+        nonlocal repeats
+        seen: set[bytes] = set()
+        guessed = None
+        for number, row in _rows(source):
+            if named is None:
+                guessed = guessed or _guess(row, source)
+                columns = _with_extras(Columns(guessed, "", input=input, suffix=suffix), row)
+            else:
+                columns = named
+            try:
+                prompt = prompt_text(row, columns)
+            except BadField as bad:
+                raise bad.at(source, number) from None
+            if (known := digest(prompt)) in seen:
+                repeats += 1
+                continue
+            seen.add(known)
+            yield prompt
+            if len(seen) == limit:
+                return
+
+    prompts = Texts(each())
     if not prompts:
         raise UserError(f"{source}: holds no prompt; name a file with at least one")
     if duplicates:
         duplicates(repeats)
-    return list(prompts)
+    return prompts
 
 
 def how_many(source: str) -> str:
@@ -213,9 +222,9 @@ def private_prompts(prompts: Sequence[str], private: Iterable[str]) -> str:
     """What the owner should know if private records hold some prompts. It is itself private."""
     if not prompts:  # they are written: no record need be read
         return ""
-    public = Counter(prompt.strip() for prompt in prompts)
-    found = {text for prompt in private if (text := prompt.strip()) in public}
-    same = sum(public[text] for text in found)
+    public = Counter(digest(prompt.strip()) for prompt in prompts)
+    found = {known for prompt in private if (known := digest(prompt.strip())) in public}
+    same = sum(public[known] for known in found)
     if not same:
         return ""
     return (

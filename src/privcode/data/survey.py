@@ -2,7 +2,8 @@
 
 Promises:
 - It returns counts and column names only, never the text of a record.
-- Every figure is exact or says that it comes from a sample.
+- Every figure is exact or says that it comes from a sample. Texts are compared by their hashes.
+- Memory holds no row, only a few numbers for each.
 - Most rows decide which columns there are, so one row more or less does not.
 
 The figures are themselves private, because they were computed without the mechanism. Show them at
@@ -12,15 +13,14 @@ Does not: find every secret or every near duplicate. It looks for cheap, common 
 owner knows what to ask before training.
 """
 
-import hashlib
 import re
-from collections import Counter, defaultdict
-from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
-from contextlib import suppress
+from array import array
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from statistics import median_low
 from typing import Literal
 
+import numpy as np
 from tree_sitter import Node
 
 from privcode.data.columns import (
@@ -35,6 +35,7 @@ from privcode.data.columns import (
 )
 from privcode.data.masking import signs
 from privcode.data.records import SEVERAL_OWNERS, owner
+from privcode.data.repeats import Repeated, Repeats, distinct_of
 from privcode.data.rows import read_rows
 from privcode.errors import UserError
 from privcode.files import Row
@@ -66,23 +67,6 @@ class UnitColumn:
     distinct: int
     max_rows: int
     several: int = 0
-
-
-@dataclass(frozen=True)
-class Repeats:
-    """What stands in more than one record. Every figure is private.
-
-    `exact` and `near` count records whose code an earlier record also has. Exact means up to white
-    space. Near means up to white space, literals and consistently renamed words. `widest_code` is
-    the number of units that share the most common code, exact or near. `widest_secret` gives, by
-    kind, the number of units whose prompt or code has the most common sign of a secret. The texts
-    themselves are not kept.
-    """
-
-    exact: int
-    near: int
-    widest_code: int
-    widest_secret: Mapping[str, int]
 
 
 @dataclass(frozen=True)
@@ -121,52 +105,12 @@ _UNIT_WORDS = re.compile(
     r"(?<![a-z])(author|user|username|owner|repo|repositor(y|ie)|project|e-?mail|committer|developer"
     r"|contributor|organi[sz]ation|org|team|customer|client|tenant)s?(?![a-z])"
 )
-_TOKEN = re.compile(r"\"(?:[^\"\\\n]|\\.)*\"|'(?:[^'\\\n]|\\.)*'|[^\W\d]\w*|\d[\w.]*|[^\w\s]")
 
 
-def _lengths(texts: Sequence[str]) -> Lengths:
-    lengths = sorted(map(len, texts)) or [0]
-    return Lengths(median_low(lengths), lengths[(len(lengths) - 1) * 9 // 10], lengths[-1])
-
-
-def _digest(parts: Sequence[str]) -> bytes:
-    return hashlib.sha256("\0".join(parts).encode()).digest()
-
-
-def _renamed(code: str) -> list[str]:
-    """The tokens of code, each word replaced by the order of its first use, each literal by 0."""
-    order: dict[str, int] = {}
-    return [
-        f"w{order.setdefault(token, len(order))}"
-        if token[0].isalpha() or token[0] == "_"
-        else "0"
-        if token[0] in "\"'" or token[0].isdigit()
-        else token
-        for token in _TOKEN.findall(code)
-    ]
-
-
-def repeats(records: Iterable[tuple[Hashable, str, str]]) -> Repeats:
-    """Look for what several records share, given (unit, prompt, code) of each."""
-    seen: set[bytes] = set()
-    codes: defaultdict[bytes, set[Hashable]] = defaultdict(set)
-    secrets: defaultdict[tuple[str, bytes], set[Hashable]] = defaultdict(set)
-    exact = near = 0
-    for unit, prompt, code in records:
-        digest, renamed = _digest(code.split()), _digest(_renamed(code))
-        if digest in seen:
-            exact += 1
-        elif renamed in codes:
-            near += 1
-        seen.add(digest)
-        codes[renamed].add(unit)
-        text = f"{prompt}\n{code}"
-        for kind, start, end in signs(text):
-            secrets[kind, _digest(text[start:end].casefold().split())].add(unit)
-    widest: Counter[str] = Counter()
-    for (kind, _), units in secrets.items():
-        widest[kind] = max(widest[kind], len(units))
-    return Repeats(exact, near, max(map(len, codes.values()), default=0), dict(widest))
+def _lengths(lengths: Sequence[int]) -> Lengths:
+    found = np.sort(lengths)
+    low, most = (int(found[(len(found) - 1) * tenths // 10]) for tenths in (5, 9))
+    return Lengths(low, most, int(found[-1]))
 
 
 def _errors(root: Node) -> int:
@@ -203,82 +147,121 @@ def guess_language(completion: str) -> str | None:
     return best if errors[best] * 5 <= len(code.encode("utf-8", "surrogatepass")) else None
 
 
-def _unit_columns(
-    rows: Sequence[Row], names: Sequence[str], unit: str | None
-) -> tuple[UnitColumn, ...]:
-    """The columns that may be the unit: those with the name of an owner, and the chosen one."""
-    candidates = []
-    for name in dict.fromkeys([*names, *filter(None, [unit])]):
-        if name != unit and not _UNIT_WORDS.search(name.lower().replace("_", " ")):
-            continue
-        counts: Counter[str] = Counter()
-        several = 0
+class _Owners:
+    """Whom a column names, row by row."""
+
+    def __init__(self, column: str) -> None:
+        self._column, self._names, self._several = column, array("q"), 0
+
+    def add(self, row: Row) -> None:
+        """One more row."""
+        try:
+            self._names.append(hash(owner(row, self._column)))
+        except BadField as bad:
+            self._several += bad.reason == SEVERAL_OWNERS
+
+    def counted(self, rows: int, chosen: bool) -> UnitColumn | None:
+        """The column, if it may be the unit of so many rows, or is `chosen` and names somebody."""
+        _, counts = np.unique(np.asarray(self._names), return_counts=True)
+        if 2 * (len(self._names) + self._several) >= rows or (chosen and self._names):
+            most = int(counts.max(initial=0))
+            return UnitColumn(self._column, len(counts), most, self._several)
+        return None
+
+
+class _Seen:
+    """Which columns rows have, and which of them hold text."""
+
+    def __init__(self, rows: Iterable[Row]) -> None:
+        self.rows = 0
+        self._having: Counter[str] = Counter()
+        self._text: Counter[str] = Counter()
+        self._other: Counter[str] = Counter()  # neither text nor nothing
         for row in rows:
-            try:
-                counts[owner(row, name)] += 1
-            except BadField as bad:
-                several += bad.reason == SEVERAL_OWNERS
-        if 2 * (counts.total() + several) >= len(rows) or (name == unit and counts):
-            most = max(counts.values(), default=0)
-            candidates.append(UnitColumn(name, len(counts), most, several))
-    return tuple(candidates)
+            self.rows += 1
+            for name, value in row.items():
+                self._having[str(name)] += 1
+                if isinstance(value, str):
+                    self._text[str(name)] += bool(value.strip())
+                elif value is not None:
+                    self._other[str(name)] += 1
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """The columns that at least half of the rows have, sorted."""
+        return tuple(sorted(n for n, count in self._having.items() if 2 * count >= self.rows))
+
+    def with_text(self, *, blank: bool) -> list[str]:
+        """The columns with text in at least half of the rows. With `blank`, no text is enough."""
+        counts = {
+            name: self.rows - self._other[name] if blank else self._text[name]
+            for name in self.columns
+        }
+        return [name for name, count in counts.items() if 2 * count >= self.rows]
+
+    def unused(self, columns: Columns | None) -> tuple[str, ...]:
+        """See `unused_columns`."""
+        chosen = columns or guess_columns(self.columns, self.with_text(blank=True))
+        named = [name for name in asdict(chosen).values() if name] if chosen else []
+        used = {*named, *(name.partition(".")[0] for name in named)}
+        return tuple(name for name in self.with_text(blank=False) if name not in used)
 
 
-def _with_text(rows: Sequence[Row], names: Sequence[str], *, blank: bool) -> list[str]:
-    """The columns with text in at least half of the rows. With `blank`, blank text is enough."""
-
-    def is_text(value: object) -> bool:
-        if isinstance(value, str):
-            return blank or bool(value.strip())
-        return blank and value is None
-
-    return [name for name in names if 2 * sum(is_text(row.get(name)) for row in rows) >= len(rows)]
-
-
-def unused_columns(rows: Sequence[Row], columns: Columns | None = None) -> tuple[str, ...]:
+def unused_columns(rows: Iterable[Row], columns: Columns | None = None) -> tuple[str, ...]:
     """The columns with text in at least half of the rows that are not read.
 
     Args:
         rows: all rows.
         columns: the columns that are read. Default: guessed from the names.
     """
-    names = _columns(rows)
-    chosen = columns or guess_columns(names, _with_text(rows, names, blank=True))
-    named = [name for name in asdict(chosen).values() if name] if chosen else []
-    used = {*named, *(name.partition(".")[0] for name in named)}
-    return tuple(name for name in _with_text(rows, names, blank=False) if name not in used)
+    return _Seen(rows).unused(columns)
 
 
-def alike(prompts: Sequence[str], unused: Sequence[str]) -> str:
+def alike(prompts: Iterable[str], unused: Sequence[str]) -> str:
     """What the owner should know if many prompts are the same. It is private."""
-    same = len(prompts) - len(set(prompts))
-    if not unused or 2 * same < len(prompts):
+    return _alike(array("q", map(hash, prompts)), unused)
+
+
+def _alike(hashes: Sequence[int], unused: Sequence[str]) -> str:
+    same = len(hashes) - distinct_of(hashes)
+    if not unused or 2 * same < len(hashes):
         return ""
     return (
-        f"{same:,} of {len(prompts):,} prompts are the same as an earlier one, and columns with "
+        f"{same:,} of {len(hashes):,} prompts are the same as an earlier one, and columns with "
         f"text are not read ({', '.join(unused)}): if one belongs to the prompt, name it in the "
         "columns' input"
     )
 
 
-def _refuse_absent(source: str, rows: Sequence[Row], names: Iterable[str]) -> None:
+def _refuse_absent(source: str, names: Iterable[str]) -> None:
     """Refuse a column that somebody typed and no row has."""
     for name in names:
-        try:
-            for row in rows:
-                with suppress(BadField):
-                    value_of(row, name)
-                    break
-            else:
-                value_of(rows[0], name)
-        except BadField as bad:
-            raise UserError(f"{source}: no row has the column {name}; {bad.mend}") from None
+        missing: BadField | None = None
+        for _, row in read_rows(source):
+            try:
+                value_of(row, name)
+                break
+            except BadField as bad:
+                missing = missing or bad
+        else:
+            assert missing  # a source holds a row
+            raise UserError(f"{source}: no row has the column {name}; {missing.mend}") from None
 
 
-def _columns(rows: Sequence[Row]) -> tuple[str, ...]:
-    """The columns that at least half of the rows have, sorted."""
-    having = Counter(str(name) for row in rows for name in row)
-    return tuple(sorted(name for name, count in having.items() if 2 * count >= len(rows)))
+class _Sample:
+    """Every so many of the texts that are added, at most `SAMPLE`."""
+
+    def __init__(self) -> None:
+        self.texts: list[str] = []
+        self._step, self._number = 1, 0
+
+    def add(self, text: str) -> None:
+        """One more text."""
+        if self._number % self._step == 0:
+            self.texts.append(text)
+        self._number += 1
+        if len(self.texts) > SAMPLE:
+            self.texts, self._step = self.texts[::2], 2 * self._step
 
 
 def look(
@@ -288,10 +271,10 @@ def look(
     unit: str | None = None,
     progress: Callable[[int], None] | None = None,
 ) -> Findings:
-    """Look at a data set without training on it.
+    """Look at a data set without training on it. Its rows are read twice.
 
     Args:
-        source: see `rows.read_rows`; all rows are held in memory.
+        source: see `rows.read_rows`.
         columns: its columns, if the guess from their names would be wrong.
         unit: the column that names each record's owner; without it each record is a unit.
         progress: called with numbers of rows as they are examined.
@@ -300,12 +283,11 @@ def look(
         UserError: the source cannot be read, no guess of its columns fits, no row has a column
             that was named, or no row is usable.
     """
-    rows = [row for _, row in read_rows(source)]
-    names = _columns(rows)
-    if columns:
-        _refuse_absent(source, rows, (columns.prompt, columns.code))
-    _refuse_absent(source, rows, filter(None, [unit]))
-    texts = _with_text(rows, names, blank=True)
+    seen = _Seen(row for _, row in read_rows(source))
+    names = seen.columns
+    typed = [columns.prompt, columns.code] if columns else []
+    _refuse_absent(source, [*typed, *filter(None, [unit])])
+    texts = seen.with_text(blank=True)
     guess = with_guesses(columns, names, texts) if columns else guess_columns(names, texts)
     if guess is None:
         raise UserError(
@@ -315,16 +297,22 @@ def look(
         )
     if unit:
         guess = replace(guess, unit=unit)
-    prompts: list[str] = []
-    codes: list[str] = []
-    units: list[str] = []
+    owners = {
+        name: _Owners(name)
+        for name in dict.fromkeys([*names, *filter(None, [guess.unit])])
+        if name == guess.unit or _UNIT_WORDS.search(name.lower().replace("_", " "))
+    }
+    prompts, prompt_chars, code_chars = array("q"), array("q"), array("q")
+    shared, sample = Repeated(), _Sample()
     languages: Counter[str] = Counter()
     unusable: Counter[str] = Counter()
     remedies: dict[str, str] = {}
     secrets: Counter[str] = Counter()
-    for number, row in enumerate(rows, start=1):
+    for number, (_, row) in enumerate(read_rows(source), start=1):
         if progress:
             progress(1)
+        for column in owners.values():
+            column.add(row)
         try:
             prompt, code = prompt_text(row, guess), completion_text(row, guess)
             whose = owner(row, guess.unit) if guess.unit else f"row-{number}"
@@ -333,9 +321,11 @@ def look(
             unusable[f"{bad.field}: {bad.reason}"] += 1
             remedies[f"{bad.field}: {bad.reason}"] = bad.mend
             continue
-        prompts.append(prompt)
-        codes.append(code)
-        units.append(whose)
+        prompts.append(hash(prompt))
+        prompt_chars.append(len(prompt))
+        code_chars.append(len(code))
+        shared.add(whose, prompt, code)
+        sample.add(code)
         if named:
             languages[canonical_language(named) or named] += 1
         secrets.update({sign.kind for text in (prompt, code) for sign in signs(text)})
@@ -343,20 +333,21 @@ def look(
         most, _ = unusable.most_common(1)[0]
         raise UserError(f"{source}: no row is usable; {most}; {remedies[most]}")
     if not guess.language:
-        step = max(-(-len(codes) // SAMPLE), 1)
-        languages.update(guess_language(code) or "unknown" for code in codes[::step])
+        languages.update(guess_language(code) or "unknown" for code in sample.texts)
+    unused = seen.unused(guess)
+    counted = [c.counted(seen.rows, name == guess.unit) for name, c in owners.items()]
     return Findings(
-        rows=len(rows),
+        rows=seen.rows,
         columns=names,
         guess=guess,
         unusable=dict(unusable),
         languages=dict(languages.most_common()),
         languages_from="column" if guess.language else "sample",
-        prompt_chars=_lengths(prompts),
-        code_chars=_lengths(codes),
-        repeats=repeats(zip(units, prompts, codes, strict=True)),
+        prompt_chars=_lengths(prompt_chars),
+        code_chars=_lengths(code_chars),
+        repeats=shared.counted(),
         secrets=dict(secrets),
-        unit_columns=_unit_columns(rows, names, guess.unit),
-        unused=unused_columns(rows, guess),
-        alike=alike(prompts, unused_columns(rows, guess)),
+        unit_columns=tuple(column for column in counted if column),
+        unused=unused,
+        alike=_alike(prompts, unused),
     )

@@ -10,6 +10,7 @@ from typing import Self
 
 from privcode.config import Config, load_config, plan_of
 from privcode.data.prompts import prompts_of
+from privcode.data.texts import Texts
 from privcode.errors import UserError
 from privcode.pipeline.directory import Workspace
 from privcode.pipeline.methods import stages_of
@@ -74,6 +75,6 @@ class RunDirectory(Workspace):
         read_plain(out / "config.yaml", CONFIG_LIMIT)
         return cls(load_config(out / "config.yaml"), out, look=look)
 
-    def prompts(self) -> list[str]:
+    def prompts(self) -> Texts:
         """The public prompts. Empty if the run writes its prompts."""
         return prompts_of(self.config.prompts)

@@ -5,18 +5,21 @@ answer, not a shortened question.
 Does not: train; the stages do.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from privcode.cluster import Engine, Here, Workers
-from privcode.cluster.chunks import cut, in_order
+from privcode.cluster.chunks import in_order
 from privcode.config import Config
 from privcode.console import progress_bar, say
 from privcode.data.records import Record, Unit
 from privcode.distributed import in_turn, world
-from privcode.files import read_json
+from privcode.files import Row, read_json
 from privcode.generation import Generator, Sampling, Weights
 from privcode.generation.backends import backend_of
 from privcode.generation.local import LocalGenerator, load
@@ -151,24 +154,26 @@ def micro_batch(run: RunDirectory) -> int:
     return int(read_json(kept)["records"]) if kept.exists() else 8
 
 
-def certainty(run: RunDirectory, samples: list[Any]) -> dict[Any, float]:
-    """By sample's id, the mean log-probability of its tokens under the junior."""
+def certainty(run: RunDirectory, samples: Iterable[Row], number: int) -> dict[Any, float]:
+    """By sample's id, the mean log-probability of its tokens under the junior.
+
+    `samples` are `number` rows. A few thousand of them are in memory.
+    """
 
     section, size = run.config.junior, micro_batch(run)
-    records = [
-        Record(row["prompt"], row["completion"], None, Unit("row", str(row["id"])), 0)
-        for row in samples
-    ]
-    with progress_bar("certainty", len(records)) as progress:
-        found = record_log_probabilities(
-            loaded(run, "junior", size),
-            records,
-            asking_of(section),
-            section.max_tokens + run.config.synthesize.max_new_tokens,
-            size,
-            progress,
-        )
-    return {row["id"]: float(f.mean()) for row, (f, _) in zip(samples, found, strict=True)}
+    longest = section.max_tokens + run.config.synthesize.max_new_tokens
+    junior, asking = loaded(run, "junior", size), asking_of(section)
+    sure: dict[Any, float] = {}
+    waiting = iter(samples)
+    with progress_bar("certainty", number) as progress:
+        while some := list(islice(waiting, 8192)):
+            records = [
+                Record(row["prompt"], row["completion"], None, Unit("row", str(row["id"])), 0)
+                for row in some
+            ]
+            found = record_log_probabilities(junior, records, asking, longest, size, progress)
+            sure |= {row["id"]: float(f.mean()) for row, (f, _) in zip(some, found, strict=True)}
+    return sure
 
 
 def ask(run: RunDirectory, label: str, prompts: list[tuple[str, str]]) -> list[str]:
@@ -218,15 +223,17 @@ def answers_of(
     def answer(texts: list[str]) -> list[list[str]]:
         answers = [[""] * sampling.n for _ in texts]
         fits = fitting(generators, texts, str, engine)
-        chunks = cut([i for i, fit in enumerate(fits) if fit], batch_size)
+        asked = np.flatnonzero(fits).tolist()
 
         def drawn(here: Sequence[int], chunk: int) -> list[list[str]]:
             return draw(generators, [texts[i] for i in here], sampling, chunk)
 
-        for here, found in zip(chunks, in_order(engine, drawn, chunks), strict=True):
-            for i, new in zip(here, found, strict=True):
-                answers[i] = new
-            progress(len(here))
+        done = 0
+        for found in in_order(engine, drawn, asked, batch_size):
+            for new in found:
+                answers[asked[done]] = new
+                done += 1
+            progress(len(found))
         return answers
 
     return answer
@@ -244,14 +251,15 @@ def fitting(
     prompts: Sequence[str],
     asking: Callable[[str], str],
     engine: Engine,
-) -> list[bool]:
-    """Whether each prompt, put by `asking`, leaves room for an answer in the model's context."""
+) -> np.ndarray:
+    """[prompts] whether each, put by `asking`, leaves room for an answer in the model's context."""
 
     def fit(some: Sequence[str], _: int) -> list[bool]:
         texts = list(map(asking, some))
         return generators(lambda generator: [generator.fits(text) for text in texts])
 
-    return [fits for some in in_order(engine, fit, cut(prompts, 4096)) for fits in some]
+    found = in_order(engine, fit, prompts, 4096)
+    return np.fromiter((fits for some in found for fits in some), bool, len(prompts))
 
 
 def sampling_of(section: Any, n: int, temperature: float | None = None) -> Sampling:

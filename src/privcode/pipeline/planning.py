@@ -15,9 +15,10 @@ from privcode.config.proposal import KEEP, epsilon_words, shared
 from privcode.console import columns, epsilon_text
 from privcode.data.columns import Columns
 from privcode.data.prompts import Lessons, private_prompts, prompts_of
-from privcode.data.records import Record
+from privcode.data.records import Record, units_of
+from privcode.data.repeats import repeats
 from privcode.data.rows import is_local, read_rows
-from privcode.data.survey import alike, repeats, unused_columns
+from privcode.data.survey import alike, unused_columns
 from privcode.errors import UserError
 from privcode.fields import json_number
 from privcode.pipeline.arms import arms
@@ -315,16 +316,16 @@ def shared_by_many(config: Config, plan: PrivacyPlan) -> str:
         return f"the data were not looked at: {error}"
     own = records[: len(records) - counts["canaries"]]
     columns = Columns(**config.data.columns.model_dump()) if config.data.columns else None
-    unused = unused_columns([row for _, row in read_rows(source)], columns)
+    unused = unused_columns((row for _, row in read_rows(source)), columns)
     lines = [f"columns with text that are not read: {', '.join(unused)}"] if unused else []
-    lines += filter(None, [alike([r.prompt for r in own], unused)])
+    lines += filter(None, [alike((r.prompt for r in own), unused)])
     lines += list(shared(repeats((r.unit, r.prompt, r.completion) for r in own), plan))
     with suppress(UserError):  # a model that is not here
         lines += filter(None, [_cut(config, own)])
     with suppress(UserError):  # prompts that cannot be read: the run will say so
         prompts = prompts_of(config.prompts)
         lines += filter(None, [private_prompts(prompts, (r.prompt for r in own))])
-    if (units := len({r.unit for r in own})) > 1.5 * plan.units:
+    if (units := len(units_of(own))) > 1.5 * plan.units:
         lines.append(
             f"{units} units are there and {plan.units} are declared: a step takes "
             f"{units / plan.units:.1f} times privacy.batch"

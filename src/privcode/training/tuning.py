@@ -8,6 +8,7 @@ Promises:
 - A killed run that is called again with the same arguments continues from its last whole
   checkpoint. On one CPU with the same threads, it writes the same bytes as an uninterrupted run.
 - `output` appears whole or not at all, written by the first process.
+- Pairs are tokenised once and lie on disk, in a file without a name, not in memory.
 
 Does not:
 - Touch private data.
@@ -21,11 +22,12 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import torch
 from accelerate import DistributedType, PartialState
 from datasets import Dataset
@@ -34,6 +36,7 @@ from torch.utils.data import DataLoader
 from transformers import PrinterCallback, TrainerCallback, set_seed
 from trl import SFTConfig, SFTTrainer
 
+from privcode.data.arrow import write
 from privcode.distributed import everywhere, from_first, is_lost, rank, world
 from privcode.errors import UserError
 from privcode.files import failed_write, read_json, write_json
@@ -47,21 +50,20 @@ SAVE_EVERY = 100
 """Optimizer steps between checkpoints."""
 
 _COMPLETE = "complete.json"
+_ROWS = pa.schema([(name, pa.list_(pa.int32())) for name in ("input_ids", "labels")])
 
 
 def encode(
-    tokenizer: Any, pairs: Sequence[tuple[str, str]], max_tokens: int
-) -> list[dict[str, list[int]]]:
+    tokenizer: Any, pairs: Iterable[tuple[str, str]], max_tokens: int
+) -> Iterator[dict[str, list[int]]]:
     """`input_ids` and `labels` (-100 on the prompt) of every pair of at most `max_tokens` tokens.
 
     The prompt is already rendered.
     """
-    rows = []
     for prompt, completion in pairs:
         ids, start = pair_tokens(tokenizer, prompt, completion)
         if len(ids) <= max_tokens:
-            rows.append({"input_ids": ids, "labels": [-100] * start + ids[start:]})
-    return rows
+            yield {"input_ids": ids, "labels": [-100] * start + ids[start:]}
 
 
 class _Watch(TrainerCallback):  # type: ignore[misc]
@@ -139,7 +141,7 @@ def _last_complete(checkpoints: Path, key: str) -> Path | None:
 def boost(
     model: Any,
     tokenizer: Any,
-    pairs: Sequence[tuple[str, str]],
+    pairs: Iterable[tuple[str, str]],
     section: Model,
     settings: Boost,
     checkpoints: Path,
@@ -154,11 +156,12 @@ def boost(
     Args:
         model: the model that `section` names, loaded.
         tokenizer: the model's tokenizer.
-        pairs: (rendered prompt, completion).
+        pairs: (rendered prompt, completion), read once.
         section: the model's name, its context and its adapter. Only the method "lora" uses the
             adapter, and writes a plain PEFT adapter. "full" writes model and tokenizer.
         settings: how to tune.
-        checkpoints: a folder to go on from and to write. It is removed once `output` exists.
+        checkpoints: a folder to go on from and to write. It is removed once `output` exists. The
+            tokenised pairs lie next to it.
         output: the folder to write.
         progress: called with optimizer steps, those before a resume included.
 
@@ -172,14 +175,15 @@ def boost(
     """
     if tokenizer.eos_token_id is None:
         raise UserError("premium.model: the tokenizer has no end token; choose another model")
-    rows = encode(tokenizer, pairs, section.max_tokens)
-    if not rows:
+    rows, given, texts = _on_disk(tokenizer, pairs, section.max_tokens, checkpoints.parent)
+    short = len(rows) - 1  # the last is the blank
+    if not short:
         raise UserError(
-            f"premium.max_tokens: none of {len(pairs)} pairs has at most "
+            f"premium.max_tokens: none of {given} pairs has at most "
             f"{section.max_tokens} tokens; raise it"
         )
     passes = Passes(
-        len(rows), settings.batch_size, settings.micro_batch, settings.seed, rank(), world()
+        short, settings.batch_size, settings.micro_batch, settings.seed, rank(), world()
     )
     divided = settings.shard and world() > 1
     chosen: dict[str, Any] = {
@@ -201,7 +205,7 @@ def boost(
         "targets": lora.targets,
     }
     shared = [settings.batch_size, world(), divided]
-    trained = [chosen, shared, method, adapter if method == "lora" else None, rows]
+    trained = [chosen, shared, method, adapter if method == "lora" else None, texts]
     key = hashlib.sha256(json.dumps(trained).encode()).hexdigest()
     if not everywhere(key == from_first(lambda: key)):
         raise UserError(
@@ -215,7 +219,6 @@ def boost(
         if section.quantization != "none":  # trl would make the adapter bf16
             base = model.get_base_model()
             base.is_loaded_in_4bit = base.is_loaded_in_8bit = False
-    blank = {"input_ids": [tokenizer.eos_token_id] * 2, "labels": [-100] * 2}
     on_cpu = (device_here() if divided else model.device.type) == "cpu"
     with _own_environment():
         args = SFTConfig(
@@ -239,7 +242,7 @@ def boost(
         trainer = _Trainer(
             model=model,
             args=args,
-            train_dataset=Dataset.from_list([*rows, blank]),
+            train_dataset=rows,
             processing_class=tokenizer,
             callbacks=[_Watch(key, progress)],
         )
@@ -263,7 +266,31 @@ def boost(
         )
     )
     from_first(lambda: shutil.rmtree(checkpoints, ignore_errors=True))
-    return len(pairs) - len(rows)
+    return given - short
+
+
+def _on_disk(
+    tokenizer: Any, pairs: Iterable[tuple[str, str]], max_tokens: int, folder: Path
+) -> tuple[Dataset, int, str]:
+    """What `encode` gives and a blank row, in `folder`; how many pairs there are; their digest."""
+    given, digest = 0, hashlib.sha256()
+
+    def counted() -> Iterator[tuple[str, str]]:
+        nonlocal given
+        for pair in pairs:
+            given += 1
+            yield pair
+
+    def fields() -> Iterator[tuple[list[int], list[int]]]:
+        for row in encode(tokenizer, counted(), max_tokens):
+            digest.update(json.dumps(row).encode())
+            yield row["input_ids"], row["labels"]
+        yield [tokenizer.eos_token_id] * 2, [-100] * 2
+
+    folder.mkdir(parents=True, exist_ok=True)
+    table = write(fields(), _ROWS, folder).whole()
+    # With no name given, the library would make one from a copy of all rows in memory.
+    return Dataset(table, fingerprint=digest.hexdigest()), given, digest.hexdigest()
 
 
 def _let_processors_divide(args: Any) -> None:

@@ -3,7 +3,7 @@
 Processes that a launcher started tune it together. The first of them writes.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ from privcode.data.prompts import Lessons
 from privcode.data.records import Record
 from privcode.distributed import in_turn, rank, world
 from privcode.errors import UserError
-from privcode.files import read_jsonl
+from privcode.files import Lines
 from privcode.models import load_model, tokenizer_of
 from privcode.pipeline.layout import RunDirectory
 from privcode.pipeline.models import asking_of, merge, merged
@@ -23,21 +23,22 @@ from privcode.training.tuning import boost
 
 def _work(run: RunDirectory) -> Path:
     if run.config.method == "nondpft":
-        pairs = private_pairs(run)
+        pairs, number = private_pairs(run)
     else:
-        pairs = [(r["prompt"], r["completion"]) for _, r in read_jsonl(run.accepted)]
-        if not pairs:
+        accepted = Lines(run.accepted)
+        pairs, number = ((r["prompt"], r["completion"]) for r in accepted), len(accepted)
+        if not number:
             raise UserError(
                 f"{run.accepted}: no sample was accepted; the reasons are in {run.verdicts}"
             )
-    tune(run, pairs, run.premium)
+    tune(run, pairs, number, run.premium)
     if rank() == 0 and run.config.boost.merge and run.config.boost.method == "lora":
         merge(run, "tuned", run.premium)
     return run.premium
 
 
-def private_pairs(run: RunDirectory) -> list[tuple[str, str]]:
-    """The private records as pairs, for the methods that train without privacy.
+def private_pairs(run: RunDirectory) -> tuple[Iterator[tuple[str, str]], int]:
+    """The private records as pairs, for the methods that train without privacy; how many there are.
 
     If prompts are secret (`prompts.source: synthesised`), the model learns to write them, too.
     """
@@ -45,21 +46,21 @@ def private_pairs(run: RunDirectory) -> list[tuple[str, str]]:
     records, _, _ = private_records(run.config, run.config.boost.limit, run.private)
     if run.config.prompts.by_junior:
         records = Lessons(records, run.config.prompts)
-    return [(r.prompt, r.completion) for r in records]
+    return ((r.prompt, r.completion) for r in records), len(records)
 
 
-def tune(run: RunDirectory, pairs: list[tuple[str, str]], output: Path) -> None:
-    """Plain tuning of the premium model on `pairs`."""
+def tune(run: RunDirectory, pairs: Iterable[tuple[str, str]], number: int, output: Path) -> None:
+    """Plain tuning of the premium model on `pairs`, so many of them."""
     config, section = run.config.boost, run.config.premium
     tokenizer = tokenizer_of(section)
     asking = asking_of(section, tokenizer)
-    steps = -(-len(pairs) // config.batch_size) * config.epochs
+    steps = -(-number // config.batch_size) * config.epochs
     private = run.config.method in ("nondpft", "jft")
     with progress_bar(output.name, steps, counted=not private) as progress:
         left_out = boost(
             _loaded(run),
             tokenizer,
-            [(asking(prompt), completion) for prompt, completion in pairs],
+            ((asking(prompt), completion) for prompt, completion in pairs),
             section,
             config,
             run.private / f"{output.name}-checkpoints",

@@ -9,8 +9,9 @@ from privcode.pipeline.stages.boost import private_pairs, tune
 
 
 def _work(run: RunDirectory) -> Path:
-    masked = [(mask(prompt), mask(code)) for prompt, code in private_pairs(run)]
-    tune(run, masked, run.pretuned)
+    pairs, number = private_pairs(run)
+    masked = ((mask(prompt), mask(code)) for prompt, code in pairs)
+    tune(run, masked, number, run.pretuned)
     return run.pretuned
 
 

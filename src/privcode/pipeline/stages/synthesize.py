@@ -4,12 +4,13 @@ Promises: post-processing alone: nothing private is read. What is written in pla
 is on disk before it is used, so a killed run goes on with the same prompts.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
 from privcode.cluster import Engine, Workers, engine
 from privcode.console import progress_bar, say
+from privcode.data.texts import Texts, distinct
 from privcode.errors import UserError
 from privcode.files import Lines, write_jsonl
 from privcode.generation import Generator, Sampling
@@ -57,7 +58,7 @@ def _answers(
     where: Engine,
     models: Workers[Generator],
     bar: str,
-    prompts: Sequence[str],
+    prompts: Texts,
     asking: Callable[[str], str],
     sampling: Sampling,
     output: Path,
@@ -68,7 +69,7 @@ def _answers(
         UserError: none is.
     """
     fits = fitting(models, prompts, asking, where)
-    whole = [prompt for prompt, fit in zip(prompts, fits, strict=True) if fit]
+    whole = prompts.where(fits)
     if len(whole) < len(prompts):
         say(f"{bar}: {len(prompts) - len(whole)} of {len(prompts)} texts too long for the model")
     if not whole:
@@ -83,7 +84,7 @@ def _answers(
 
 def _after_the_opening(
     run: RunDirectory, where: Engine, juniors: Workers[Generator], sampling: Sampling
-) -> list[str]:
+) -> Texts:
     """What the junior writes after the public opening: distinct texts that are not blank.
 
     Raises:
@@ -93,16 +94,17 @@ def _after_the_opening(
         openings = topics.openings(run)
         asking = asking_of(run.config.junior)
         asked = {opening: asking(opening) for opening in dict.fromkeys(openings)}
-        _answers(where, juniors, "write", openings, asked.__getitem__, sampling, run.written)
+        put = asked.__getitem__
+        _answers(where, juniors, "write", Texts(openings), put, sampling, run.written)
     texts = Lines(run.written)
-    distinct = list(dict.fromkeys(row["completion"] for row in texts if row["completion"].strip()))
-    if not distinct:
+    written = Texts(distinct(row["completion"] for row in texts if row["completion"].strip()))
+    if not written:
         raise UserError(
             "synthesize: the junior wrote nothing after prompts.opening; train it for more steps, "
             "or at another learning rate"
         )
-    say(f"synthesize: {len(distinct)} distinct texts of {len(texts)} after the opening")
-    return distinct
+    say(f"synthesize: {len(written)} distinct texts of {len(texts)} after the opening")
+    return written
 
 
 def _described(run: RunDirectory) -> Path:

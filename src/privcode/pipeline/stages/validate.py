@@ -55,7 +55,8 @@ def _work(run: RunDirectory) -> Path:
         )
     free()  # the describer: the junior is loaded next
     if (share := config.surest) < 1:
-        sure = certainty(run, list(_accepted(samples, verdicts)))
+        number = sum(verdict["accepted"] for verdict in verdicts)
+        sure = certainty(run, _accepted(samples, verdicts), number)
         verdicts = keep_surest(verdicts, sure, share)
     write_jsonl(run.verdicts, verdicts, mode=0o600)
     write_jsonl(run.accepted, _accepted(samples, Lines(run.verdicts)))

@@ -79,7 +79,27 @@ def test_only_ray_spreads_the_other_stages_and_no_further_than_there_are_chunks(
     assert found["synthesize"]["seconds"] == pytest.approx(found["one"]["synthesize"] / 4, abs=0.1)
     assert walls(4, scale={"engine": "ray", "workers": 2})["synthesize"]["devices"] == 2
     assert walls(64, scale={"engine": "ray"})["synthesize"]["devices"] == 10  # 2,560 prompts
-    assert found["boost"]["devices"] == 1
+
+
+def test_boost_has_a_process_for_each_pair_of_a_step_at_most() -> None:
+    def boost(devices: int, **changes: object) -> dict[str, Any]:
+        settings = {"batch_size": 16, "micro_batch": 2, "epochs": 3, **changes}
+        found = walls(devices, boost=settings)
+        return found["boost"] | {"one": found["one"]["boost"]}
+
+    one, four, most = boost(1), boost(4), boost(64)
+    assert (one["devices"], four["devices"], most["devices"]) == (1, 4, 16)
+    assert one["seconds"] == pytest.approx(one["one"], abs=0.1)
+    steps = 3 * 2560 / 16
+    # Three quarters of the gradient of 7e9 / 80 fp32 numbers, there and back.
+    assert four["traffic"] == pytest.approx(steps * 2 * 0.75 * 4 * (7e9 / 80) / LINK)
+    assert four["seconds"] == pytest.approx(one["one"] / 4 + four["traffic"], abs=0.1)
+    assert four["busy"] == pytest.approx(4 * four["seconds"])
+    # Two passes of each process, in which the layers travel twice and the gradient once.
+    shared = boost(4, shard=True)
+    passing = 0.75 * (4 * 7e9 / 80 + 2 * 2 * 7e9)
+    assert shared["traffic"] == pytest.approx(steps * 2 * passing / LINK)
+    assert boost(3)["seconds"] > one["one"] / 3  # six, five and five of sixteen pairs
 
 
 def test_more_devices_take_no_longer_until_shares_are_filled_up() -> None:

@@ -185,7 +185,8 @@ class _Crew:
         least = min(machines, key=list(self._machines.values()).count, default=None)
         place: Any = "SPREAD"
         if least and not self._gpus:
-            place = NodeAffinitySchedulingStrategy(least, soft=True)  # elsewhere if it is gone
+            # A soft wish is not always granted. If the machine is gone, the next try has another.
+            place = NodeAffinitySchedulingStrategy(least, soft=False)
         # No processor is kept for an actor, so tasks always have a place.
         named = {"num_cpus": 0, "num_gpus": self._gpus, "scheduling_strategy": place}
         actor = ray.remote(_Worker).options(**named).remote()

@@ -2,7 +2,7 @@
 
 Promises:
 - A stage that cannot use more devices is given one. The device-hours count those that work.
-- The traffic of `sanitize` is added to the time of its passes, as if none of it were hidden.
+- Traffic is added to the time of the passes, as if none of it were hidden.
 - What a GPU computes in vain, because a micro-batch is always filled up, is counted.
 
 Does not: measure anything. `LINK` is an assumption. `DRAW` and `START` are measured on processors
@@ -68,11 +68,13 @@ def wall(stage: str, config: Config, done: Sequence[tuple[Demand, "Work"]], devi
         stage: its name.
         config: the run's.
         done: what it does.
-        devices: GPUs. `sanitize` has a process on each. With Ray, `scale.workers` says how many
-            hold a model, or one for each device.
+        devices: GPUs. `sanitize` has a process on each, and `boost` up to one for each pair of a
+            step. With Ray, `scale.workers` says how many hold a model, or one for each device.
     """
     if stage == "sanitize":
         return sum((_trained(config, work, devices) for _, work in done), Wall())
+    if stage == "boost":
+        return sum((_tuned(config, demand, work, devices) for demand, work in done), Wall())
     found = Wall()
     for demand, work in done:
         workers = workers_of(config, demand, devices) if demand.spread else 1
@@ -132,3 +134,29 @@ def _trained(config: Config, work: "Work", devices: int) -> Wall:
     host = START * records_of(config) + steps * DRAW * config.privacy.units
     seconds = computing + traffic + host
     return Wall(devices, seconds, traffic, host, devices * seconds)
+
+
+def _tuned(config: Config, demand: Demand, work: "Work", devices: int) -> Wall:
+    """Of boost. Gradients of what is trained are fp32, and go around a ring twice in a step.
+
+    With `boost.shard` they go once in each pass, and the layers are put together twice: forward
+    and back.
+
+    Raises:
+        UserError: the size of the model is not known.
+    """
+    section, settings = config.premium, config.boost
+    world = min(devices, settings.batch_size)
+    each = math.ceil(settings.batch_size / world)
+    seconds = work.seconds * each / settings.batch_size
+    if world == 1:
+        return Wall(1, seconds, busy=seconds)
+    known = size(section)
+    trained = (known.adapter or known.base / _ADAPTER) if settings.method == "lora" else known.base
+    sent = 2 * 4 * trained
+    if settings.shard:
+        layers = known.base * WIDTH[section.dtype]
+        sent = math.ceil(each / settings.micro_batch) * (4 * trained + 2 * layers)
+    steps = math.ceil(demand.texts / settings.batch_size)
+    traffic = steps * sent * (world - 1) / world / LINK
+    return Wall(world, seconds + traffic, traffic, busy=world * (seconds + traffic))

@@ -259,7 +259,7 @@ def fitting(
         return generators(lambda generator: [generator.fits(text) for text in texts])
 
     found = in_order(engine, fit, prompts, 4096)
-    return np.fromiter((fits for some in found for fits in some), bool, len(prompts))
+    return np.fromiter((fits for some in found for fits in some), bool)  # to the end: see `each`
 
 
 def sampling_of(section: Any, n: int, temperature: float | None = None) -> Sampling:

@@ -275,7 +275,7 @@ def _spread(config: Config, facts: Mapping[str, Any], several: bool) -> list[str
     head = ["stage", "devices", "by the clock", "traffic", "host", "device-hours at work"]
     ray = config.scale.engine == "ray"
     lines = [
-        f"devices           {count}: sanitize has a process on each (torchrun); "
+        f"devices           {count}: sanitize and boost have a process on each (torchrun); "
         + ("the Ray cluster has" if ray else "other stages use one: scale.engine is local, not ray")
         + (" the other stages' workers" if ray else ""),
         columns(head, body),

@@ -320,7 +320,8 @@ def _tune(config: Config, counts: Counts, lengths: Lengths) -> list[Demand]:
     more: dict[str, Any] = {} if lora else {"rank": 0}
     doing = _trained("tune", section, settings.micro_batch, **more)
     # On a GPU boosting computes in bf16.
-    return [Demand(doing, known.base, operations, tokens, held=held, compute="bfloat16")]
+    done = Demand(doing, known.base, operations, tokens, held=held, compute="bfloat16")
+    return [replace(done, texts=settings.epochs * pairs)]
 
 
 def _evaluate(config: Config, counts: Counts, lengths: Lengths) -> list[Demand]:

@@ -151,6 +151,9 @@ def load(weights: Weights, batch_size: int, options: Vllm) -> VllmGenerator:
                 max_model_len=-1,
                 max_num_seqs=batch_size,
                 enable_prefix_caching=True,
+                # Where a prompt is read in parts, vLLM moves its generator back, and one of a
+                # processor cannot be moved.
+                enable_chunked_prefill=None if torch.cuda.is_available() else False,
                 trust_remote_code=False,
                 **lora,
             )

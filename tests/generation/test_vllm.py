@@ -105,6 +105,10 @@ def test_earlier_adapters_are_merged_and_the_last_is_applied(
     assert drawn["greedy"] != drawn["adapters"]
 
 
+def test_more_prompts_than_the_engine_reads_at_once_are_answered(drawn: dict[str, Any]) -> None:
+    assert [len(answers) for answers in drawn["crowd"]] == [1] * 64
+
+
 def test_any_chunk_can_be_drawn_again_by_itself(drawn: dict[str, Any]) -> None:
     assert drawn["second"] == drawn["second again"]
     assert drawn["first"] != drawn["second"]

@@ -49,6 +49,9 @@ def main(model: str, adapters: list[str], out: Path) -> None:
     found["context"] = generator.context
     long = generator.tokenizer.decode(generator.tokenizer(PROMPTS[0] * 60)["input_ids"][:1020])
     found["long"] = generator.generate([long], GREEDY)
+    # More tokens than the engine reads at once.
+    crowd = [f"Question {n}. {PROMPTS[0] * 30}" for n in range(64)]
+    found["crowd"] = generator.generate(crowd, Sampling(1.0, max_new_tokens=4, seed=1))
     for name, prompt in (("too long", "x " * 3000), ("empty", "")):
         try:
             generator.generate(["Question", prompt], GREEDY)

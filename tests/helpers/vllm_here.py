@@ -28,4 +28,4 @@ def serving(python: str, model: str, port: int, dtype: str, batch_size: int) -> 
     command = [python, "-m", "vllm.entrypoints.openai.api_server", "--model", model]
     command += ["--host", "127.0.0.1", "--port", str(port), "--served-model-name", "base"]
     command += ["--dtype", dtype, "--max-num-seqs", str(batch_size)]
-    return [*command, "--generation-config", "vllm"]
+    return [*command, "--generation-config", "vllm", "--no-enable-chunked-prefill"]

@@ -26,7 +26,7 @@ CHUNK = 256
 """Prompts or samples that a worker of a cluster gets at a time."""
 DRAW = 24e-9
 """Seconds a unit, in each step, to draw who takes part: on one core, by the first process."""
-START = 25e-6
+START = 14e-6
 """Seconds a record to read it before the first step, on one core, in every process."""
 _ADAPTER = 80
 """A model whose adapter is not known is taken to be so many times as large: r 16 on 1.5B is 83."""

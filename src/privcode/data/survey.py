@@ -16,13 +16,14 @@ owner knows what to ask before training.
 import re
 from array import array
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Literal
 
 import numpy as np
 from tree_sitter import Node
 
+from privcode.console import progress_bar
 from privcode.data.columns import (
     BadField,
     Columns,
@@ -248,6 +249,13 @@ def _refuse_absent(source: str, names: Iterable[str]) -> None:
             raise UserError(f"{source}: no row has the column {name}; {missing.mend}") from None
 
 
+def _with_a_bar(source: str, number: int) -> Iterator[Row]:
+    with progress_bar("look", number, counted=False) as progress:
+        for _, row in read_rows(source):
+            yield row
+            progress(1)
+
+
 class _Sample:
     """Every so many of the texts that are added, at most `SAMPLE`."""
 
@@ -269,7 +277,6 @@ def look(
     columns: Columns | None = None,
     *,
     unit: str | None = None,
-    progress: Callable[[int], None] | None = None,
 ) -> Findings:
     """Look at a data set without training on it. Its rows are read twice.
 
@@ -277,7 +284,6 @@ def look(
         source: see `rows.read_rows`.
         columns: its columns, if the guess from their names would be wrong.
         unit: the column that names each record's owner; without it each record is a unit.
-        progress: called with numbers of rows as they are examined.
 
     Raises:
         UserError: the source cannot be read, no guess of its columns fits, no row has a column
@@ -308,9 +314,7 @@ def look(
     unusable: Counter[str] = Counter()
     remedies: dict[str, str] = {}
     secrets: Counter[str] = Counter()
-    for number, (_, row) in enumerate(read_rows(source), start=1):
-        if progress:
-            progress(1)
+    for number, row in enumerate(_with_a_bar(source, seen.rows), start=1):
         for column in owners.values():
             column.add(row)
         try:

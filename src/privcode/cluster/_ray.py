@@ -125,8 +125,7 @@ class _Crew:
         self._gpus = gpus
         self._begin = (ray.put(make), _threads(), packages())
         self._idle: SimpleQueue[Any] = SimpleQueue()  # actors, or the error that ends the work
-        self._actors: list[Any] = []
-        self._machines: dict[Any, str] = {}  # of the actors that live, where it is chosen
+        self._actors: dict[Any, str | None] = {}  # that live, and the machine, where it was chosen
         self._lock = threading.Lock()
         self._closed = False
         for _ in range(count):
@@ -166,7 +165,6 @@ class _Crew:
                 if self._closed:
                     return
                 actor = self._placed()
-                self._actors.append(actor)
             try:
                 ray.get(actor.begin.remote(*self._begin))
             except RayTaskError as error:
@@ -181,32 +179,33 @@ class _Crew:
 
     def _placed(self) -> Any:
         """A new actor. Ray's own way to spread actors puts some on one machine, others idle."""
-        machines = list(_nodes())
-        least = min(machines, key=list(self._machines.values()).count, default=None)
+        machines = [] if self._gpus else list(_nodes())
+        least = min(machines, key=list(self._actors.values()).count, default=None)
         place: Any = "SPREAD"
-        if least and not self._gpus:
+        if least:
             # A soft wish is not always granted. If the machine is gone, the next try has another.
             place = NodeAffinitySchedulingStrategy(least, soft=False)
         # No processor is kept for an actor, so tasks always have a place.
         named = {"num_cpus": 0, "num_gpus": self._gpus, "scheduling_strategy": place}
         actor = ray.remote(_Worker).options(**named).remote()
-        self._machines[actor] = least or ""
+        self._actors[actor] = least
         return actor
 
     def _remove(self, actor: Any) -> None:
         ray.kill(actor)
         with self._lock:
-            self._machines.pop(actor, None)
+            self._actors.pop(actor, None)
 
     def close(self, patience: float = 5.0) -> None:
         """End the actors. Within `patience` (seconds) they can remove what they have on disk."""
         with self._lock:
             self._closed = True
+            living = list(self._actors)
         self._idle.put(UserError("the work on the cluster was stopped; run again to go on"))
-        if patience and self._actors:
-            ends = [actor.__ray_terminate__.remote() for actor in self._actors]
+        if patience and living:
+            ends = [actor.__ray_terminate__.remote() for actor in living]
             ray.wait(ends, num_returns=len(ends), timeout=patience)
-        for actor in self._actors:
+        for actor in living:
             ray.kill(actor)
 
 

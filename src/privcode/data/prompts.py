@@ -11,6 +11,7 @@ only what was not put into the prompts.
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import islice
 from pathlib import Path
 from typing import overload
 
@@ -27,7 +28,7 @@ from privcode.data.columns import (
 from privcode.data.records import Record, unit_numbers
 from privcode.data.rows import KINDS, files_of, kind_of_file, read_rows
 from privcode.data.settings import Prompts
-from privcode.data.texts import Texts, digest
+from privcode.data.texts import Texts, digest, distinct
 from privcode.data.topics import about, topic_of
 from privcode.errors import UserError
 from privcode.files import Row
@@ -144,11 +145,10 @@ def read_prompts(
     if limit is not None and limit < 1:
         raise UserError(f"the limit on prompts is {limit}; it must be at least 1")
     named = None if column is None else Columns(column, "", input=input, suffix=suffix)
-    repeats = 0
+    given = 0
 
     def each() -> Iterator[str]:
-        nonlocal repeats
-        seen: set[bytes] = set()
+        nonlocal given
         guessed = None
         for number, row in _rows(source):
             if named is None:
@@ -160,19 +160,14 @@ def read_prompts(
                 prompt = prompt_text(row, columns)
             except BadField as bad:
                 raise bad.at(source, number) from None
-            if (known := digest(prompt)) in seen:
-                repeats += 1
-                continue
-            seen.add(known)
+            given += 1
             yield prompt
-            if len(seen) == limit:
-                return
 
-    prompts = Texts(each())
+    prompts = Texts(islice(distinct(each()), limit))
     if not prompts:
         raise UserError(f"{source}: holds no prompt; name a file with at least one")
     if duplicates:
-        duplicates(repeats)
+        duplicates(given - len(prompts))
     return prompts
 
 

@@ -272,7 +272,11 @@ def boost(
 def _on_disk(
     tokenizer: Any, pairs: Iterable[tuple[str, str]], max_tokens: int, folder: Path
 ) -> tuple[Dataset, int, str]:
-    """What `encode` gives and a blank row, in `folder`; how many pairs there are; their digest."""
+    """The rows of `encode` and a blank one, in `folder`.
+
+    Returns:
+        The rows; the number of pairs; a digest of the rows.
+    """
     given, digest = 0, hashlib.sha256()
 
     def counted() -> Iterator[tuple[str, str]]:

@@ -3,7 +3,7 @@
 Promises:
 - After `accumulate`, the running sum holds the gradient of every unit in the batch. It is summed
   over the unit's records and scaled to norm at most `clip_norm`. After `divide`, each part of it
-  is scaled by itself, to an equal share.
+  is first scaled by itself, so that no part crowds out the others.
 - One unit more or less moves the sum by at most `sensitivity` in L2.
 - What a unit adds is computed from its own rows alone. It is a multiple of `grid`, a power of two,
   so sums are exact. The bits are the same in any order and in any split over micro-batches and
@@ -24,7 +24,7 @@ per-record weight gradients gᵀx into one [records, parameters] buffer.
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from typing import Any
@@ -40,8 +40,7 @@ _GRID_BITS = 32
 _MARGIN = 2.0**-17
 """Share of the clip norm that units stay below. It covers rounding, for up to 2^30 coordinates:
 2^-24 each for the factor and its products (fp32) and for the norm (double, added in any order),
-and 2^-18 for half a step of the grid in every coordinate (2^-33 of the clip norm, times 2^15).
-Each part of a unit that is clipped by itself is rounded by itself, and has a margin of its own."""
+and 2^-18 for half a step of the grid in every coordinate (2^-33 of the clip norm, times 2^15)."""
 
 MOST_UNITS = 2**19
 """The most units whose contributions, with noise on top, add without rounding: a double holds 53
@@ -119,10 +118,11 @@ class Clipper:
         return self.clip_norm
 
     def divide(self, parts: int) -> None:
-        """Clip `parts` parts of a unit's gradient apart, each to an equal share of the clip norm.
+        """Clip each of `parts` parts of a unit's gradient by itself, and then their sum.
 
-        Their sum has at most the clip norm, so the sensitivity stays. `accumulate` is then given a
-        number of its own for each part of a unit. Gradients that are given to it stay whole.
+        A part has at most clip_norm / √parts, which parts at right angles keep. The sum has at most
+        the clip norm, so the sensitivity stays. `accumulate` is then given the numbers
+        unit · parts + part. Gradients that are given to it are clipped whole.
         """
         self._parts = parts
 
@@ -225,20 +225,16 @@ class Clipper:
         """
         rows, self._rows = self._rows if given is None else given, None
         assert rows is not None
-        first: dict[int, int] = {}  # of each unit, the row of its first record
-        for row, unit in zip(range(len(rows)), unit_of_record.tolist(), strict=False):
-            if first.setdefault(unit, row) != row:
-                rows[first[unit]] += rows[row]  # in the order of the unit's records
+        first = _added_up(rows, enumerate(unit_of_record.tolist()[: len(rows)]))
         if given is None and self._reserved is not None:
             rows.index_fill_(1, self._reserved, 0.0)
-        # Row by row: a norm of several rows at once may be added up in another order than the norm
-        # of one row. In double: an fp32 norm over a million elements reads up to 1.5e-4 low on
-        # processors.
-        norms = torch.stack([torch.linalg.vector_norm(row, dtype=torch.float64) for row in rows])
-        parts = self._parts if given is None else 1
-        most = self.clip_norm / parts * (1 - parts * _MARGIN)
+        if given is None and self._parts > 1:
+            share = self.clip_norm / math.sqrt(self._parts)
+            rows.mul_((share / _norms(rows)).clamp(max=1.0).float()[:, None])
+            first = _added_up(rows, ((row, part // self._parts) for part, row in first.items()))
+        most = self.clip_norm * (1 - _MARGIN)
         add = self._add_one_by_one if rows.device.type == "cpu" else self._add_together
-        add(rows, norms, most, list(first.values()))
+        add(rows, _norms(rows), most, list(first.values()))
 
     def _add_one_by_one(
         self, rows: torch.Tensor, norms: torch.Tensor, most: float, owned: list[int]
@@ -282,3 +278,21 @@ class Clipper:
             weight = module.weight
             part = flat[offset : offset + weight.numel()]
             weight.grad = part.view_as(weight).to(weight.dtype)
+
+
+def _added_up(rows: torch.Tensor, numbered: Iterable[tuple[int, int]]) -> dict[int, int]:
+    """Add rows of one number to the first of them, in their order. Returns that row by number."""
+    first: dict[int, int] = {}
+    for row, number in numbered:
+        if first.setdefault(number, row) != row:
+            rows[first[number]] += rows[row]
+    return first
+
+
+def _norms(rows: torch.Tensor) -> torch.Tensor:
+    """[rows] float64 norms.
+
+    Row by row: a norm of several rows at once may be added up in another order than the norm of one
+    row. In double: an fp32 norm over a million elements reads up to 1.5e-4 low on processors.
+    """
+    return torch.stack([torch.linalg.vector_norm(row, dtype=torch.float64) for row in rows])

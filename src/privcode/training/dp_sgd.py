@@ -80,8 +80,8 @@ class Learner:
         max_tokens: the most tokens that an example may have.
         grouping: the result of `try_out` for the model. If None, `try_out` runs before training.
         latents: weights of the losses of latent conditioning, if the model has these parts.
-        lessons: examples of each record, which follow each other. Each kind of lesson has an equal
-            share of the clip norm, or else one that is hard to predict would crowd out the others.
+        lessons: examples of each record, which follow each other. Each kind of lesson is clipped by
+            itself first, or else one that is hard to predict would crowd out the others.
     """
 
     model: Any

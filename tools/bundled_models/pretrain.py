@@ -1,6 +1,6 @@
-"""Pre-train the two bundled models on public exercises: `python -m tools.bundled_models.pretrain`.
+"""Pre-train the bundled models on public exercises: `python -m tools.bundled_models.pretrain`.
 
-    train {junior,premium} --minutes M --out ROOT   one CPU thread; ROOT/NAME/{snapshot,final}
+    train NAME --minutes M --out ROOT               one CPU thread; ROOT/NAME/{snapshot,final}
     sample ROOT/NAME/final                          answers to held-out public tasks, to be scored
     install ROOT                                    copies ROOT/*/final into the package's assets
 
@@ -31,7 +31,7 @@ from transformers import AutoTokenizer, GenerationConfig, LlamaConfig, LlamaForC
 from privcode.exercises.corpus import Pair, public_documents
 from privcode.files import write_json, write_with
 from tools.bundled_models import bundle
-from tools.bundled_models.tokenizer import CONTEXT, build_tokenizer, describe, solve
+from tools.bundled_models.tokenizer import CONTEXT, build_tokenizer, describe, solve, write
 
 Example = tuple[list[int], list[int]]  # context ids, target ids
 
@@ -42,7 +42,7 @@ BATCH_TOKENS = 3072
 
 @dataclass(frozen=True)
 class Size:
-    """Shape of a model, its peak learning rate and the share of describe documents."""
+    """Shape of a model, its peak learning rate, the shares of describe and of write documents."""
 
     hidden: int
     layers: int
@@ -51,11 +51,13 @@ class Size:
     learning_rate: float
     describe_share: float
     seed: int
+    write_share: float = 0.0
 
 
 SIZES = {
     "junior": Size(128, 4, 4, 320, 4e-3, 0.0, 1),
     "premium": Size(192, 5, 6, 512, 3e-3, 0.3, 2),
+    "writer": Size(128, 4, 4, 320, 4e-3, 0.0, 3, write_share=0.2),
 }
 
 
@@ -100,8 +102,11 @@ def examples(documents: Iterator[Pair], size: Size, tokenizer: Any, rng: Random)
     """Tokenise the next documents, each in one direction; one describe in twenty has no code."""
     texts = []
     for pair in islice(documents, CHUNK):
-        if rng.random() >= size.describe_share:
+        drawn = rng.random()
+        if drawn >= size.describe_share + size.write_share:
             texts.append(solve(pair))
+        elif drawn >= size.describe_share:
+            texts.append(write(pair))
         elif rng.random() < 0.05:
             texts.append(describe(Pair(pair.prompt, "")))
         else:

@@ -1,8 +1,8 @@
-"""The bundled models' tokenizer and the two text formats they are trained in.
+"""The bundled models' tokenizer and the text formats they are trained in.
 
 Promises: a byte-level BPE that gives any Unicode text back exactly and reports offsets; the
-formats `solve` (problem to code) and `describe` (code to problem). A context and its target are
-tokenised apart and joined, so the target's tokens do not depend on the context.
+formats `solve` (problem to code), `describe` (code to problem) and `write` (a problem). A context
+and its target are tokenised apart and joined, so the target's tokens do not depend on the context.
 """
 
 from itertools import islice
@@ -11,6 +11,7 @@ from typing import Any
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
+from privcode.data.settings import Prompts
 from privcode.exercises.corpus import Pair, public_documents
 
 VOCABULARY = 1280
@@ -28,6 +29,11 @@ def solve(pair: Pair) -> tuple[str, str]:
 def describe(pair: Pair) -> tuple[str, str]:
     """(context, target) for describing code; with empty code it models the prompt alone."""
     return f"Answer:\n{pair.code}\n\nQuestion:\n", pair.prompt
+
+
+def write(pair: Pair) -> tuple[str, str]:
+    """(context, target) for writing a problem, after the opening that `prompts.opening` has."""
+    return solve(Pair(Prompts.model_fields["opening"].default, ""))[0], pair.prompt
 
 
 def build_tokenizer(documents: int = 20_000, seed: int = 0) -> Any:

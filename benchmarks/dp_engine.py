@@ -132,8 +132,9 @@ def stepper(
     import torch
 
     from privcode.privacy.plan import make_plan
-    from privcode.training.dp_sgd import micro_batches, same_bits_each_time
+    from privcode.training.dp_sgd import micro_batches
     from privcode.training.examples import Example, collate, padded
+    from privcode.training.learner import same_bits_each_time
     from privcode.training.loss import per_example_losses, split_head
 
     model = random_model(shape, device)

@@ -119,9 +119,9 @@ class Fault(Exception):
 def bits(small: bool, out: Path, config: Path) -> dict[str, Any]:
     """How records may share a batch, by the trial; and which numbers of rows round alike."""
     from privcode.privacy.clipping import Clipper
-    from privcode.training.dp_sgd import Learner, same_bits_each_time, try_out
     from privcode.training.examples import collate
     from privcode.training.independence import made_up
+    from privcode.training.learner import Learner, same_bits_each_time, try_out
     from privcode.training.loss import per_example_losses, split_head
 
     found: dict[str, Any] = {}

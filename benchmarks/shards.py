@@ -37,9 +37,10 @@ def work(folder: Path, divided: bool) -> None:
     from privcode.models.sharding import mesh_of, shard
     from privcode.privacy.ledger import Ledger
     from privcode.privacy.plan import make_plan
-    from privcode.training.dp_sgd import Learner, sanitize
+    from privcode.training.dp_sgd import sanitize
     from privcode.training.examples import Example
     from privcode.training.fitting import _give_back
+    from privcode.training.learner import Learner
     from privcode.training.settings import Sanitize, Syntax
 
     start()

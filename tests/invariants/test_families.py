@@ -21,13 +21,14 @@ from transformers import (
     Qwen2ForCausalLM,
 )
 
-from privcode.data.records import Record, Unit
+from privcode.data.records import Record, Unit, units_of
 from privcode.exercises.corpus import private_records
 from privcode.models import Dtype, attach_lora, load_model, load_tokenizer, save_model
 from privcode.privacy.ledger import Ledger
 from privcode.privacy.plan import make_plan
-from privcode.training.dp_sgd import Learner, by_unit, sanitize
+from privcode.training.dp_sgd import sanitize
 from privcode.training.examples import encode
+from privcode.training.learner import Learner
 from privcode.training.settings import Sanitize, Syntax
 
 FAMILIES: dict[str, Any] = {
@@ -97,8 +98,8 @@ def trained(saved: Path, folder: Path, family: str, case: Case) -> tuple[Any, to
         epsilon=None,
         noise_multiplier=case.noise,
         delta=1e-3,
-        units=len(by_unit(RECORDS)),
-        batch=len(by_unit(RECORDS)),
+        units=len(units_of(RECORDS)),
+        batch=len(units_of(RECORDS)),
         steps=1,
         clip_norm=CLIP[family],
         owner_column="owner",
@@ -115,7 +116,7 @@ def trained(saved: Path, folder: Path, family: str, case: Case) -> tuple[Any, to
     sanitize(
         Learner(adapted, tokenizer.pad_token_id, 256),
         EXAMPLES,
-        by_unit(RECORDS),
+        units_of(RECORDS),
         plan,
         settings,
         ledger,

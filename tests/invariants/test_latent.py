@@ -4,6 +4,7 @@ What is compared is the gradient that the optimizer saw, as in `test_mechanism`.
 """
 
 import itertools
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -17,10 +18,12 @@ from privcode.errors import UserError
 from privcode.models import attach_latent, attach_lora
 from privcode.privacy.ledger import Ledger
 from privcode.privacy.plan import PrivacyPlan, make_plan
-from privcode.training import dp_sgd, latent
-from privcode.training.dp_sgd import Learner, sanitize
+from privcode.training import latent
+from privcode.training import learner as learners
+from privcode.training.dp_sgd import sanitize
 from privcode.training.examples import Example, collate
 from privcode.training.latent import draws
+from privcode.training.learner import Learner
 from privcode.training.loss import Conditioning, per_example_losses, split_head
 from privcode.training.settings import Sanitize, Syntax
 
@@ -113,15 +116,19 @@ def test_the_step_is_the_clipped_sum_of_plain_autograd_over_the_expected_batch(
     tmp_path: Path,
 ) -> None:
     model, clipped, total = tiny(), 0, torch.zeros(())
-    for unit in UNITS:
-        for part in unit:  # the prompt, and the code
-            own = plain(model, [part])
-            norm = float(own.double().norm())
-            clipped += norm > CLIP / 2
-            total = total + own * min(1.0, CLIP / 2 / norm)
-    assert 0 < clipped < 2 * len(UNITS)
+
+    def scaled(gradient: torch.Tensor, most: float) -> torch.Tensor:
+        nonlocal clipped
+        norm = float(gradient.double().norm())
+        clipped += norm > most
+        return gradient * min(1.0, most / norm)
+
+    for unit in UNITS:  # the prompt and the code, each by itself, and then together
+        parts = [scaled(plain(model, [part]), CLIP / math.sqrt(2)) for part in unit]
+        total = total + scaled(torch.stack(parts).sum(0), CLIP)
+    assert 0 < clipped < 3 * len(UNITS)
     found = step(tmp_path, UNITS)
-    # The margin of two parts takes 1.5e-5 of what is clipped.
+    # The margin takes 7.6e-6 of what is clipped.
     assert float((found - total / 12).norm() / (total / 12).norm()) < 2e-5
 
 
@@ -192,7 +199,7 @@ def test_the_trial_refuses_an_engine_that_contrasts_records_with_each_other(
     monkeypatch.setattr(latent, "alignment", lambda code, prompt, _, t: real(code, prompt, code, t))
     learner = Learner(tiny(), 0, 64, latents=SETTINGS)
     with pytest.raises(UserError, match="depends on the others in the batch"):
-        dp_sgd.try_out(learner, plan_for().clipper(learner.model), 4)
+        learners.try_out(learner, plan_for().clipper(learner.model), 4)
 
 
 @pytest.mark.parametrize("micro_batch", [1, 2, 3, 5])
@@ -200,15 +207,15 @@ def test_the_trial_has_records_that_are_read_at_every_length_and_next_to_others(
     monkeypatch: pytest.MonkeyPatch, micro_batch: int
 ) -> None:
     batches: list[list[Example]] = []
-    real = dp_sgd._recorded
+    real = learners.recorded
 
     def recorded(learner: Any, head: Any, clipper: Any, examples: Any, *more: Any) -> Any:
         batches.append(examples)
         return real(learner, head, clipper, examples, *more)
 
-    monkeypatch.setattr(dp_sgd, "_recorded", recorded)
+    monkeypatch.setattr(learners, "recorded", recorded)
     learner = Learner(tiny(), 0, 64, latents=SETTINGS)
-    assert dp_sgd.try_out(learner, plan_for().clipper(learner.model), micro_batch)
+    assert learners.try_out(learner, plan_for().clipper(learner.model), micro_batch)
     assert {len(e.ids) for batch in batches for e in batch if e.read} >= {16, 32, 64}
     reads = [[bool(e.read) for e in batch] for batch in batches]
     neighbours = {frozenset(pair) for row in reads for pair in itertools.pairwise(row)}

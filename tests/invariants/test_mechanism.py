@@ -16,8 +16,9 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from privcode.privacy.ledger import Ledger
 from privcode.privacy.plan import PrivacyPlan, make_plan
-from privcode.training.dp_sgd import Learner, sanitize
+from privcode.training.dp_sgd import sanitize
 from privcode.training.examples import Example, collate
+from privcode.training.learner import Learner
 from privcode.training.loss import per_example_losses
 from privcode.training.settings import Sanitize, Syntax
 

@@ -19,8 +19,9 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from privcode.models import attach_lora
 from privcode.privacy.ledger import Ledger
 from privcode.privacy.plan import PrivacyPlan, make_plan
-from privcode.training.dp_sgd import Learner, sanitize
+from privcode.training.dp_sgd import sanitize
 from privcode.training.examples import Example
+from privcode.training.learner import Learner
 from privcode.training.settings import Sanitize
 
 N, ERRORS = 512 * 64, 6.0

@@ -30,9 +30,10 @@ from privcode.distributed import (
 from privcode.errors import UserError
 from privcode.privacy.ledger import Ledger, read_ledger
 from privcode.privacy.plan import PrivacyPlan, make_plan
-from privcode.training.dp_sgd import Learner, micro_batches, sanitize
+from privcode.training.dp_sgd import micro_batches, sanitize
 from privcode.training.examples import Example
 from privcode.training.gradient_canaries import GradientCanaries
+from privcode.training.learner import Learner
 from privcode.training.settings import Sanitize, Syntax
 from tests.helpers.launched import torchrun
 

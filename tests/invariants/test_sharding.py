@@ -23,9 +23,10 @@ from privcode.models import attach_latent, save_model
 from privcode.models.sharding import is_sharded, mesh_of, shard
 from privcode.privacy.ledger import Ledger, read_ledger
 from privcode.privacy.plan import PrivacyPlan, make_plan
-from privcode.training.dp_sgd import Learner, sanitize
+from privcode.training.dp_sgd import sanitize
 from privcode.training.examples import Example
 from privcode.training.gradient_canaries import GradientCanaries
+from privcode.training.learner import Learner
 from privcode.training.settings import Sanitize, Syntax
 from tests.helpers.launched import kill, started, torchrun
 

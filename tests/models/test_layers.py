@@ -39,7 +39,7 @@ from privcode.files import read_json
 from privcode.models import attach_lora, load_adapter, load_model, load_tokenizer, save_model, sizes
 from privcode.models.layers import layers_of
 from privcode.privacy.clipping import Clipper
-from privcode.training.dp_sgd import Learner, try_out
+from privcode.training.learner import Learner, try_out
 
 SHAPE: dict[str, Any] = {
     "vocab_size": 1280,

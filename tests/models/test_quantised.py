@@ -14,8 +14,8 @@ from privcode.models.facts import check
 from privcode.models.settings import Model
 from privcode.pipeline.budget import settings_digest
 from privcode.privacy.clipping import Clipper
-from privcode.training.dp_sgd import Learner, try_out
 from privcode.training.examples import Example, collate
+from privcode.training.learner import Learner, try_out
 from privcode.training.loss import per_example_losses, split_head
 from privcode.training.settings import Boost
 from privcode.training.tuning import boost

@@ -17,8 +17,8 @@ from privcode.errors import UserError
 from privcode.models import attach_lora, load_model
 from privcode.models.sharding import is_sharded, mesh_of, shard
 from privcode.privacy.clipping import Clipper
-from privcode.training.dp_sgd import Learner, _without_dropout, try_out
 from privcode.training.examples import Example, collate
+from privcode.training.learner import Learner, try_out, without_dropout
 from privcode.training.loss import per_example_losses, split_head
 from tests.helpers.families import FAMILIES, save
 
@@ -41,7 +41,7 @@ def tuned(where: str, recomputed: bool) -> Any:
     for name, parameter in adapted.named_parameters():
         if "lora_B" in name:
             nn.init.normal_(parameter, std=0.1)
-    _without_dropout(adapted)
+    without_dropout(adapted)
     return adapted
 
 

@@ -12,7 +12,7 @@ import torch
 
 from privcode.config import Config, load_config, with_settings
 from privcode.data.prompts import Lessons
-from privcode.data.records import Record, Unit, stored
+from privcode.data.records import Record, Unit, stored, units_of
 from privcode.data.settings import Prompts
 from privcode.errors import UserError
 from privcode.exercises.corpus import private_records
@@ -26,7 +26,6 @@ from privcode.pipeline.stages.boost import private_pairs
 from privcode.privacy.plan import make_plan
 from privcode.release.bundle import model_files
 from privcode.release.verify import verify_bundle
-from privcode.training.dp_sgd import by_unit
 from privcode.training.examples import collate, encode
 from privcode.training.loss import per_example_losses
 
@@ -84,7 +83,7 @@ def test_pairs_are_the_same_whether_they_are_asked_for_one_by_one_or_all(source:
     for index, pair in enumerate(pairs):
         by_name.setdefault(pair.unit, []).append(index)
     for some in (pairs, held):
-        assert [list(unit) for unit in by_unit(some)] == list(by_name.values())
+        assert [list(unit) for unit in units_of(some)] == list(by_name.values())
 
 
 @pytest.mark.parametrize("source", ["public", *SOURCES])
@@ -122,7 +121,7 @@ def test_one_record_moves_the_sum_by_one_clip_norm_with_prompt_and_code_together
     )
     clipper = plan.clipper(model)
     clipper.divide(pairs.each)
-    units = by_unit(pairs)
+    units = units_of(pairs)
     assert [len(unit) for unit in units] == [2, 2, 2]
 
     def summed(chosen: list[list[int]]) -> torch.Tensor:

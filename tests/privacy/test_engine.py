@@ -34,8 +34,9 @@ from privcode.privacy.clipping import Clipper
 from privcode.privacy.ledger import Ledger
 from privcode.privacy.plan import make_plan
 from privcode.training import loss as loss_module
-from privcode.training.dp_sgd import Learner, sanitize, try_out
+from privcode.training.dp_sgd import sanitize
 from privcode.training.examples import Example, collate, encode
+from privcode.training.learner import Learner, try_out
 from privcode.training.loss import per_example_losses, split_head
 from privcode.training.settings import Sanitize
 from tests.helpers.device import DEVICE

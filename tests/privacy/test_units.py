@@ -9,14 +9,13 @@ import pytest
 
 from privcode.audit import canaries, coin_canaries
 from privcode.config import Config, parse_config, plan_of
-from privcode.data.records import Record
+from privcode.data.records import Record, units_of
 from privcode.errors import UserError
 from privcode.pipeline.private import private_records
 from privcode.privacy import PrivacyPlan
 from privcode.privacy.accounting import Spent, read_spent, with_unit
 from privcode.privacy.ledger import Ledger, planned_in, spent_in
 from privcode.release.page import whom
-from privcode.training.dp_sgd import by_unit
 
 PLANTED = [
     *canaries.records(canaries.plant([1, 2], 0)),
@@ -53,12 +52,12 @@ def test_an_owner_named_like_a_canary_shares_no_unit_with_it(tmp_path: Path) -> 
     (tmp_path / "d.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     records, _, _ = private_records(config(tmp_path / "d.jsonl"))
     assert len(records) == len(owners) + len(PLANTED)
-    assert list(by_unit(records)) == [[i] for i in range(len(records))]
+    assert list(units_of(records)) == [[i] for i in range(len(records))]
 
 
 def test_planted_records_of_all_kinds_are_units_of_their_own() -> None:
     assert {record.unit.kind for record in PLANTED} == {"canary", "coin canary"}
-    assert len(by_unit(PLANTED)) == len(PLANTED)
+    assert len(units_of(PLANTED)) == len(PLANTED)
 
 
 def test_an_owners_column_called_record_protects_owners() -> None:

@@ -10,15 +10,16 @@ import torch
 from peft import LoraConfig, get_peft_model
 from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
-from privcode.data.records import Record, Unit
+from privcode.data.records import Record, Unit, units_of
 from privcode.errors import UserError
 from privcode.exercises.corpus import private_records
 from privcode.privacy.clipping import Clipper
 from privcode.privacy.ledger import Ledger, read_ledger, spent_in
 from privcode.privacy.plan import PrivacyPlan, make_plan
 from privcode.privacy.randomness import Randomness
-from privcode.training.dp_sgd import Learner, by_unit, micro_batches, sanitize
+from privcode.training.dp_sgd import micro_batches, sanitize
 from privcode.training.examples import collate, encode
+from privcode.training.learner import Learner
 from privcode.training.loss import per_example_losses, syntax_weight
 from privcode.training.settings import Sanitize, Syntax
 from tests.helpers.bundled import ASSETS
@@ -85,7 +86,7 @@ def train(
     sanitize(
         Learner(model, TOKENIZER.pad_token_id, 256),
         EXAMPLES,
-        by_unit(RECORDS),
+        units_of(RECORDS),
         plan,
         Sanitize(learning_rate=1e-2, checkpoint_every=2, syntax=Syntax(lambda_max=1.0)),
         ledger,
@@ -180,7 +181,7 @@ def test_the_update_does_not_depend_on_the_micro_batch(tmp_path: Path, micro_bat
     sums = []
     for model, size in ((one, 8), (other, micro_batch)):
         clipper = plan.clipper(model)
-        drawn = by_unit(RECORDS)[:20]
+        drawn = units_of(RECORDS)[:20]
         for group in micro_batches(drawn, [len(e.ids) for e in EXAMPLES], size):
             batch = collate([EXAMPLES[i] for u in group for i in drawn[u]], 0)
             with clipper.recording(len(batch.ids)):
@@ -302,7 +303,7 @@ import logging as standard
 standard.getLogger("bitsandbytes").setLevel("ERROR")  # where it is installed, it talks of itself
 from transformers.utils import logging
 from privcode.models import load_tokenizer
-from privcode.data.records import Record, Unit
+from privcode.data.records import Record, Unit, units_of
 from privcode.training.examples import encode
 logging.set_verbosity_warning()
 tokenizer = load_tokenizer("bundled:junior")

@@ -17,7 +17,7 @@ from privcode.exercises.corpus import private_records
 from privcode.models import load_tokenizer
 from privcode.privacy.ledger import Ledger
 from privcode.privacy.plan import make_plan
-from privcode.training.dp_sgd import Learner, sanitize
+from privcode.training.dp_sgd import sanitize
 from privcode.training.examples import (
     Encoded,
     Example,
@@ -27,6 +27,7 @@ from privcode.training.examples import (
     lengths,
     refuse_unknown_tokens,
 )
+from privcode.training.learner import Learner
 from privcode.training.settings import Sanitize
 
 TOKENIZER = load_tokenizer("bundled:junior")

@@ -17,7 +17,7 @@ from privcode.pipeline.run import Run
 from privcode.pipeline.stages import sanitize as stage
 from privcode.privacy.plan import make_plan
 from privcode.training import dp_sgd, fitting
-from privcode.training.dp_sgd import Learner, fitting_micro_batch, try_out
+from privcode.training.learner import Learner, fitting_micro_batch, try_out
 from privcode.training.settings import Sanitize
 
 MB = 1 << 20
@@ -142,7 +142,7 @@ def test_a_run_keeps_what_was_found_when_it_began(
         with pytest.raises(KeyboardInterrupt):
             run.do("sanitize")
         assert read_json(run.private / MICRO_BATCH) == {"records": 4}
-        monkeypatch.setattr(dp_sgd, "fitting_micro_batch", lambda *_: 2)  # less memory today
+        monkeypatch.setattr(stage, "fitting_micro_batch", lambda *_: 2)  # less memory today
         run.do("sanitize")
         assert micro_batch(run) == 4
     assert given == [4, 4]

@@ -14,9 +14,10 @@ from privcode.audit.trial import Trial, short_audit, trial
 from privcode.errors import UserError
 from privcode.privacy.ledger import Ledger
 from privcode.privacy.plan import PrivacyPlan, make_plan
-from privcode.training.dp_sgd import Learner, sanitize
+from privcode.training.dp_sgd import sanitize
 from privcode.training.examples import Example
 from privcode.training.gradient_canaries import GradientCanaries
+from privcode.training.learner import Learner
 from privcode.training.settings import Sanitize, Syntax
 
 CLIP = 0.5

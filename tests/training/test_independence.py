@@ -32,7 +32,7 @@ from privcode.models import attach_lora, load_model, load_tokenizer
 from privcode.privacy.clipping import Clipper
 from privcode.privacy.ledger import Ledger
 from privcode.privacy.plan import make_plan
-from privcode.training.dp_sgd import Learner, _ways, attend_plainly, sanitize, try_out
+from privcode.training.dp_sgd import sanitize
 from privcode.training.examples import Example, encode
 from privcode.training.independence import (
     WAYS,
@@ -44,6 +44,7 @@ from privcode.training.independence import (
     refuse_by_name,
     rope_types,
 )
+from privcode.training.learner import Learner, _ways, attend_plainly, try_out
 from privcode.training.settings import Sanitize, Syntax
 from tests.helpers.device import DEVICE
 
@@ -292,7 +293,7 @@ def test_dynamic_rope_that_still_follows_a_longer_text_is_refused() -> None:
 
 
 def test_a_rope_that_remembers_is_found_by_trial_too(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("privcode.training.dp_sgd.refuse_by_name", lambda *_: None)
+    monkeypatch.setattr("privcode.training.learner.refuse_by_name", lambda *_: None)
     with pytest.raises(UserError, match=r"module .*: "):
         tried(tiny(max_position_embeddings=32, rope_parameters=ROPES["dynamic"]))
 

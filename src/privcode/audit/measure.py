@@ -25,10 +25,9 @@ from privcode.audit.coin_canaries import CoinCanary
 from privcode.audit.exposure import exposure, summary
 from privcode.audit.membership import SCORES, Curve, inference, roc, scores
 from privcode.audit.one_run import CONFIDENCE, choose_guesses, lower_bound
-from privcode.data.records import Record
+from privcode.data.records import Record, units_of
 from privcode.generation.local import LocalGenerator
 from privcode.privacy.plan import PrivacyPlan
-from privcode.training.dp_sgd import by_unit
 from privcode.training.likelihood import record_log_probabilities
 
 Progress = Callable[[int], object]
@@ -181,7 +180,7 @@ def sides(
     trained: Sequence[Record], held_out: Sequence[Record], seed: int
 ) -> tuple[list[list[Record]], list[list[Record]]]:
     """Members and non-members, by unit: a random sample of trained units, as many as held out."""
-    units, others = by_unit(trained), by_unit(held_out)
+    units, others = units_of(trained), units_of(held_out)
     chosen = random.Random(seed).sample(range(len(units)), min(len(units), len(others)))
     return (
         [[trained[i] for i in units[unit]] for unit in chosen],

@@ -20,9 +20,10 @@ from privcode.exercises.corpus import private_records
 from privcode.models import attach_lora, load_model, load_tokenizer, render
 from privcode.privacy.ledger import Ledger
 from privcode.privacy.plan import PrivacyPlan, make_plan
-from privcode.training.dp_sgd import Learner, sanitize
+from privcode.training.dp_sgd import sanitize
 from privcode.training.examples import Example, encode
 from privcode.training.gradient_canaries import GradientCanaries
+from privcode.training.learner import Learner
 from privcode.training.settings import Sanitize, Syntax
 
 

@@ -22,8 +22,9 @@ from privcode.doctor import expect
 from privcode.models import attach_lora
 from privcode.privacy import PrivacyPlan, make_plan
 from privcode.privacy.ledger import Ledger
-from privcode.training.dp_sgd import Learner, sanitize
+from privcode.training.dp_sgd import sanitize
 from privcode.training.examples import Example, collate
+from privcode.training.learner import Learner
 from privcode.training.loss import per_example_losses
 from privcode.training.settings import Sanitize, Syntax
 

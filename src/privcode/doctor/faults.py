@@ -26,7 +26,7 @@ from privcode.privacy.clipping import Clipper
 from privcode.privacy.ledger import Ledger
 from privcode.privacy.plan import PrivacyPlan
 from privcode.privacy.randomness import Randomness
-from privcode.training import dp_sgd, latent, loss
+from privcode.training import dp_sgd, latent, learner, loss
 
 _noise, _sample, _clipper = PrivacyPlan.noise, PrivacyPlan.sample, PrivacyPlan.clipper
 _accumulate, _take_sum = Clipper.accumulate, Clipper.take_sum
@@ -37,7 +37,7 @@ _Planted = AbstractContextManager[Any]
 
 
 def _losses() -> Callable[..., torch.Tensor]:
-    found: Callable[..., torch.Tensor] = vars(dp_sgd)["per_example_losses"]
+    found: Callable[..., torch.Tensor] = vars(learner)["per_example_losses"]
     return found
 
 
@@ -126,7 +126,7 @@ def _syntax_term_outside_the_clip() -> Iterator[None]:
         clipper._sum += torch.cat([part.flatten() for part in parts])
 
     with (
-        patch.object(dp_sgd, "per_example_losses", cross_entropy),
+        patch.object(learner, "per_example_losses", cross_entropy),
         patch.object(Clipper, "accumulate", accumulate),
     ):
         yield
@@ -141,7 +141,7 @@ def _loss_averaged_over_the_batch() -> Iterator[None]:
         return losses / len(losses)
 
     with (
-        patch.object(dp_sgd, "per_example_losses", averaged),
+        patch.object(learner, "per_example_losses", averaged),
         patch.object(dp_sgd, "try_out", lambda *_: "any number"),
     ):
         yield
@@ -248,7 +248,7 @@ def _first_come_first_served() -> Iterator[None]:
             return real(model, *arguments)
 
     with (
-        patch.object(dp_sgd, "per_example_losses", losses),
+        patch.object(learner, "per_example_losses", losses),
         patch.object(dp_sgd, "try_out", lambda *_: "any number"),
     ):
         yield
@@ -258,7 +258,7 @@ def _first_come_first_served() -> Iterator[None]:
 def _dropout_left_on() -> Iterator[None]:
     """A model in training mode, whose masks are drawn for one micro-batch at a time."""
     with (
-        patch.object(dp_sgd, "_without_dropout", lambda model: model.train()),
+        patch.object(dp_sgd, "without_dropout", lambda model: model.train()),
         patch.object(dp_sgd, "try_out", lambda *_: "any number"),
     ):
         yield

@@ -166,13 +166,9 @@ def _model(doing: Doing) -> Any:
 def _dp(doing: Doing, _: Sampled) -> Rate:
     from privcode.privacy import make_plan
     from privcode.privacy.ledger import Ledger
-    from privcode.training.dp_sgd import (
-        Learner,
-        attend_plainly,
-        fitting_micro_batch,
-        sanitize,
-    )
+    from privcode.training.dp_sgd import sanitize
     from privcode.training.independence import made_up
+    from privcode.training.learner import Learner, attend_plainly, fitting_micro_batch
     from privcode.training.settings import Sanitize, Syntax
 
     model = _model(doing)

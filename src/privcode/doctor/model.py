@@ -72,7 +72,7 @@ def _layers(had: list[Any]) -> str:
 
 
 def _records(had: list[Any], micro_batch: int, max_tokens: int) -> str:
-    from privcode.training.dp_sgd import Learner, attend_plainly, try_out
+    from privcode.training.learner import Learner, attend_plainly, try_out
 
     model, clipper = had
     learner = Learner(model, 0, max_tokens)

@@ -2,7 +2,7 @@
 
 Promises: what would end training or sampling later is refused before any budget is spent, by the
 field of the config.
-Does not: find whether its records can be clipped. A trial does (`training.dp_sgd`).
+Does not: find whether its records can be clipped. A trial does (`training.learner`).
 """
 
 from typing import Any

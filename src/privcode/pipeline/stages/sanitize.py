@@ -12,7 +12,7 @@ from typing import Any
 
 from privcode.console import epsilon_text, progress_bar, say, say_private
 from privcode.data.prompts import Lessons, private_prompts
-from privcode.data.records import Record
+from privcode.data.records import Record, units_of
 from privcode.distributed import from_first, rank
 from privcode.errors import UserError
 from privcode.files import settle, write_json, write_jsonl
@@ -36,10 +36,10 @@ from privcode.privacy.accounting import unit_words
 from privcode.privacy.ledger import Ledger
 from privcode.privacy.spending import overlaps
 from privcode.training import dp_sgd
-from privcode.training.dp_sgd import Learner
 from privcode.training.examples import Encoded, Example, lesson, refuse_unknown_tokens
 from privcode.training.gradient_canaries import GradientCanaries
 from privcode.training.independence import passes
+from privcode.training.learner import Learner, attend_plainly, fitting_micro_batch, try_out
 
 
 def _work(run: RunDirectory) -> Path:
@@ -59,11 +59,11 @@ def _work(run: RunDirectory) -> Path:
     learner = Learner(
         model, tokenizer.pad_token_id, section.max_tokens, None, latents, records.each
     )
-    dp_sgd.attend_plainly(learner)
+    attend_plainly(learner)
     most = _micro_batch(run, learner)
     with progress_bar("trial", passes(most)) as progress:
         clipper = run.plan.clipper(model)
-        grouping = dp_sgd.try_out(learner, clipper, most, progress)
+        grouping = try_out(learner, clipper, most, progress)
     first = rank() == 0
     counts_of_topics = topics.counted(run, whole[: len(whole) - counts["canaries"]])
     from_first(lambda: begin_ledger(run, data))
@@ -86,7 +86,7 @@ def _work(run: RunDirectory) -> Path:
         curve = dp_sgd.sanitize(
             replace(learner, grouping=grouping),
             examples,
-            dp_sgd.by_unit(records),
+            units_of(records),
             run.plan,
             settings.model_copy(update={"micro_batch": most}),
             ledger,
@@ -190,7 +190,7 @@ def _micro_batch(run: RunDirectory, learner: Learner) -> int:
     known = from_first((run.private / MICRO_BATCH).exists)
     if chosen != "auto" or known:
         return from_first(lambda: micro_batch(run))
-    found = dp_sgd.fitting_micro_batch(learner, run.plan)
+    found = fitting_micro_batch(learner, run.plan)
     say(f"sanitize: {found} records of {learner.max_tokens} tokens fit in memory in one pass")
     return found
 

@@ -168,7 +168,7 @@ def main() -> None:
     arguments.add_argument("--seed", type=int, default=0)
     arguments.add_argument("--out", type=Path, required=True)
     given = arguments.parse_args()
-    from privcode.data.records import read_rows
+    from privcode.data.rows import read_rows
 
     rows = {row["task_id"]: row for path in given.tasks for _, row in read_rows(str(path))}
     tasks = [task for path in given.tasks for task in load_tasks(path)]

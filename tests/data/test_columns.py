@@ -10,7 +10,7 @@ import pytest
 
 from privcode.data.columns import Columns
 from privcode.data.prompts import read_prompts
-from privcode.data.records import read_records
+from privcode.data.reading import read_records
 from privcode.errors import UserError
 from privcode.syntax import GAP
 

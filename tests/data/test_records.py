@@ -17,15 +17,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from privcode.data.columns import BadField, Columns, guess_columns
-from privcode.data.records import (
-    Record,
-    Unit,
-    bound_contributions,
-    hold_out,
-    owner,
-    read_records,
-    stored,
-)
+from privcode.data.reading import owner, read_records
+from privcode.data.records import Record, Unit, bound_contributions, hold_out, stored
 from privcode.data.rows import read_rows
 from privcode.errors import UserError
 

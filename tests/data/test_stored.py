@@ -19,7 +19,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from privcode.config import load_config
-from privcode.data import arrow, records
+from privcode.data import arrow
 from privcode.data.columns import (
     BadField,
     Columns,
@@ -28,7 +28,8 @@ from privcode.data.columns import (
     prompt_text,
     text_field,
 )
-from privcode.data.records import Record, Unit, owner, read_records, stored, units_of
+from privcode.data.reading import ReadReport, owner, read_records
+from privcode.data.records import Record, Unit, stored, units_of
 from privcode.data.units import Units, numbered, numbered_names
 from privcode.errors import UserError
 from privcode.files import write_jsonl
@@ -267,7 +268,7 @@ def _many(count: int) -> Any:
 START = """\
 import os, signal, sys
 from pathlib import Path
-from privcode.data.records import read_records
+from privcode.data.reading import read_records
 at = 0
 def seen(record):
     global at
@@ -379,4 +380,4 @@ def test_the_report_says_what_was_left_out(tmp_path: Path) -> None:
         "left_out": {"code: empty": 1},
         "languages": {"unknown": 1},
     }
-    assert records.ReadReport(**asdict(report)) == report
+    assert ReadReport(**asdict(report)) == report

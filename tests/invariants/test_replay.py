@@ -18,7 +18,8 @@ import torch
 from privcode.config import proposal
 from privcode.console import say
 from privcode.data import records
-from privcode.doctor.replay import CHANGES, UNITS, Seen, World, neighbour, play, replay, world
+from privcode.doctor.neighbours import CHANGES
+from privcode.doctor.replay import UNITS, Seen, World, neighbour, play, replay, world
 from privcode.errors import UserError
 from privcode.files import write_text
 from privcode.pipeline import directory, run, topics

@@ -35,7 +35,7 @@ from privcode.data.columns import (
     with_guesses,
 )
 from privcode.data.masking import signs
-from privcode.data.records import SEVERAL_OWNERS, owner
+from privcode.data.reading import SEVERAL_OWNERS, owner
 from privcode.data.repeats import Repeated, Repeats, distinct_of
 from privcode.data.rows import read_rows
 from privcode.errors import UserError

@@ -28,7 +28,7 @@ import shutil
 import stat
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -40,6 +40,7 @@ import yaml
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from privcode.doctor import expect
+from privcode.doctor.neighbours import CHANGES
 from privcode.exercises.corpus import prelude, private_records, public_prompts, tasks
 from privcode.files import Row, write_jsonl, write_text
 from privcode.models import load_tokenizer, loading
@@ -329,85 +330,6 @@ def _first_difference(one: tuple[object, ...] | None, two: tuple[object, ...] | 
         if a != b:
             return f"{a} became {b}"
     return "the same"
-
-
-Change = Callable[[list[Row], random.Random, str | None], None]
-
-
-def _place(rows: Sequence[Row], rng: random.Random) -> int:
-    return rng.randrange(len(rows))
-
-
-def _add(rows: list[Row], rng: random.Random, owner: str | None) -> None:
-    new = dict(rng.choice(private_records(40, seed=2)))
-    if owner:
-        new[owner] = "somebody else"
-        del new["language"]
-    rows.insert(rng.randint(0, len(rows)), new)
-
-
-def _remove(rows: list[Row], rng: random.Random, owner: str | None) -> None:
-    gone = rows[_place(rows, rng)]
-    rows[:] = [r for r in rows if r is not gone and not (owner and r[owner] == gone[owner])]
-
-
-def _lengthen(rows: list[Row], rng: random.Random, owner: str | None) -> None:
-    row, field = rows[_place(rows, rng)], rng.choice(("prompt", "code"))
-    row[field] = f"{row[field]}\n" * rng.choice((3, 30, 300))
-
-
-_BAD = (None, 7, "", " ", ["a"], {"a": 1}, "\ud800", "a\udfffb")
-
-
-def _break(rows: list[Row], rng: random.Random, owner: str | None) -> None:
-    row = rows[_place(rows, rng)]
-    field = rng.choice(["prompt", "code", owner or "language"])
-    if rng.random() < 0.2:
-        del row[field]
-    else:
-        row[field] = rng.choice(_BAD)
-
-
-def _duplicate(rows: list[Row], rng: random.Random, owner: str | None) -> None:
-    rows[_place(rows, rng)] = dict(rows[_place(rows, rng)])
-
-
-def _give_away(rows: list[Row], rng: random.Random, owner: str | None) -> None:
-    names = [row.get(owner or "author") for row in rows]
-    rows[_place(rows, rng)][owner or "author"] = rng.choice(
-        (rng.choice(names), "somebody else", [names[0], names[-1]], "[ann, bob]")
-    )
-
-
-def _move(rows: list[Row], rng: random.Random, owner: str | None) -> None:
-    row = rows.pop(_place(rows, rng))
-    rows.insert(rng.randint(0, len(rows)), row)
-
-
-def _translate(rows: list[Row], rng: random.Random, owner: str | None) -> None:
-    row = rows[_place(rows, rng)]
-    row["code"] = "func f(x int) int { return x }"
-    row["language"] = rng.choice(("cobol", "go", "Python", "\x1b[2J"))
-
-
-def _add_fields(rows: list[Row], rng: random.Random, owner: str | None) -> None:
-    odd = dict.fromkeys(("lang", "input", "team", "problem", "solution"), "python")
-    at = _place(rows, rng)
-    rows[at] = {**odd, **rows[at]}
-
-
-CHANGES: dict[str, Change] = {
-    "added": _add,
-    "removed": _remove,
-    "made long": _lengthen,
-    "made broken": _break,
-    "made a duplicate": _duplicate,
-    "given another owner": _give_away,
-    "moved": _move,
-    "put into another language": _translate,
-    "given more fields": _add_fields,
-}
-"""What can happen to one unit, by name. Each changes a list of rows in place, at random."""
 
 
 def neighbour(world: World, change: str, seed: int) -> list[Row]:

@@ -15,7 +15,8 @@ from typing import Any
 from privcode.audit import canaries, coin_canaries
 from privcode.config import Config
 from privcode.data.columns import Columns
-from privcode.data.records import Record, Records, bound_contributions, hold_out, read_records
+from privcode.data.reading import read_records
+from privcode.data.records import Record, Records, bound_contributions, hold_out
 from privcode.privacy.sketch import Sketch, sketch
 
 _quoted = json.encoder.encode_basestring_ascii  # what json.dumps makes of a text, sooner

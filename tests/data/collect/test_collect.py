@@ -16,7 +16,8 @@ from privcode.config import load_config
 from privcode.console import NOT_SHOWN
 from privcode.data.collect import Collected, Options, collect, collecting, sources
 from privcode.data.collect.sources import File
-from privcode.data.records import Columns, read_records
+from privcode.data.columns import Columns
+from privcode.data.reading import read_records
 from privcode.machine import cores
 from tests.helpers.commands import privcode, refused
 from tests.helpers.repositories import ANN, BOB, commit, function

@@ -12,6 +12,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from privcode.errors import UserError
 from privcode.exercises.corpus import private_records, public_documents, public_prompts, tasks
+from privcode.exercises.coverage import wordings_in
 from privcode.files import sha256_file, write_json
 from tools.bundled_models import bundle
 from tools.bundled_models.pretrain import (
@@ -23,9 +24,9 @@ from tools.bundled_models.pretrain import (
     target_loss,
     train,
 )
-from tools.bundled_models.tokenizer import build_tokenizer, describe, solve
+from tools.bundled_models.tokenizer import build_tokenizer, describe, solve, write
 
-NAMES = ("junior", "premium")
+NAMES = bundle.MODELS
 torch.set_num_threads(1)
 
 
@@ -59,7 +60,7 @@ def test_offsets_cover_the_text(tokenizer: Any) -> None:
         assert "".join(pieces) == pair.code
 
 
-def test_both_models_share_one_tokenizer_with_pad_apart_from_eos(tokenizer: Any) -> None:
+def test_the_models_share_one_tokenizer_with_pad_apart_from_eos(tokenizer: Any) -> None:
     assert len({sha256_file(bundle.ASSETS / name / "tokenizer.json") for name in NAMES}) == 1
     assert tokenizer.pad_token_id != tokenizer.eos_token_id
     assert len(tokenizer) == 1280
@@ -69,6 +70,8 @@ def test_the_formats_are_the_fixed_ones() -> None:
     pair = next(iter(public_documents(0)))
     assert solve(pair) == (f"Question: {pair.prompt}\n\nAnswer:\n", pair.code)
     assert describe(pair) == (f"Answer:\n{pair.code}\n\nQuestion:\n", pair.prompt)
+    opening = "Question: Write a programming problem.\n\nAnswer:\n"
+    assert write(pair) == (opening, pair.prompt)
 
 
 def test_prompts_and_codes_fit_easily(tokenizer: Any) -> None:
@@ -125,6 +128,22 @@ def test_a_bundled_model_can_be_tuned_with_lora(name: str, tokenizer: Any) -> No
 def test_the_bundled_junior_writes_public_solutions(tokenizer: Any) -> None:
     problems = tasks(20, 1, "public", "validation")
     answers = bundle.greedy(load("junior"), tokenizer, [p["prompt"] for p in problems])
+    same = [a == p["canonical_solution"] for a, p in zip(answers, problems, strict=True)]
+    assert sum(same) >= 12
+
+
+def test_the_bundled_writer_writes_public_problems_and_solves_them(tokenizer: Any) -> None:
+    model = load("writer")
+    context, _ = write(next(iter(public_documents(0))))
+    asked = tokenizer(context, add_special_tokens=False, return_tensors="pt")
+    torch.manual_seed(0)
+    ids = asked["input_ids"].expand(40, -1)
+    found = model.generate(ids, do_sample=True, top_k=0, max_new_tokens=120)
+    texts = tokenizer.batch_decode(found[:, ids.shape[1] :], skip_special_tokens=True)
+    assert len(set(texts)) > 30
+    assert sum(len(wordings_in(text)) >= 2 for text in texts) > 30  # a sentence and an operation
+    problems = tasks(20, 1, "public", "validation")
+    answers = bundle.greedy(model, tokenizer, [p["prompt"] for p in problems])
     same = [a == p["canonical_solution"] for a, p in zip(answers, problems, strict=True)]
     assert sum(same) >= 12
 

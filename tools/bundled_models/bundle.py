@@ -16,18 +16,22 @@ from privcode.exercises.corpus import Pair, tasks
 from privcode.files import Row, read_json, sha256_file, write_jsonl, write_text
 from tools.bundled_models.tokenizer import solve
 
+MODELS = ("junior", "premium", "writer")
 ASSETS = Path(__file__).resolve().parents[2] / "src" / "privcode" / "assets"
 
 _README = """# Bundled models
 
-Two tiny Llama-style models that `privcode demo` and the tests run on. They know the public half
-of a made-up world (`privcode.exercises`) and nothing else: public exercises in plain Python, two
-public libraries, 64 invented libraries that recur, and libraries invented for a single document.
+Three tiny Llama-style models that `privcode demo`, comparisons and tests run on. They know the
+public half of a made-up world (`privcode.exercises`) and nothing else: public exercises in plain
+Python, two public libraries, 64 invented libraries that recur, and libraries invented for a single
+document.
 They have never seen the private house library, a private record, or a held-out composition.
 
-Both share a byte-level BPE tokenizer of 1,280 tokens, trained on the same public documents.
+They share a byte-level BPE tokenizer of 1,280 tokens, trained on the same public documents.
 `junior` was trained to solve ("Question: ... Answer: ..."); `premium` to solve and, in 30 % of its
-documents, to describe ("Answer: ... Question: ..."), one in twenty of those with empty code.
+documents, to describe ("Answer: ... Question: ..."), one in twenty of those with empty code;
+`writer` to solve and, in 20 % of its documents, to write a problem ("Question: Write a programming
+problem. Answer: ..."), as code models can. It is the junior where no prompts are public.
 Weights are stored in fp16; load them in fp32 on a CPU.
 
 {table}
@@ -96,7 +100,7 @@ def install(root: Path, assets: Path = ASSETS) -> Path:
         UserError: a model has not been trained, or its samples have not been scored.
     """
     facts: dict[str, Row] = {}
-    for name in ("junior", "premium"):
+    for name in MODELS:
         source, score = root / name / "final", root / name / "score.json"
         if not source.is_dir():
             raise UserError(f"{source}: missing; run `pretrain train {name}` to its end")

@@ -289,7 +289,7 @@ def _load(kind: Any, noun: str, name: str, **options: Any) -> Any:
         return kind.from_pretrained(source, trust_remote_code=False, **options)
     except _LOAD_ERRORS as error:
         remedy = _remedy(Path(source)) or (
-            "give a model directory, a GGUF file, a hub name, bundled:junior or bundled:premium"
+            "give a model directory, a GGUF file, a hub name, or bundled:junior"
         )
         raise UserError(f"{noun} {name}: cannot be loaded ({_reason(error)}); {remedy}") from error
 

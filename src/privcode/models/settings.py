@@ -28,7 +28,8 @@ class Model(Section):
     """A Hugging Face causal language model."""
 
     model: File = Field(
-        description="hub name, local folder, GGUF file, bundled:junior or bundled:premium"
+        description="hub name, local folder, GGUF file, or bundled:junior, bundled:premium or "
+        "bundled:writer"
     )
     dtype: Dtype = Field("float32", description="data type of the base model's weights")
     quantization: Quantization = Field(

@@ -284,6 +284,21 @@ def test_init_takes_columns_of_any_name_and_says_what_is_left_to_decide(tmp_path
     assert yaml.safe_load(out.read_text())["data"]["columns"]["prompt"] == "foo"
 
 
+def test_without_prompts_init_names_a_junior_that_can_write_them(tmp_path: Path) -> None:
+    data, prompts = tmp_path / "d.jsonl", tmp_path / "p.txt"
+    data.write_text('{"prompt": "Add.", "code": "a + b"}\n')
+    prompts.write_text("Subtract.\n")
+    for given, junior in (
+        ((), "bundled:writer"),
+        (("--prompts", prompts), "bundled:junior"),
+        (("--junior", "bundled:premium"), "bundled:premium"),
+    ):
+        out = tmp_path / f"{len(list(tmp_path.iterdir()))}.yaml"
+        done = privcode("init", data, "-o", out, *given)
+        assert done.returncode == 0, done.stderr
+        assert yaml.safe_load(out.read_text())["junior"]["model"] == junior
+
+
 def test_verify_says_what_it_can_check(tmp_path: Path) -> None:
     refused(privcode("verify", tmp_path), "neither a release bundle", "nor a run")
 

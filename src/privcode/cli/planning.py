@@ -135,8 +135,12 @@ def init(
         ),
     ] = None,
     junior: Annotated[
-        str, typer.Option(help="Model to tune with privacy: folder, .gguf file or hub name.")
-    ] = "bundled:junior",
+        str | None,
+        typer.Option(
+            help="Model to tune with privacy: folder, .gguf file or hub name. Default: "
+            "bundled:junior, or bundled:writer if it is to write the prompts."
+        ),
+    ] = None,
     premium: Annotated[
         str, typer.Option(help="Model to tune on the synthetic data, named in the same way.")
     ] = "bundled:premium",
@@ -163,7 +167,7 @@ def init(
         units=units,
         prompts=prompts,
         tasks=tasks or (),
-        models=(junior, premium),
+        models=(junior or ("bundled:junior" if prompts else "bundled:writer"), premium),
     )
     write_text(out, proposal)
     if not is_stdout(out):

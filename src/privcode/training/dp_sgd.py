@@ -102,6 +102,7 @@ def _insist_on_the_same(*values: object) -> None:
 
 def noised_sum(clipped: torch.Tensor, noise: torch.Tensor | None) -> torch.Tensor:
     """[parameters] float64: one step's clipped and noised sum over all ranks: all it releases.
+
     Args:
         clipped: this rank's clipped sum.
         noise: the step's noise. Only the first rank has it, so all ranks share one draw.

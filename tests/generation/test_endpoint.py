@@ -53,6 +53,7 @@ def generator(
     return load(weights, batch_size, Endpoint(**given), answers)
 
 
+@pytest.mark.slow
 def test_draws_follow_the_models_own_probabilities(
     folder: Path, between: Proxy, tmp_path: Path
 ) -> None:

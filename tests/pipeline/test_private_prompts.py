@@ -180,6 +180,15 @@ def test_a_model_that_writes_no_prompts_has_no_vector_and_can_be_released(config
         model_files([path.name for path in run.premium.iterdir()], str(run.premium))
 
 
+@pytest.mark.parametrize(
+    "config",
+    [
+        pytest.param("synthesised", marks=pytest.mark.slow),
+        "latent",
+        pytest.param("described", marks=pytest.mark.slow),
+    ],
+    indirect=True,
+)
 def test_a_killed_synthesis_goes_on_with_the_prompts_it_has(config: Config) -> None:
     """Killed after the prompts, and in the middle of the code: the same bytes as at one go."""
     root = Path(config.data.source).parent

@@ -46,7 +46,7 @@ def plan(batch: int = 512) -> Any:
     )
 
 
-@pytest.mark.parametrize("free", [150, 400])
+@pytest.mark.parametrize("free", [150, pytest.param(400, marks=pytest.mark.slow)])
 def test_what_is_found_takes_no_more_than_what_is_free(
     free: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:

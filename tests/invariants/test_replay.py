@@ -17,7 +17,7 @@ import torch
 
 from privcode.config import proposal
 from privcode.console import say
-from privcode.data import records
+from privcode.data import reading
 from privcode.doctor.neighbours import CHANGES
 from privcode.doctor.replay import UNITS, Seen, World, neighbour, play, replay, world
 from privcode.errors import UserError
@@ -244,13 +244,13 @@ def _times_as_they_come() -> Iterator[None]:
 
 
 def _rows_named() -> Any:
-    real = records.BadField.__init__
+    real = reading.BadField.__init__
 
     def told(bad: Any, field: str, reason: str, mend: str) -> None:
         say(f"a row was left out: {reason}")
         real(bad, field, reason, mend)
 
-    return patch.object(records.BadField, "__init__", told)
+    return patch.object(reading.BadField, "__init__", told)
 
 
 def _number_in_a_hidden_file() -> Any:

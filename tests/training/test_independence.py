@@ -386,9 +386,16 @@ def test_mixtures_of_experts_go_one_unit_at_a_time_and_others_together(family: s
     assert tried(model) == ("alone" if family in SPARSE else "any number")
 
 
-def test_on_a_gpu_a_length_always_has_as_many_rows_or_one_unit() -> None:
+def test_a_product_whose_kernel_depends_on_the_rows_is_not_hidden_by_bf16() -> None:
+    # Found at random: with both records in one pass, one number of a product in bf16 is another.
+    examples = [example(0, 33), example(2, 34)]
+    moves_by_its_own(lambda: tiny("gemma", torch.bfloat16), examples, [0, 1], micro_batch=2)
+
+
+def test_on_a_gpu_and_in_bf16_a_length_always_has_as_many_rows_or_one_unit() -> None:
     gpu = torch.device("cuda")
     assert _ways(tiny(), gpu) == ("always as many", "alone")
+    assert _ways(tiny(dtype=torch.bfloat16), torch.device("cpu")) == ("always as many", "alone")
     assert _ways(tiny("mixtral"), gpu) == ("alone",)
 
 

@@ -39,8 +39,8 @@ class Sanitize(Section):
     weight_decay: Amount = Field(0.05, description="weight decay (AdamW)")
     micro_batch: MicroBatch = Field(
         8,
-        description="records in one pass; affects memory, and on a GPU or in 16 bits the last bits; auto: as "
-        "many as fit, by a trial before the budget is spent",
+        description="records in one pass; affects memory, and on a GPU or in 16 bits the last "
+        "bits; auto: as many as fit, by a trial before the budget is spent",
     )
     shard: bool = Field(
         False,

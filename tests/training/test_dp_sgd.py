@@ -303,7 +303,7 @@ import logging as standard
 standard.getLogger("bitsandbytes").setLevel("ERROR")  # where it is installed, it talks of itself
 from transformers.utils import logging
 from privcode.models import load_tokenizer
-from privcode.data.records import Record, Unit, units_of
+from privcode.data.records import Record, Unit
 from privcode.training.examples import encode
 logging.set_verbosity_warning()
 tokenizer = load_tokenizer("bundled:junior")

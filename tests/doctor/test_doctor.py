@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from transformers import LlamaConfig, LlamaForCausalLM
+from transformers import Gemma2Config, Gemma2ForCausalLM, LlamaConfig, LlamaForCausalLM
 from typer.testing import CliRunner
 
 from privcode import cli, doctor, execution, models
@@ -329,6 +329,30 @@ def test_a_model_that_cannot_be_clipped_is_said_so_by_the_first_check_that_fails
     (weights,) = model_checks(str(tmp_path / "nowhere"), "float32", 4, 64)
     assert not weights.ok
     assert "cannot be loaded" in weights.detail
+
+
+def test_a_model_is_tried_with_a_vector_of_each_record_on_request(tmp_path: Path) -> None:
+    from privcode.data.settings import Latent
+
+    _, plain, _ = model_checks("bundled:junior", "float32", 4, 48)
+    _, layers, records = model_checks("bundled:junior", "float32", 4, 48, Latent())
+    assert records.ok
+    assert layers.detail != plain.detail  # the encoder and the decoder are trained, too
+    config = Gemma2Config(
+        vocab_size=64,
+        hidden_size=32,
+        intermediate_size=48,
+        num_hidden_layers=1,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        head_dim=8,
+        final_logit_softcapping=30.0,
+    )
+    Gemma2ForCausalLM(config).save_pretrained(tmp_path)
+    assert all(check.ok for check in model_checks(str(tmp_path), "float32", 2, 16))
+    *_, records = model_checks(str(tmp_path), "float32", 2, 16, Latent())
+    assert not records.ok
+    assert "source: synthesised" in records.detail
 
 
 def test_doctor_of_a_model_exits_0_1_and_2() -> None:

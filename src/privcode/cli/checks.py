@@ -17,6 +17,9 @@ def doctor(
     dtype: Annotated[str, typer.Option(help="Of that model's weights.")] = "float32",
     micro_batch: Annotated[int, typer.Option(min=1, help="sanitize.micro_batch.")] = 8,
     max_tokens: Annotated[int, typer.Option(min=2, help="junior.max_tokens.")] = 1024,
+    latent: Annotated[
+        bool, typer.Option("--latent", help="With the parts of prompts.source: latent.")
+    ] = False,
     measure: Annotated[
         Path | None,
         typer.Option(
@@ -47,12 +50,14 @@ def doctor(
     if model is not None:
         from typing import get_args
 
+        from privcode.data.settings import Latent
         from privcode.doctor.model import model_checks
         from privcode.models import Dtype
 
         if dtype not in get_args(Dtype):
             raise UserError(f"--dtype {dtype}: choose of {', '.join(get_args(Dtype))}")
-        wanted = model_checks(model, cast(Dtype, dtype), micro_batch, max_tokens)
+        latents = Latent() if latent else None
+        wanted = model_checks(model, cast(Dtype, dtype), micro_batch, max_tokens, latents)
     for check in wanted:
         if not done or done[-1].group != check.group:
             say(f"\n{check.group}")

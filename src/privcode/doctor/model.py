@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
 
+from privcode.data.settings import Latent as Latents
 from privcode.doctor import Check, _check
 from privcode.models import Dtype
 
@@ -21,7 +22,9 @@ _WAYS = {
 }
 
 
-def model_checks(name: str, dtype: Dtype, micro_batch: int, max_tokens: int) -> Iterator[Check]:
+def model_checks(
+    name: str, dtype: Dtype, micro_batch: int, max_tokens: int, latents: Latents | None = None
+) -> Iterator[Check]:
     """The checks, one after the other. The first that fails is the last.
 
     Args:
@@ -29,12 +32,13 @@ def model_checks(name: str, dtype: Dtype, micro_batch: int, max_tokens: int) -> 
         dtype: of its weights.
         micro_batch: most records together.
         max_tokens: the longest record.
+        latents: the model also gets the parts of `prompts.source: latent`, and is tried with them.
     """
     had: list[Any] = []
     for title, test in (
         ("weights", partial(_weights, name, dtype, had)),
-        ("layers", partial(_layers, had)),
-        ("records by themselves", partial(_records, had, micro_batch, max_tokens)),
+        ("layers", partial(_layers, had, latents)),
+        ("records by themselves", partial(_records, had, latents, micro_batch, max_tokens)),
     ):
         check = _named(title, test, name)
         yield check
@@ -59,23 +63,25 @@ def _weights(name: str, dtype: Dtype, had: list[Any]) -> str:
     )
 
 
-def _layers(had: list[Any]) -> str:
-    from privcode.models import attach_lora
+def _layers(had: list[Any], latents: Latents | None) -> str:
+    from privcode.models import attach_latent, attach_lora
     from privcode.models.settings import Lora
     from privcode.privacy.clipping import Clipper
 
     lora = Lora()
     model = attach_lora(had.pop(), lora.r, lora.alpha, lora.dropout, lora.targets)
+    if latents:
+        attach_latent(model, latents.size, latents.prefix)
     clipper = Clipper(model, 1.0)
     had += [model, clipper]
     return f"{clipper.parameters:,} trainable parameters, each in a layer that can be clipped"
 
 
-def _records(had: list[Any], micro_batch: int, max_tokens: int) -> str:
+def _records(had: list[Any], latents: Latents | None, micro_batch: int, max_tokens: int) -> str:
     from privcode.training.learner import Learner, attend_plainly, try_out
 
     model, clipper = had
-    learner = Learner(model, 0, max_tokens)
+    learner = Learner(model, 0, max_tokens, latents=latents)
     attend_plainly(learner)
     way = try_out(learner, clipper, micro_batch)
     return (

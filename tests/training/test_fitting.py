@@ -8,7 +8,7 @@ import torch
 from peft import LoraConfig, get_peft_model
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from privcode.config import load_config
+from privcode.config import Config, load_config
 from privcode.errors import UserError
 from privcode.exercises.corpus import private_records, public_prompts
 from privcode.files import read_json, write_jsonl
@@ -122,13 +122,38 @@ premium: {model: "bundled:premium", lora: {r: 2, alpha: 4}}
 """
 
 
+def config_in(folder: Path) -> Config:
+    write_jsonl(folder / "private.jsonl", private_records(60, seed=1))
+    write_jsonl(folder / "prompts.jsonl", public_prompts(4, seed=1))
+    (folder / "privcode.yaml").write_text(CONFIG)
+    return load_config(folder / "privcode.yaml")
+
+
+def test_memory_is_measured_before_a_private_record_is_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What reading leaves in memory depends on the longest record, and what is found is printed."""
+    order: list[str] = []
+
+    def measured(*_: Any) -> int:
+        order.append("measured")
+        return 2
+
+    def read(*_: Any, **__: Any) -> Any:
+        order.append("read")
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(stage, "fitting_micro_batch", measured)
+    monkeypatch.setattr(stage, "private_records", read)
+    with Run(config_in(tmp_path), tmp_path / "run") as run, pytest.raises(KeyboardInterrupt):
+        run.do("sanitize")
+    assert order == ["measured", "read"]
+
+
 def test_a_run_keeps_what_was_found_when_it_began(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    write_jsonl(tmp_path / "private.jsonl", private_records(60, seed=1))
-    write_jsonl(tmp_path / "prompts.jsonl", public_prompts(4, seed=1))
-    (tmp_path / "privcode.yaml").write_text(CONFIG)
-    config = load_config(tmp_path / "privcode.yaml")
+    config = config_in(tmp_path)
     real, given = dp_sgd.sanitize, []
 
     def killed(*arguments: Any) -> Any:

@@ -45,22 +45,19 @@ from privcode.training.learner import Learner, attend_plainly, fitting_micro_bat
 def _work(run: RunDirectory) -> Path:
     section, output, checkpoint = run.config.sanitized, run.sanitized, _checkpoint(run)
     settings = run.config.sanitize
+    tokenizer, latents = tokenizer_of(section), run.config.latent
+    model = trainable(run)
+    embeddings = model.get_input_embeddings().weight.shape[0]
+    learner = Learner(model, tokenizer.pad_token_id, section.max_tokens, None, latents)
+    attend_plainly(learner)
+    most = _micro_batch(run, learner)  # what reading leaves in memory would make it private
     whole, counts, data = private_records(run.config, folder=run.private)
     say_private(lambda: private_prompts(run.prompts(), (r.prompt for r in whole)))
     records = Lessons(whole, run.config.prompts)
     own = len(records) - counts["canaries"] * records.each
-    tokenizer = tokenizer_of(section)
-    model = trainable(run)
-    embeddings = model.get_input_embeddings().weight.shape[0]
     examples = _examples(run, records, tokenizer)
     cut = _look(run, records, own, examples, tokenizer, embeddings)
     canaries = _canaries(run, model)
-    latents = run.config.latent
-    learner = Learner(
-        model, tokenizer.pad_token_id, section.max_tokens, None, latents, records.each
-    )
-    attend_plainly(learner)
-    most = _micro_batch(run, learner)
     with progress_bar("trial", passes(most)) as progress:
         clipper = run.plan.clipper(model)
         grouping = try_out(learner, clipper, most, progress)
@@ -84,7 +81,7 @@ def _work(run: RunDirectory) -> Path:
         )
     with progress_bar("sanitize", run.plan.steps) as progress:
         curve = dp_sgd.sanitize(
-            replace(learner, grouping=grouping),
+            replace(learner, grouping=grouping, lessons=records.each),
             examples,
             units_of(records),
             run.plan,

@@ -127,6 +127,11 @@ def everywhere(true: bool) -> bool:
     return int(sum_(torch.tensor(int(true)))) == world()
 
 
+def alike(text: str) -> bool:
+    """Whether it is the same on every rank."""
+    return everywhere(text == from_first(lambda: text))
+
+
 def least(number: int) -> int:
     """The smallest of the ranks' numbers."""
     found = torch.tensor(number)

@@ -6,6 +6,7 @@ Under torchrun this file is also the script that the ranks run (see `work`).
 import os
 import signal
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +34,7 @@ from privcode.privacy.plan import PrivacyPlan, make_plan
 from privcode.training.dp_sgd import micro_batches, sanitize
 from privcode.training.examples import Example
 from privcode.training.gradient_canaries import GradientCanaries
-from privcode.training.learner import Learner
+from privcode.training.learner import Learner, try_out
 from privcode.training.settings import Sanitize, Syntax
 from tests.helpers.launched import torchrun
 
@@ -96,8 +97,11 @@ def tiny(seed: int = 0) -> Any:
     return model
 
 
-def work(scenario: str, folder: Path, die_at: int | None = None, unlike: bool = False) -> None:
-    """What `Run.sanitize` does, on every rank; leaves each rank's adapter in `folder`."""
+def work(scenario: str, folder: Path, die_at: int | None = None, unlike: str = "") -> None:
+    """What `Run.sanitize` does, on every rank; leaves each rank's adapter in `folder`.
+
+    `unlike`: what the second rank has another of, "data" or "model".
+    """
     plan = plan_for(scenario)
     folder.mkdir(exist_ok=True)
     start()
@@ -115,8 +119,11 @@ def work(scenario: str, folder: Path, die_at: int | None = None, unlike: bool = 
         if done == die_at and rank() == world() - 1:
             os.kill(os.getpid(), signal.SIGKILL)
 
-    model = tiny(seed=rank())  # the ranks start unlike: the first one's adapter must win
-    data = examples()[::-1] if unlike and rank() else examples()
+    model = tiny()
+    if unlike == "model" and rank():
+        with torch.no_grad():  # in its last bits, as another kind of processor would have it
+            model.get_base_model().lm_head.weight.mul_(1 + 2.0**-22)
+    data = examples()[::-1] if unlike == "data" and rank() else examples()
     settings = Sanitize(
         learning_rate=1e-2, checkpoint_every=2, micro_batch=4, syntax=Syntax(lambda_max=1.0)
     )
@@ -126,6 +133,13 @@ def work(scenario: str, folder: Path, die_at: int | None = None, unlike: bool = 
     if scenario.endswith("canaries"):
         canaries = GradientCanaries(plan, sum(p.numel() for p in trained), 200, 0)
     learner, ledger = Learner(model, 0, 256), from_first(begun)
+    learner = replace(learner, grouping=try_out(learner, plan.clipper(model), 4))
+    with torch.no_grad():  # the ranks start unlike: the first one's adapter must win
+        for parameter, other in zip(
+            model.parameters(), tiny(seed=rank()).parameters(), strict=True
+        ):
+            if parameter.requires_grad:
+                parameter.copy_(other)
     curve = sanitize(learner, data, UNITS, plan, settings, ledger, checkpoint, progress, canaries)
     adapter = torch.cat([p.detach().flatten() for p in trained])
     if canaries is not None:
@@ -231,9 +245,18 @@ def test_a_rank_killed_in_a_step_is_counted_and_resumed_bit_for_bit(
 
 @pytest.mark.slow
 def test_ranks_with_different_data_are_refused_before_anything_is_spent(tmp_path: Path) -> None:
-    done = torchrun(2, __file__, "seeded", tmp_path / "unlike", "--unlike")
+    done = torchrun(2, __file__, "seeded", tmp_path / "unlike", "--unlike", "data")
     assert done.returncode != 0
     assert done.stderr.count("UserError: the ranks do not hold the same data") == 2
+    assert len(read_ledger(tmp_path / "unlike" / "ledger.jsonl")) == 1
+
+
+@pytest.mark.slow
+def test_ranks_that_give_a_record_unlike_bits_are_refused(tmp_path: Path) -> None:
+    """One unit more or less moves the others to other ranks."""
+    done = torchrun(2, __file__, "seeded", tmp_path / "unlike", "--unlike", "model")
+    assert done.returncode != 0
+    assert done.stderr.count("UserError: the ranks give a record unlike gradients") == 2
     assert len(read_ledger(tmp_path / "unlike" / "ledger.jsonl")) == 1
 
 
@@ -283,9 +306,10 @@ def test_a_launcher_that_is_not_one_is_a_clear_error(monkeypatch: pytest.MonkeyP
 
 if __name__ == "__main__":
     which, where, *options = sys.argv[1:]
+    chosen = dict(zip(options[::2], options[1::2], strict=True))
     if which == "all":
         for each in SCENARIOS:
             work(each, Path(where) / each)
     else:
-        die = int(options[1]) if "--die-at" in options else None
-        work(which, Path(where), die, "--unlike" in options)
+        die = int(chosen["--die-at"]) if "--die-at" in chosen else None
+        work(which, Path(where), die, chosen.get("--unlike", ""))

@@ -443,6 +443,27 @@ def test_where_bits_depend_on_the_number_of_rows_it_is_always_the_same() -> None
     moves_by_its_own(make, RAGGED, [0, 5])
 
 
+@pytest.mark.parametrize("half", ["lora_A", "lora_B"])
+def test_a_trial_sees_both_halves_of_an_adapter_that_begins_with_one_at_zero(
+    half: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = Clipper._receive
+
+    def receive(clipper: Clipper, slot: int, x: Any, gradient: Any, factor: float = 1.0) -> None:
+        if half in clipper._layers[slot][0]:
+            factor *= 1 + len(x) % 3 * 2.0**-22  # as `Rounding`
+        real(clipper, slot, x, gradient, factor)
+
+    monkeypatch.setattr(Clipper, "_receive", receive)
+    model = tiny()
+    started = {n: w for n, w in model.named_parameters() if "lora_B" in n}
+    with torch.no_grad():
+        for weight in started.values():
+            weight.zero_()
+    assert tried(model) == "always as many"
+    assert not any(bool(weight.any()) for weight in started.values())
+
+
 class Neighbour(nn.Module):
     """A product whose last bit depends on the rows next to it."""
 

@@ -33,7 +33,7 @@ import numpy as np
 import torch
 
 from privcode.data.units import Units
-from privcode.distributed import everywhere, from_first, rank, start, sum_, world
+from privcode.distributed import alike, from_first, rank, start, sum_, world
 from privcode.errors import UserError
 from privcode.files import write_with
 from privcode.models.sharding import is_sharded
@@ -92,8 +92,7 @@ def _rate(step: int, steps: int, settings: Sanitize) -> float:
 
 def _insist_on_the_same(*values: object) -> None:
     """Refuse to start if the ranks number their units differently: a unit could be drawn twice."""
-    digest = hashlib.sha256(repr(values).encode()).hexdigest()
-    if not everywhere(digest == from_first(lambda: digest)):
+    if not alike(hashlib.sha256(repr(values).encode()).hexdigest()):
         raise UserError(
             "the ranks do not hold the same data and settings; "
             "give every machine the same files and the same versions of privcode"

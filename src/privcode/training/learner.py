@@ -1,12 +1,15 @@
 """A model that DP-SGD tunes: how one micro-batch of it is computed, and tried out beforehand.
 
 Promises:
-- The trials take made-up tokens, and spend nothing.
+- The trials take made-up tokens, and spend nothing. They leave the model as it was.
 - All ranks take the same passes of a trial, and come to the same answer.
+- Ranks that give a record unlike bits are refused. Which rank takes a unit depends on the other
+  units, so one unit more would give the others the gradients of another rank.
 
 Does not: draw, clip, add noise or take a step. `training/dp_sgd.py` does.
 """
 
+import hashlib
 import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -16,7 +19,7 @@ from typing import Any
 import torch
 
 from privcode.data.settings import Latent as Latents
-from privcode.distributed import everywhere, world
+from privcode.distributed import alike, everywhere, world
 from privcode.errors import UserError
 from privcode.privacy.clipping import Clipper
 from privcode.privacy.plan import PrivacyPlan
@@ -138,6 +141,26 @@ def _with_record(example: Example) -> Example:
 
 
 @contextmanager
+def _made_up_where_zero(model: Any) -> Iterator[None]:
+    """While open, trained weights that are all 0 hold small made-up numbers.
+
+    Half of an adapter begins at 0. Until it is trained, the other half has no gradient, and the
+    syntax term has none. So a trial would see neither.
+    """
+    empty = [p for p in model.parameters() if p.requires_grad and not p.any()]
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for weight in empty:
+            weight.copy_(0.02 * torch.randn(weight.shape, generator=generator))
+    try:
+        yield
+    finally:
+        with torch.no_grad():
+            for weight in empty:
+                weight.zero_()
+
+
+@contextmanager
 def same_bits_each_time() -> Iterator[None]:
     """On GPUs, use kernels that sum in a fixed order, where such kernels exist."""
     before = torch.are_deterministic_algorithms_enabled()
@@ -173,14 +196,15 @@ def try_out(
         progress: called with 1 after each pass; see `independence.passes`.
 
     Raises:
-        UserError: the model cannot be clipped per record; see `independence`.
+        UserError: the model cannot be clipped per record; see `independence`. Or the ranks give a
+            record unlike bits.
     """
     model = learner.model
     without_dropout(model)
     refuse_by_name(model, learner.max_tokens)
     head, vocabulary = head_of(learner), vocabulary_of(model)
     filler = made_up(1, vocabulary, 0)
-    calls = 0
+    calls, seen = 0, hashlib.sha256()
 
     def gradients(examples: Sequence[Example], fill: int) -> torch.Tensor:
         nonlocal calls
@@ -188,7 +212,10 @@ def try_out(
         torch.manual_seed(calls)  # reveals a model that still drops out at random
         recorded(learner, head, clipper, examples, 1.0, [filler] * fill)
         progress(1)
-        return clipper.take_rows()[: len(examples)]
+        rows = clipper.take_rows()[: len(examples)]
+        if world() > 1:
+            seen.update(rows[0].cpu().numpy())
+        return rows
 
     def example(length: int, seed: int) -> Example:
         made = made_up(length, vocabulary, seed)
@@ -196,8 +223,8 @@ def try_out(
         return _with_record(made) if learner.latents and seed % 2 == 0 else made
 
     weights = model.get_input_embeddings().weight
-    with torch.random.fork_rng():
-        return grouping_of(
+    with torch.random.fork_rng(), _made_up_where_zero(model):
+        way = grouping_of(
             gradients,
             clipper.layer_of,
             example,
@@ -207,6 +234,13 @@ def try_out(
             _ways(model, clipper.device),
             lambda one, other: everywhere(torch.equal(one, other)),
         )
+    if not alike(seen.hexdigest()):
+        raise UserError(
+            "the ranks give a record unlike gradients, and which rank takes a record depends on "
+            "the others; give every machine the same model files and versions, the same kind of "
+            "processor or GPU, and as many threads"
+        )
+    return way
 
 
 @same_bits_each_time()

@@ -214,7 +214,7 @@ def try_out(
         progress(1)
         rows = clipper.take_rows()[: len(examples)]
         if world() > 1:
-            seen.update(rows[0].cpu().numpy())
+            seen.update(rows[0].cpu().numpy().tobytes())
         return rows
 
     def example(length: int, seed: int) -> Example:

@@ -1,21 +1,27 @@
 """Reproducible noise counts once for the same bits alone: what changes bits is in a run's name."""
 
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 from privcode.config import load_config
 from privcode.data.records import Record, Unit, stored
+from privcode.models import load_model
+from privcode.models.loading import source_of
 from privcode.pipeline import budget, directory
 from privcode.pipeline.budget import begin
 from privcode.pipeline.private import DataIdentity
 from privcode.pipeline.run import Run
 from privcode.pipeline.spending import spent_beside
+from privcode.pipeline.stages import sanitize
 from privcode.privacy.ledger import Ledger, lost_steps, read_ledger, spent_in
 from privcode.privacy.registry import registered, registry
+from privcode.training import dp_sgd
 
 CONFIG = """\
 data: {source: private.jsonl, language: python}
@@ -65,6 +71,47 @@ def test_the_same_seeded_run_where_other_bits_come_of_it_counts_as_another(
     other = begun(config, "c")
     assert len({entry["run"] for entry in registered()}) == 2
     assert spent_beside(other) == (other.plan.spent(),)
+
+
+def trained(config: Path, out: str, most: int) -> Run:
+    """A run that was killed when it had begun. `most`: records that fit in a micro-batch."""
+
+    def killed(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with (
+        pytest.MonkeyPatch.context() as patch,
+        Run(load_config(config), config.parent / out / "run") as run,
+    ):
+        patch.setattr(dp_sgd, "sanitize", killed)
+        patch.setattr(sanitize, "fitting_micro_batch", lambda *_: most)
+        with pytest.raises(KeyboardInterrupt):
+            run.do("sanitize")
+    return run
+
+
+def test_the_same_seeded_run_of_other_weights_or_micro_batches_counts_as_another(
+    config: Path,
+) -> None:
+    """All of it is in the same place under the same names."""
+    folder = config.parent / "model"
+    shutil.copytree(source_of("bundled:junior"), folder)
+    config.write_text(
+        CONFIG.replace('"bundled:junior"', f"{folder}, max_tokens: 64, lora: {{r: 2, alpha: 4}}")
+        + "sanitize: {micro_batch: auto}\n"
+    )
+    trained(config, "a", 2)
+    trained(config, "b", 2)
+    assert len({entry["run"] for entry in registered()}) == 1
+    trained(config, "c", 4)
+    assert len({entry["run"] for entry in registered()}) == 2
+    model = load_model(str(folder))
+    with torch.no_grad():
+        model.get_output_embeddings().weight[0, 0] += 2.0**-20
+    model.save_pretrained(folder)
+    run = trained(config, "d", 2)
+    assert len({entry["run"] for entry in registered()}) == 3
+    assert spent_beside(run) == (run.plan.spent(), run.plan.spent())
 
 
 def test_two_numbers_of_threads_are_two_registrations(config: Path) -> None:

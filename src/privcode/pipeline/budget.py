@@ -15,6 +15,7 @@ Does not:
 import hashlib
 import json
 import secrets
+from collections.abc import Mapping
 from pathlib import Path
 
 from privcode.cluster import Scale
@@ -37,7 +38,13 @@ SELECTED = "selected.json"
 """Which trial a sweep has selected: in its `private/`, and in that of the trial."""
 
 
-def begin(config: Config, plan: PrivacyPlan, path: Path, data: DataIdentity) -> None:
+def begin(
+    config: Config,
+    plan: PrivacyPlan,
+    path: Path,
+    data: DataIdentity,
+    start: Mapping[str, str] | None = None,
+) -> None:
     """Register the run, then begin its ledger or insist that it may go on.
 
     Args:
@@ -45,13 +52,15 @@ def begin(config: Config, plan: PrivacyPlan, path: Path, data: DataIdentity) -> 
         plan: the run's.
         path: its ledger.
         data: which private data it reads.
+        start: what else decides the bits of training, if its noise is reproducible.
 
     Raises:
         UserError: the ledger is of another plan or other data; the run is a trial of a sweep that
             was begun elsewhere, or none although its plan pays for one; nothing can be registered.
     """
-    ledger, run = Ledger(path), _name(config, plan, data)
-    machine = {} if plan.reproducible_seed is None else {"bits": bits()}
+    decided = bits() | dict(start or {})
+    ledger, run = Ledger(path), _name(config, plan, data, decided)
+    machine = {} if plan.reproducible_seed is None else {"bits": decided}
     settings = settings_digest(config.model_dump(by_alias=True))
     here, sweep = str(path.resolve()), sweep_of(config, plan, path)
     drawn = None if config.data.public else keep(data.sketch(secret()))
@@ -91,8 +100,8 @@ def begin(config: Config, plan: PrivacyPlan, path: Path, data: DataIdentity) -> 
     moved = bool(machine) and machine["bits"] != _bits_in(ledger.entries)
     if moved:
         say(
-            "sanitize: this reproducible run was begun on another machine, or with other versions "
-            "or threads, which give other bits; it is counted as one run more"
+            "sanitize: this reproducible run was begun on another machine, or with other versions, "
+            "threads or model files, which give other bits; it is counted as one run more"
         )
         note(run)
         ledger.append(kind="named", run=run, **machine)
@@ -123,16 +132,17 @@ def _bits_in(entries: list[Row]) -> object:
     return next((e["bits"] for e in reversed(entries) if "bits" in e), None)
 
 
-def _name(config: Config, plan: PrivacyPlan, data: DataIdentity) -> str:
+def _name(config: Config, plan: PrivacyPlan, data: DataIdentity, decided: Mapping[str, str]) -> str:
     """What a run goes by in ledgers: a fresh random name.
 
     With reproducible noise it follows from settings, data and all that changes bits: the same run
-    taken twice on one machine gives the same bits, so it is spent once.
+    taken twice on one machine gives the same bits, so it is spent once. `decided` is what changes
+    them beside settings and data.
     """
     if plan.reproducible_seed is None:
         return secrets.token_hex(16)
     settings = dump_config(config.model_copy(update={"scale": Scale()}))  # elsewhere, same bits
-    said = json.dumps([settings, data.exact, bits()], sort_keys=True)
+    said = json.dumps([settings, data.exact, decided], sort_keys=True)
     return hashlib.sha256(said.encode()).hexdigest()[:32]
 
 

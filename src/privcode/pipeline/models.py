@@ -5,9 +5,10 @@ answer, not a shortened question.
 Does not: train; the stages do.
 """
 
+import hashlib
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
@@ -126,6 +127,22 @@ def trainable(run: RunDirectory) -> Any:
         return _with_adapter(run)
     mesh = mesh_of(device_here())
     return in_turn(lambda: shard(_with_adapter(run, "cpu"), mesh))
+
+
+def start_of(model: Any, tokenizer: Any, most: int) -> dict[str, str]:
+    """What the bits of training follow from, in addition to settings, data and `directory.bits`.
+
+    Digests of the weights that this process holds and of the tokenizer; records in a micro-batch.
+    """
+    import torch
+
+    weights = hashlib.sha256()
+    for weight in chain(model.parameters(), model.buffers()):
+        held = getattr(weight, "to_local", weight.detach)().detach().cpu()  # its part, if divided
+        weights.update(held.contiguous().flatten().view(torch.uint8).numpy().tobytes())
+    words = hashlib.sha256(tokenizer.backend_tokenizer.to_str().encode())
+    found = {"weights": weights.hexdigest(), "tokenizer": words.hexdigest()}
+    return found | {"micro_batch": str(most)}
 
 
 def _with_adapter(run: RunDirectory, device: str | None = None) -> Any:

@@ -5,7 +5,7 @@ trial has shown that the model can be clipped per unit. This and what is labelle
 that reads private records.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,7 @@ from privcode.pipeline.models import (
     merge,
     merged,
     micro_batch,
+    start_of,
     trainable,
 )
 from privcode.pipeline.private import DataIdentity, private_records
@@ -62,8 +63,9 @@ def _work(run: RunDirectory) -> Path:
         clipper = run.plan.clipper(model)
         grouping = try_out(learner, clipper, most, progress)
     first = rank() == 0
+    start = start_of(model, tokenizer, most) if run.plan.reproducible_seed is not None else {}
     counts_of_topics = topics.counted(run, whole[: len(whole) - counts["canaries"]])
-    from_first(lambda: begin_ledger(run, data))
+    from_first(lambda: begin_ledger(run, data, start))
     from_first(lambda: topics.release(run, counts_of_topics))
     ledger = Ledger(run.ledger)  # whole by now: the first rank has mended and begun it
     if first:
@@ -168,8 +170,13 @@ def _look(
     return counts if lost.records == lost.all else counts | {"looked_at": lost.records}
 
 
-def begin_ledger(run: RunDirectory, data: DataIdentity) -> None:
-    """Begin the ledger, or go on with it, unless that would spend budget for no guarantee."""
+def begin_ledger(
+    run: RunDirectory, data: DataIdentity, start: Mapping[str, str] | None = None
+) -> None:
+    """Begin the ledger, or go on with it, unless that would spend budget for no guarantee.
+
+    `start`: see `budget.begin`.
+    """
     for other in spent_beside(run, data):
         own, its = run.plan.owner_column, other.owner_column
         if own != its and run.plan.selection != "not-charged":
@@ -178,7 +185,7 @@ def begin_ledger(run: RunDirectory, data: DataIdentity) -> None:
                 f"protects each {unit_words(its)}: no ε holds for the two together; take the "
                 "same unit, or declare privacy.selection: not-charged"
             )
-    begin(run.config, run.plan, run.ledger, data)
+    begin(run.config, run.plan, run.ledger, data, start)
 
 
 def _micro_batch(run: RunDirectory, learner: Learner) -> int:

@@ -35,6 +35,7 @@ standard output. Everything else goes to standard error.
 | 0 | success |
 | 1 | `doctor`: the machine is not ready; other commands: an unexpected error, in one line |
 | 2 | something that you can fix; one line names the place and the remedy |
+| 3 | what the models wrote leaves nothing for the next stage; one line says where |
 | 130, 143 | interrupted, or terminated; run the same command again to continue |
 
 `privcode --version` prints the version.

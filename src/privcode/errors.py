@@ -1,9 +1,9 @@
-"""The one exception meant for the person at the keyboard.
+"""The exceptions meant for the person at the keyboard.
 
 Promises:
 - Whoever raises `UserError` has written one line that says what is wrong, where (file, row, field)
   and how to fix it.
-- The command line prints that line and exits with code 2.
+- The command line prints that line and exits with code 2, or 3 (`NothingLeft`).
 - The line has at most `LONGEST` characters. None of them is a control character that a terminal
   would obey.
 
@@ -20,9 +20,20 @@ _WORD = 200
 class UserError(Exception):
     """Bad input, stated in one line: what, where, and the fix."""
 
+    exit_code = 2
+
     def __init__(self, message: str) -> None:
         words = (_short(word, _WORD) for word in message.split())
         super().__init__(_short(" ".join(words), LONGEST))
+
+
+class NothingLeft(UserError):
+    """What models wrote leaves nothing for the next stage.
+
+    After DP training this is a result: other settings may do better.
+    """
+
+    exit_code = 3
 
 
 def _short(text: str, most: int) -> str:

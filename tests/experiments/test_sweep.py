@@ -140,6 +140,26 @@ def test_a_sweep_without_trials_selects_nothing_and_is_charged(config: Path) -> 
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ('round_trip: {method: "off"}', "round_trip: {threshold: 99}"),  # accepts no sample
+        ("premium: {model:", "premium: {max_tokens: 2, model:"),  # no pair is short enough
+    ],
+)
+def test_a_trial_whose_models_wrote_nothing_of_use_has_the_lowest_score(
+    config: Path, old: str, new: str
+) -> None:
+    """What a DP model writes is a result. If the sweep stopped there, its budget would be lost."""
+    assert old in CONFIG
+    config.write_text(CONFIG.replace(old, new, 1))
+    loaded, out = load_config(config), config.parent / "out"
+    drawn_already(out, grid(checked(loaded))[:1])
+    with pytest.raises(UserError, match="with none of those tried a model came out"):
+        sweep(loaded, out)
+
+
+@pytest.mark.slow
 def test_a_sweep_keeps_the_best_trial_and_goes_on_where_it_was_killed(
     config: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

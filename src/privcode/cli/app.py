@@ -156,7 +156,7 @@ def _refuse_lost_folder() -> None:
 def _ending(error: Exception) -> tuple[int, str]:
     """The exit code, and the line to print."""
     if isinstance(error, UserError):
-        return 2, str(error)
+        return error.exit_code, str(error)
     if isinstance(error, OSError):  # full disk, missing rights: what was not met where it arose
         where = f"{error.filename}: " if error.filename else ""
         return 2, str(UserError(f"{where}{why(error)}; free space or correct the path"))

@@ -28,7 +28,7 @@ from typing import Any
 from privcode.cluster import engine
 from privcode.config import Config, dump_config, load_config
 from privcode.console import at_terminal, progress_bar, say
-from privcode.errors import UserError
+from privcode.errors import NothingLeft, UserError
 from privcode.experiments import drawing, page, plots
 from privcode.experiments.rows import keep_row, kept_row
 from privcode.experiments.synthesised import figures_of
@@ -163,7 +163,7 @@ def run_all(
     parallel: int,
     *,
     counted: bool = True,
-    may_fail: Callable[[Path], bool] = lambda run: False,
+    may_leave_nothing: bool = False,
     takeovers: Mapping[str, tuple[str, Sequence[str]]] = MappingProxyType({}),
     ended: Callable[[str], object] = lambda name: None,
 ) -> None:
@@ -177,7 +177,7 @@ def run_all(
             the data took.
         parallel: runs at a time, each on its share of the cores.
         counted: False hides how many runs there are.
-        may_fail: whether the run in this directory may end in an error.
+        may_leave_nothing: whether a run may end in `NothingLeft`.
         takeovers: name -> (the run that it takes its first stages from, the names of these
             stages). It waits until they are done.
         ended: called with the name of a run that ended well.
@@ -209,7 +209,7 @@ def run_all(
                         del running[name]
                         if not process.returncode:
                             ended(name)
-                        elif not may_fail(out / name):
+                        elif not may_leave_nothing or process.returncode != NothingLeft.exit_code:
                             which = f"arm {name}" if counted else "a trial"
                             raise UserError(f"{which}: {_last_line(logs / f'{name}.log')}")
                         if counted and at_terminal():  # the order in which they end is private

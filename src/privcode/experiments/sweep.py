@@ -23,7 +23,7 @@ from typing import Any
 
 from privcode.config import Config, digest, plan_of
 from privcode.errors import UserError
-from privcode.experiments.compare import done_in, keep, run_all
+from privcode.experiments.compare import keep, run_all
 from privcode.files import read_json, read_sealed, settle, write_sealed
 from privcode.pipeline import results
 from privcode.pipeline.budget import SWEEP, select
@@ -64,7 +64,7 @@ def _best_of_all(config: Config, out: Path) -> str:
         f"setting-{n}": variant(config, s) for n, s in enumerate(grid(checked(config)), start=1)
     }
     parallel, logs = checked(config).parallel, out / "private"
-    run_all("sweep", runs, out, logs, parallel, may_fail=_nothing_accepted)
+    run_all("sweep", runs, out, logs, parallel, may_leave_nothing=True)
     return _chosen(config, {name: out / name for name in runs})
 
 
@@ -82,9 +82,7 @@ def _best_trial(config: Config, out: Path) -> str:
                 "both are charged"
             )
         parallel = checked(config).parallel
-        run_all(
-            "sweep", trials, private, private, parallel, counted=False, may_fail=_nothing_accepted
-        )
+        run_all("sweep", trials, private, private, parallel, counted=False, may_leave_nothing=True)
         os.replace(private / _chosen(config, {name: private / name for name in trials}), kept)
     select(config, kept, private)
     for path in private.glob("trial-*"):
@@ -123,7 +121,7 @@ def _chosen(config: Config, runs: dict[str, Path]) -> str:
     name = best({name: _score(config, folder) for name, folder in runs.items()})
     if name is None:
         raise UserError(
-            f"{config.prompts.file}: no setting gave an accepted sample, and the budget stays "
+            "sweep.settings: with none of those tried a model came out, and the budget stays "
             "spent; try other settings in a new sweep"
         )
     return name
@@ -134,12 +132,6 @@ def _score(config: Config, run: Path) -> float | None:
     chosen = checked(config).score
     path = run / "evaluation" / f"{chosen.task}.{chosen.model}.json"
     return float(read_json(path)["pass@1"]) if path.exists() else None
-
-
-def _nothing_accepted(run: Path) -> bool:
-    """Whether a run ended because it accepted no sample. This counts as the lowest score."""
-    accepted = run / "synthetic" / "accepted.jsonl"
-    return "validate" in done_in(run) and not accepted.stat().st_size
 
 
 def _strip(run: Path) -> None:

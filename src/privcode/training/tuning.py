@@ -38,7 +38,7 @@ from trl import SFTConfig, SFTTrainer
 
 from privcode.data.arrow import write
 from privcode.distributed import everywhere, from_first, is_lost, rank, world
-from privcode.errors import UserError
+from privcode.errors import NothingLeft, UserError
 from privcode.files import failed_write, read_json, write_json
 from privcode.models import attach_lora, device_here, pair_tokens, save_model
 from privcode.models.settings import Model
@@ -170,15 +170,16 @@ def boost(
         would teach code that stops half-way.
 
     Raises:
-        UserError: no pair is short enough, the tokenizer has no end token, the processes hold
-            different pairs, or the model has no layers to divide.
+        NothingLeft: no pair is short enough.
+        UserError: the tokenizer has no end token, the processes hold different pairs, or the model
+            has no layers to divide.
     """
     if tokenizer.eos_token_id is None:
         raise UserError("premium.model: the tokenizer has no end token; choose another model")
     rows, given, texts = _on_disk(tokenizer, pairs, section.max_tokens, checkpoints.parent)
     short = len(rows) - 1  # the last is the blank
     if not short:
-        raise UserError(
+        raise NothingLeft(
             f"premium.max_tokens: none of {given} pairs has at most "
             f"{section.max_tokens} tokens; raise it"
         )

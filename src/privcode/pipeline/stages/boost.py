@@ -11,7 +11,7 @@ from privcode.console import progress_bar, say
 from privcode.data.prompts import Lessons
 from privcode.data.records import Record
 from privcode.distributed import in_turn, rank, world
-from privcode.errors import UserError
+from privcode.errors import NothingLeft
 from privcode.files import Lines
 from privcode.models import load_model, tokenizer_of
 from privcode.pipeline.layout import RunDirectory
@@ -28,7 +28,7 @@ def _work(run: RunDirectory) -> Path:
         accepted = Lines(run.accepted)
         pairs, number = ((r["prompt"], r["completion"]) for r in accepted), len(accepted)
         if not number:
-            raise UserError(
+            raise NothingLeft(
                 f"{run.accepted}: no sample was accepted; the reasons are in {run.verdicts}"
             )
     tune(run, pairs, number, run.premium)

@@ -11,7 +11,7 @@ from pathlib import Path
 from privcode.cluster import Engine, Workers, engine
 from privcode.console import progress_bar, say
 from privcode.data.texts import Texts, distinct
-from privcode.errors import UserError
+from privcode.errors import NothingLeft
 from privcode.files import Lines, write_jsonl
 from privcode.generation import Generator, Sampling
 from privcode.generation.sampling import synthesize
@@ -66,14 +66,14 @@ def _answers(
     """Write what models answer to the prompts that are short enough for them.
 
     Raises:
-        UserError: none is.
+        NothingLeft: none is.
     """
     fits = fitting(models, prompts, asking, where)
     whole = prompts.where(fits)
     if len(whole) < len(prompts):
         say(f"{bar}: {len(prompts) - len(whole)} of {len(prompts)} texts too long for the model")
     if not whole:
-        raise UserError(
+        raise NothingLeft(
             f"{bar}: every text is too long for the model's context; choose a model with a longer "
             "one, or give shorter prompts"
         )
@@ -88,7 +88,7 @@ def _after_the_opening(
     """What the junior writes after the public opening: distinct texts that are not blank.
 
     Raises:
-        UserError: all texts are blank.
+        NothingLeft: all texts are blank.
     """
     if not run.written.exists():
         openings = topics.openings(run)
@@ -99,7 +99,7 @@ def _after_the_opening(
     texts = Lines(run.written)
     written = Texts(distinct(row["completion"] for row in texts if row["completion"].strip()))
     if not written:
-        raise UserError(
+        raise NothingLeft(
             "synthesize: the junior wrote nothing after prompts.opening; train it for more steps, "
             "or at another learning rate"
         )

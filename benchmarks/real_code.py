@@ -122,8 +122,8 @@ def run(arm: str, options: argparse.Namespace) -> None:
     with Run(load_config(folder / "privcode.yaml"), folder / "run") as piece:
         piece.all()
         held = [row for _, row in read_jsonl(options.out / "held-out.jsonl")]
-        for label, where in (("base", options.out / "base.json"), ("tuned", folder)):
-            path = where if where.suffix else where / "held-out.json"
+        results = {"base": options.out / "base.json", "tuned": folder / "held-out.json"}
+        for label, path in results.items():
             if not path.exists():
                 write_json(path, judged(piece, label, held))
 
@@ -149,7 +149,7 @@ def judged(piece: Run, label: str, held: Sequence[dict[str, Any]]) -> dict[str, 
 
 
 def bits(found: dict[str, Any], base: dict[str, Any] | None = None) -> list[float]:
-    """Bits a token, and a 95 % bootstrap interval over authors. With `base`: less than that."""
+    """Bits a token, and a 95 % bootstrap interval over authors. With `base`: more than that."""
     owners = {author: i for i, author in enumerate(dict.fromkeys(found["authors"]))}
     place = np.array([owners[author] for author in found["authors"]])
     nats = np.array(found["nats"]) - (np.array(base["nats"]) if base else 0)

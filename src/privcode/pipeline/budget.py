@@ -136,8 +136,8 @@ def _name(config: Config, plan: PrivacyPlan, data: DataIdentity, decided: Mappin
     """What a run goes by in ledgers: a fresh random name.
 
     With reproducible noise it follows from settings, data and all that changes bits: the same run
-    taken twice on one machine gives the same bits, so it is spent once. `decided` is what changes
-    them beside settings and data.
+    taken twice on one machine gives the same bits, so it is spent once. `decided` is the rest
+    of what changes them.
     """
     if plan.reproducible_seed is None:
         return secrets.token_hex(16)

@@ -37,7 +37,7 @@ from transformers import PrinterCallback, TrainerCallback, set_seed
 from trl import SFTConfig, SFTTrainer
 
 from privcode.data.arrow import write
-from privcode.distributed import everywhere, from_first, is_lost, rank, world
+from privcode.distributed import alike, everywhere, from_first, is_lost, rank, world
 from privcode.errors import NothingLeft, UserError
 from privcode.files import failed_write, read_json, write_json
 from privcode.models import attach_lora, device_here, pair_tokens, save_model
@@ -208,7 +208,7 @@ def boost(
     shared = [settings.batch_size, world(), divided]
     trained = [chosen, shared, method, adapter if method == "lora" else None, texts]
     key = hashlib.sha256(json.dumps(trained).encode()).hexdigest()
-    if not everywhere(key == from_first(lambda: key)):
+    if not alike(key):
         raise UserError(
             "boost: the processes do not hold the same pairs and settings; give every machine the "
             "same files and the same versions of privcode"

@@ -68,7 +68,7 @@ sanitize:
   micro_batch: 8
   checkpoint_every: 2
   syntax: {{schedule: "off"}}
-boost: {{learning_rate: {plain_rate}, epochs: 1, batch_size: 16, micro_batch: 8}}
+boost: {{learning_rate: {plain_rate}, epochs: 1, limit: {seen}, batch_size: 16, micro_batch: 8}}
 audit: {{repetitions: [1, 10, 50], candidates: 0, samples: 10, max_new_tokens: 64}}
 """
 ARMS = {
@@ -112,6 +112,7 @@ def run(arm: str, options: argparse.Namespace) -> None:
             per_author=PER_AUTHOR,
             batch=options.batch,
             steps=options.steps,
+            seen=options.batch * options.steps,
             model=Path(options.model).resolve() if Path(options.model).exists() else options.model,
             dtype=options.dtype,
             tokens=TOKENS,

@@ -149,6 +149,16 @@ class _TokenLosses(torch.autograd.Function):
         return (gradient * upstream[:, None].to(gradient.dtype), *[None] * 7)
 
 
+def token_losses(hidden: torch.Tensor, head: Head, targets: torch.Tensor) -> torch.Tensor:
+    """[tokens] fp32: the cross-entropy of each of `targets`, from [tokens, width] hidden states."""
+    none = hidden[:0].detach()
+    ones, nowhere = torch.ones_like(targets, dtype=torch.float32), targets[:0]
+    losses: torch.Tensor = _TokenLosses.apply(  # type: ignore[no-untyped-call]
+        hidden, head, targets, ones, nowhere, none, ones[:0], [len(targets)]
+    )
+    return losses
+
+
 @contextmanager
 def without_adapter(model: Any) -> Iterator[None]:
     """The model without its adapter, while open.

@@ -59,7 +59,7 @@ premium:
   model: {model}
   dtype: {dtype}
   template: "{{prompt}}\\n\\n"
-  lora: {{r: 4, alpha: 8}}
+  lora: {{r: 1, alpha: 2}}
   max_tokens: {tokens}
 sanitize:
   learning_rate: {rate}
@@ -204,10 +204,10 @@ def main() -> None:
     parser.add_argument("--model", default="real-models/smollm2-135m-instruct")
     parser.add_argument("--dtype", default="bfloat16")
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--batch", type=int, default=96, help="authors a step")
-    parser.add_argument("--steps", type=int, default=24)
-    parser.add_argument("--rate", type=float, default=0.004, help="learning rate with DP")
-    parser.add_argument("--plain-rate", type=float, default=5e-4)
+    parser.add_argument("--batch", type=int, default=192, help="authors a step")
+    parser.add_argument("--steps", type=int, default=16)
+    parser.add_argument("--rate", type=float, default=0.005, help="learning rate with DP")
+    parser.add_argument("--plain-rate", type=float, default=1e-3)
     parser.add_argument("--arm", choices=ARMS)
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()

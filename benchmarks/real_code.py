@@ -83,7 +83,8 @@ def divided(records: Path, model: str, out: Path) -> int:
     tokenizer, of = load_tokenizer(model), defaultdict(list)
     for _, row in read_jsonl(records):
         text = TEMPLATE.format(prompt=row["prompt"]) + row["completion"]
-        if row["language"] == "python" and len(tokenizer(text).input_ids) < TOKENS:
+        mine = row["author"] is not None and row["language"] == "python"
+        if mine and len(tokenizer(text).input_ids) < TOKENS:
             kept = {name: row[name] for name in ("prompt", "completion", "author")}
             of[row["author"]].append(kept)
     held = {author for author in of if blake2b(author.encode()).digest()[0] % ONE_IN == 0}

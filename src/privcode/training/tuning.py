@@ -102,7 +102,8 @@ class _Trainer(SFTTrainer):  # type: ignore[misc]
     """The trainer of trl, with our own passes. It would repeat pairs to fill the last of them.
 
     On a processor trl makes the logits of every position, and in fp32 on the way back. With `head`
-    they are made where there is a label, as in DP training: half the time of a step.
+    they are made where there is a label, as in DP training: half the time of a step. It is for one
+    process, and not for experts, whose loss has one more term.
     """
 
     passes: Passes
@@ -268,7 +269,7 @@ def boost(
         )
         assert trainer.is_fsdp_enabled == divided
         trainer.passes = passes
-        if on_cpu and world() == 1:
+        if on_cpu and world() == 1 and not trainer.aux_loss_enabled:
             trainer.head = split_head(model)
         if divided and method == "full":
             _insist_on_a_whole_head(model)

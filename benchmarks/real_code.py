@@ -1,8 +1,9 @@
 """What a real model learns of real code under a guarantee for each author.
 
 Records of `privcode collect --unit author` are divided by author. One author in ten is held out.
-The model learns the others' records with DP-SGD, or without privacy. Then it is asked for the code
-of the held-out authors: how many bits a token this takes, and how much of what it writes parses.
+The model learns the others' records with DP-SGD, or without privacy as many records as DP-SGD
+draws authors. Then it is asked for the code of the held-out authors: how many bits a token this
+takes, and how much of what it writes parses.
 Secrets are planted in 1, 10 and 50 records. Every arm is a run of its own under --out: kill it, and
 it goes on where it was.
 
@@ -83,8 +84,8 @@ def divided(records: Path, model: str, out: Path) -> int:
     tokenizer, of = load_tokenizer(model), defaultdict(list)
     for _, row in read_jsonl(records):
         text = TEMPLATE.format(prompt=row["prompt"]) + row["completion"]
-        mine = row["author"] is not None and row["language"] == "python"
-        if mine and len(tokenizer(text).input_ids) < TOKENS:
+        owned = row["author"] is not None
+        if owned and row["language"] == "python" and len(tokenizer(text).input_ids) < TOKENS:
             kept = {name: row[name] for name in ("prompt", "completion", "author")}
             of[row["author"]].append(kept)
     held = {author for author in of if blake2b(author.encode()).digest()[0] % ONE_IN == 0}
